@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The quantised integer graph: operations, validation, save and load, bit-exact interpreter."""

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations of the integer graph: one frozen dataclass per operation.
+
+Every operation names its input and output tensors; shapes are per image, without the batch axis. All
+constants are integer arrays in the formats of the numerics package. Floating point appears only as the
+``scale`` of a :class:`Tensor`, which is information for reports and never takes part in the arithmetic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Array = np.ndarray
+DataType = Literal["uint8", "int8", "int16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """One named tensor: a layer boundary that the accelerator materialises.
+
+    ``real value = (code - zero_point) * scale``; ``shape`` is ``(tokens, channels)`` except for attention
+    logits and codes, which are ``(heads, tokens, tokens)``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: DataType
+    scale: float = 1.0
+    zero_point: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Requantise:
+    """Constants of one requantise step, per output column.
+
+    ``out = clip(rshr((acc + bias) * multiplier, shift) + zero_point, low, high)`` for int8 outputs; the
+    int16 forms (residual, head) use ``bias``, ``multiplier`` and ``shift`` only.
+    """
+
+    bias: Array  #: int32 [N]
+    multiplier: Array  #: uint16 [N]: 0 (dead column) or 2^15..2^16-1
+    shift: Array  #: uint8 [N]: 1..47
+    zero_point: int = 0
+    low: int = -128
+    high: int = 127
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Op:
+    """Base of all operations. ``name`` is unique and is what a mismatch report prints."""
+
+    name: str
+    output: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageCodes(Op):
+    """Pixels uint8 [H, W, channels] -> int8 [patches, patch*patch*channels], ``d = pixel - 128``.
+
+    Patches are row-major; within a patch the order is (dy, dx, channel).
+    """
+
+    patch: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Embedding(Op):
+    """Patch embedding in the residual form: int16 [tokens, width].
+
+    Row of patch p: ``clip(rshr((codes @ weights + bias) * m, e) + position[first + p])`` with ``first = 1``
+    when there is a class token, else 0. With a class token row 0 of the output is ``position[0]`` itself
+    (class embedding + its position, already added).
+    """
+
+    input: str
+    weights: Array  #: int8 [K, width]
+    weight_bits: int
+    requantise: Requantise
+    position: Array  #: int16 [tokens, width], the constants that the residual memory starts with
+    class_token: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LayerNorm(Op):
+    """PTF codes read off the int16 residual by shifts, then AILayerNorm -> int8.
+
+    ``x = clip(rshr(r, ptf_shift + alpha_c) + zero_point, 0, 255)``. ``rows`` limits the operation to the
+    first rows of the input (the class token's, before the head); ``None`` means all.
+    """
+
+    input: str
+    alpha: Array  #: uint8 [C], 0..3
+    gamma: Array  #: int8 [C], -127..127
+    beta: Array  #: int32 [C], signed 24 bits
+    ptf_shift: int  #: 0..11
+    zero_point: int  #: 0..255
+    gamma_shift: int  #: 0..15
+    beta_fraction_bits: int  #: 0..10
+    output_zero_point: int = 0
+    squares: Literal["compressed", "exact"] = "compressed"
+    rows: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Linear(Op):
+    """``requantise(input @ weights)``; optionally followed by a 256-entry table (GELU).
+
+    int8 in; int8 out in general; int16 out for ``residual`` (added in place: input of the same shape) and for
+    ``wide=True`` (the head: the residual form with r = 0).
+    """
+
+    input: str
+    weights: Array  #: int8 [K, N]
+    weight_bits: int
+    requantise: Requantise
+    table: Array | None = None  #: int8 [256]: y = table[code + 128]
+    residual: str | None = None
+    wide: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QueryKeyValue(Op):
+    """The three projections of attention from one input; outputs ``<output>.q``, ``.k``, ``.v``.
+
+    Column order of weights and constants: q of all heads, k of all heads, v of all heads, ``head_dim``
+    columns a head. The constants' clip is -127..127 with zero point 0 for all three.
+    """
+
+    input: str
+    weights: Array  #: int8 [K, 3 * heads * head_dim]
+    weight_bits: int
+    requantise: Requantise
+    heads: int
+    head_dim: int
+
+    @property
+    def outputs(self) -> tuple[str, str, str]:
+        """Names of the tensors q, k, v, each ``(tokens, heads * head_dim)``."""
+        return (f"{self.output}.q", f"{self.output}.k", f"{self.output}.v")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AttentionLogits(Op):
+    """Per head ``clip(rshr(q @ k.T * m, e), -128, 127)`` -> int8 [heads, tokens, tokens], scale 2^-f."""
+
+    query: str
+    key: str
+    heads: int
+    multiplier: int
+    shift: int
+    fraction_bits: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Softmax(Op):
+    """E2Softmax over the last axis: int8 logits -> uint8 codes 0..209 of scale 2^-8."""
+
+    input: str
+    fraction_bits: int
+    vec: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AttentionValues(Op):
+    """Per head ``clip(rshr(codes @ v * m, e), low, high)`` -> int8 [tokens, heads * head_dim]."""
+
+    codes: str
+    value: str
+    heads: int
+    multiplier: int
+    shift: int
+    low: int = -127
+    high: int = 127
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MeanPool(Op):
+    """Mean over the tokens from ``first`` on: ``clip(rshr(row_sum * m, e), -128, 127)`` -> int8 [1, C].
+
+    1/N sits in the multiplier; applied to the output of the final LayerNorm.
+    """
+
+    input: str
+    first: int
+    multiplier: int
+    shift: int
