@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoint files -> a flat dict of float32 arrays. A checkpoint is data: nothing in it is executed."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwgen.errors import CheckpointError, FormatError
+from hwgen.graph.safetensors_file import read_safetensors
+
+_TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+#: Keys under which training scripts put the state dict (timm, DeiT's release, Lightning).
+_CONTAINERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema", "module")
+_MAX_NESTING = 4
+
+
+def load_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
+    """Return the state dict of a ``.safetensors``, ``.pt``, ``.pth`` or ``.bin`` file as float32 arrays.
+
+    Safetensors needs NumPy only. The torch formats are read with ``weights_only=True``: a file that would
+    run code is refused. Common containers (``{"model": ...}``, ``{"state_dict": ...}``) are unwrapped.
+
+    Raises:
+        CheckpointError: the file is missing, malformed, or is no state dict of numbers.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "missing"
+        raise CheckpointError(
+            f"Checkpoint must be a .safetensors, .pt, .pth or .bin file, not {str(path)!r}: {what}"
+        )
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
+        try:
+            tensors, _ = read_safetensors(path)
+        except FormatError as error:
+            raise CheckpointError(str(error)) from error
+        return {name: _to_float32(name, array, path) for name, array in tensors.items()}
+    if suffix in _TORCH_SUFFIXES:
+        return _load_torch(path)
+    raise CheckpointError(
+        f"Checkpoint must be a .safetensors, .pt, .pth or .bin file, not {str(path)!r}"
+    )
+
+
+def _load_torch(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError as error:
+        raise CheckpointError(
+            f"{path}: reading {path.suffix} files needs torch, which is not installed;"
+            " install torch, or convert the file to .safetensors (which needs NumPy only)"
+        ) from error
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        first = str(error).strip().splitlines()
+        raise CheckpointError(
+            f"{path}: refused: the file must hold tensors only, and nothing in it was executed"
+            f" ({first[0] if first else 'unpickling error'}); save model.state_dict(), or use .safetensors"
+        ) from error
+    except Exception as error:  # torch raises many types for a damaged archive
+        raise CheckpointError(
+            f"{path}: must be a file of torch.save(state_dict): {type(error).__name__}: {error!s:.300}"
+        ) from error
+    state = _unwrap(loaded, path)
+    out = {}
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise CheckpointError(
+                f"{path}: a state dict must map names to tensors, not {name!r} to"
+                f" {type(value).__name__}"
+            )
+        if value.dtype == torch.bfloat16:
+            value = value.float()
+        if value.layout != torch.strided or value.is_quantized:
+            raise CheckpointError(f"{path}: tensor {name!r} must be dense, not {value.layout}")
+        out[name] = _to_float32(name, value.detach().numpy(), path)
+    return out
+
+
+def _unwrap(loaded: Any, path: Path) -> Mapping[Any, Any]:
+    for _ in range(_MAX_NESTING):
+        if not isinstance(loaded, Mapping):
+            raise CheckpointError(
+                f"{path}: must hold a state dict (names to tensors), not {type(loaded).__name__}"
+            )
+        inner = next((k for k in _CONTAINERS if isinstance(loaded.get(k), Mapping)), None)
+        if inner is None:
+            break
+        loaded = loaded[inner]
+    # DistributedDataParallel prefixes every name.
+    if loaded and all(isinstance(n, str) and n.startswith("module.") for n in loaded):
+        loaded = {n.removeprefix("module."): v for n, v in loaded.items()}
+    return loaded
+
+
+def _to_float32(name: str, array: np.ndarray, path: Path) -> np.ndarray:
+    if array.dtype.kind == "f":
+        # Values beyond float32 become infinities here and are reported as such with the model's checks.
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(array, dtype=np.float32)
+    if array.dtype.kind in "iub":  # e.g. BatchNorm counters or position indices: never a weight
+        return np.ascontiguousarray(array)
+    raise CheckpointError(f"{path}: tensor {name!r} must be floating point, not {array.dtype}")

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The safetensors container, read with suspicion and written deterministically.
+
+Layout (public specification of safetensors): 8 bytes little-endian header length, the header as JSON
+``{name: {"dtype", "shape", "data_offsets": [begin, end]}, "__metadata__": {str: str}}``, then the data.
+Every size is checked against the file's before memory is taken; the data must cover the rest of the file
+without gaps and overlaps, so two files of equal meaning cannot differ in hidden bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwgen.errors import FormatError
+
+#: The format's own bound of the header's length, in bytes.
+MAX_HEADER_BYTES = 100_000_000
+
+_NUMPY_DTYPES: dict[str, str] = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "|i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "|u1",
+    "BOOL": "|b1",
+}
+_NAMES = {np.dtype(v).str: k for k, v in _NUMPY_DTYPES.items() if k != "BF16"}
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return the tensors and the metadata of a file; BF16 comes back as float32 (exact).
+
+    Raises:
+        FormatError: the file is not a well-formed safetensors file; the message says what and where.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            entries, metadata, start = _read_header(stream, size, path)
+            tensors = {}
+            for name, (dtype, shape, begin, end) in entries.items():
+                stream.seek(start + begin)
+                data = stream.read(end - begin)
+                if len(data) != end - begin:
+                    raise FormatError(f"{path}: tensor {name!r} is cut off: the file changed")
+                array = np.frombuffer(data, dtype=_NUMPY_DTYPES[dtype]).reshape(shape)
+                if dtype == "BF16":
+                    array = (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+                tensors[name] = array
+            return tensors, metadata
+    except OSError as error:
+        raise FormatError(
+            f"Safetensors file must be readable, not {str(path)!r}: {error.strerror or error}"
+        ) from error
+
+
+def write_safetensors(
+    path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+    """Write a file whose bytes depend on names, values and metadata only; replaces it atomically."""
+    path = Path(path)
+    # Wide types first, then by name: every tensor is aligned to its item size, as the format's writers do.
+    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    offset = 0
+    for name in order:
+        array = tensors[name]
+        dtype = _NAMES.get(array.dtype.newbyteorder("<").str)
+        if dtype is None:
+            raise FormatError(f"Tensor {name!r} must have a plain number type, not {array.dtype}")
+        header[name] = {
+            "dtype": dtype,
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + array.nbytes],
+        }
+        offset += array.nbytes
+    text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
+    text += b" " * (-len(text) % 8)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(struct.pack("<Q", len(text)))
+            stream.write(text)
+            for name in order:
+                array = tensors[name]
+                stream.write(
+                    np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
+                )
+        temporary.replace(path)
+    except OSError as error:
+        raise FormatError(
+            f"Output file must be writable, not {str(path)!r}: {error.strerror or error}"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+_Entry = tuple[str, tuple[int, ...], int, int]
+
+
+def _read_header(
+    stream: Any, size: int, path: Path
+) -> tuple[dict[str, _Entry], dict[str, str], int]:
+    if size < 8:
+        raise FormatError(
+            f"{path}: a safetensors file must have at least 8 bytes, not {size}: truncated or empty"
+        )
+    (length,) = struct.unpack("<Q", stream.read(8))
+    if length > min(MAX_HEADER_BYTES, size - 8) or length < 2:
+        raise FormatError(
+            f"{path}: header length must be 2..{min(MAX_HEADER_BYTES, size - 8)} bytes (the file has"
+            f" {size}), not {length}: truncated, or not a safetensors file"
+        )
+    try:
+        pairs = json.loads(stream.read(length), object_pairs_hook=_unique)
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: header must be JSON: {error}") from error
+    if not isinstance(pairs, dict):
+        raise FormatError(f"{path}: header must be a JSON object, not {type(pairs).__name__}")
+    metadata = pairs.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise FormatError(f"{path}: __metadata__ must be an object of strings")
+    start = 8 + length
+    entries = {name: _check_entry(name, entry, path) for name, entry in pairs.items()}
+    position = 0
+    for name, (_, _, begin, end) in sorted(entries.items(), key=lambda item: item[1][2:]):
+        if begin != position:
+            kind = "overlap" if begin < position else "leave a gap before"
+            raise FormatError(
+                f"{path}: tensor {name!r} must start at data offset {position}, not {begin}: tensors"
+                f" {kind} it"
+            )
+        position = end
+    if position != size - start:
+        raise FormatError(
+            f"{path}: tensors must cover the file's {size - start} data bytes exactly, not {position}:"
+            f" {'truncated file' if position > size - start else 'bytes that no tensor owns'}"
+        )
+    return entries, metadata, start
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"duplicate name {twice!r}")
+    return out
+
+
+def _check_entry(name: str, entry: Any, path: Path) -> _Entry:
+    where = f"{path}: tensor {name!r}"
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise FormatError(f"{where} must have dtype, shape and data_offsets, not {entry!r:.200}")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _NUMPY_DTYPES:
+        raise FormatError(
+            f"{where}: dtype must be one of {', '.join(_NUMPY_DTYPES)}, not {dtype!r:.80}"
+        )
+    # type() and not isinstance: JSON's true is an int to Python.
+    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+        raise FormatError(f"{where}: shape must be a list of sizes, not {shape!r:.200}")
+    if len(shape) > 8:
+        raise FormatError(f"{where}: shape must have at most 8 axes, not {len(shape)}")
+    if (
+        not isinstance(offsets, list)
+        or len(offsets) != 2
+        or not all(type(n) is int and n >= 0 for n in offsets)
+        or offsets[0] > offsets[1]
+    ):
+        raise FormatError(f"{where}: data_offsets must be [begin, end], not {offsets!r:.200}")
+    count = 1
+    for axis in shape:  # Python integers: a product cannot wrap.
+        count *= axis
+    need = count * np.dtype(_NUMPY_DTYPES[dtype]).itemsize
+    if offsets[1] - offsets[0] != need:
+        raise FormatError(
+            f"{where}: {dtype} of shape {shape} must take {need} bytes,"
+            f" not {offsets[1] - offsets[0]} (data_offsets {offsets})"
+        )
+    return dtype, tuple(shape), offsets[0], offsets[1]

@@ -1,0 +1,365 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The instruction set: one field table from which everything else is derived.
+
+An instruction is 256 bits (32 bytes, little endian, two 128-bit beats): opcode, one *wait threshold* per
+engine, body. Instructions are fetched in order, sent to the queue of their engine and executed in order
+there; engines run beside each other. An instruction starts when for every engine ``e`` the number of
+instructions that ``e`` has completed since START is at least ``wait_e`` (0: no wait). Three handshakes are
+implicit in hardware and need no thresholds: weight stream -> STATIONARY, stationary operands -> MATMUL,
+accumulator bank MATMUL -> DRAIN (and the constants that DRAIN takes from the tile stream). The order of
+instructions must be a valid sequential order; then no queue can deadlock.
+
+Addresses: *word addresses* name a word of ``rows`` bytes of the activation memory: bank in bits 19..17, offset
+in bits 16..0. A tensor ``[tokens, channels]`` of int8 is stored in slices of ``rows`` channels: channel c of
+token t is byte ``c % rows`` of word ``base + (c // rows) * stride + t``. int16 tensors (residual, head) hold
+``rows / 2`` channels a word, little endian. *External addresses* are in units of 16 bytes from the base
+register that the instruction names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from hwgen.errors import ProgramError
+
+INSTRUCTION_BITS = 256
+INSTRUCTION_BYTES = INSTRUCTION_BITS // 8
+WAIT_BITS = 16
+BANK_BITS = 3
+OFFSET_BITS = 17
+WORD_ADDRESS_BITS = BANK_BITS + OFFSET_BITS
+EXTERNAL_ADDRESS_BITS = 28
+BEAT_BYTES = 16  #: one AXI beat, the unit of external addresses
+CONSTANT_BYTES = 8  #: one per-column or per-channel record of constants
+
+
+class Engine(IntEnum):
+    """Engines in the order of their wait thresholds."""
+
+    LOAD = 0
+    STATIONARY = 1
+    MATMUL = 2
+    DRAIN = 3
+    SOFTMAX = 4
+    LAYERNORM = 5
+    STORE = 6
+
+
+class StationarySource(IntEnum):
+    """Where STATIONARY takes its operands from."""
+
+    WEIGHTS = 0  #: packed weights from the tile stream
+    ROWS = 1  #: V: words lie along the columns of the array
+    COLUMNS = 2  #: K: words lie along the reduction; turned in the corner-turn buffer
+
+
+class DrainMode(IntEnum):
+    """What DRAIN writes."""
+
+    INT8 = 0  #: requantise to int8
+    TABLE = 1  #: requantise to int8, then the 256-entry table (GELU)
+    RESIDUAL = 2  #: int16: requantised accumulator + the word at the destination
+    WIDE = 3  #: int16 without residual (head)
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of an instruction body: width in bits, signedness and meaning."""
+
+    name: str
+    bits: int
+    doc: str
+    signed: bool = False
+
+    @property
+    def minimum(self) -> int:
+        """Smallest value."""
+        return -(1 << (self.bits - 1)) if self.signed else 0
+
+    @property
+    def maximum(self) -> int:
+        """Largest value."""
+        return (1 << (self.bits - 1)) - 1 if self.signed else (1 << self.bits) - 1
+
+
+@dataclass(frozen=True)
+class Opcode:
+    """One instruction: number, engine (None: the sequencer itself) and body fields."""
+
+    name: str
+    code: int
+    engine: Engine | None
+    doc: str
+    fields: tuple[Field, ...] = ()
+
+
+def _word(name: str, doc: str) -> Field:
+    return Field(name, WORD_ADDRESS_BITS, doc)
+
+
+def _stride(name: str, doc: str) -> Field:
+    return Field(name, 13, doc)
+
+
+_EXTERNAL = Field("address", EXTERNAL_ADDRESS_BITS, "external address, units of 16 bytes")
+_ROWS = Field("rows", 12, "tokens processed, 1..4095")
+_TILES = Field("tiles", 16, "output tiles (groups of `columns` output channels)")
+_PASSES = Field("passes", 12, "slices of `rows` reduction indices per tile")
+_SLICES = Field(
+    "slices",
+    4,
+    "weight slices per tile (1: the layer's width fits the column); all slices but the last are unsigned, "
+    "slice s is shifted left by s * column width; slices are the outer, passes the inner loop",
+)
+
+OPCODES: tuple[Opcode, ...] = (
+    Opcode(
+        "LOAD_TILES",
+        1,
+        Engine.LOAD,
+        "Stream tile records from the image: per tile first the constants (to the constant FIFO), then the packed "
+        "weights (to the array). A wide beat is 16 bytes of every memory port: port p reads its own contiguous "
+        "region at address + p * port_stride.",
+        (
+            _EXTERNAL,
+            Field("port_stride", 24, "distance between the ports' regions, units of 16 bytes"),
+            _TILES,
+            Field("constant_beats", 12, "wide beats of constants per tile"),
+            Field("weight_beats", 20, "wide beats of packed weights per tile"),
+        ),
+    ),
+    Opcode(
+        "LOAD_WORDS",
+        2,
+        Engine.LOAD,
+        "Copy consecutive words from the image to the activation memory (port 0).",
+        (_EXTERNAL, Field("words", 17, "words"), _word("destination", "first word")),
+    ),
+    Opcode(
+        "LOAD_IMAGE",
+        3,
+        Engine.LOAD,
+        "Read the input image (uint8 [H, W, channels]) and write patches: codes pixel - 128. Loops, outer to inner: "
+        "patch row, line of a patch, patch of the row, group of 2^group_log2 bytes. Address from the input base.",
+        (
+            _EXTERNAL,
+            _word("destination", "word of the first patch's slice 0"),
+            _stride("stride", "words between slices"),
+            Field("patch_rows", 8, "rows of patches"),
+            Field("lines", 7, "lines of a patch"),
+            Field("patches", 8, "patches of a row"),
+            Field("groups", 8, "groups of one line of one patch"),
+            Field("group_log2", 3, "log2 of the bytes of a group, 0..4"),
+        ),
+    ),
+    Opcode(
+        "LOAD_LAYERNORM",
+        4,
+        Engine.LOAD,
+        "Load per-channel LayerNorm records (8 bytes: beta int24, gamma int8 in byte 3, alpha in byte 4).",
+        (_EXTERNAL, Field("beats", 12, "beats, two channels each"), Field("slot", 1, "parameter slot")),
+    ),
+    Opcode(
+        "LOAD_TABLE",
+        5,
+        Engine.LOAD,
+        "Load one 256-byte element-wise table.",
+        (_EXTERNAL, Field("slot", 1, "table slot")),
+    ),
+    Opcode(
+        "STATIONARY",
+        6,
+        Engine.STATIONARY,
+        "Supply the stationary operand of every pass of a MATMUL, in its order (tile, slice, pass).",
+        (
+            Field("source", 2, "StationarySource"),
+            _word("base", "ROWS, COLUMNS: first word of the operand's tensor"),
+            _stride("stride", "words between slices"),
+            _TILES,
+            _PASSES,
+            _SLICES,
+            Field("limit", 12, "ROWS: valid reduction indices; COLUMNS: valid columns; beyond it zeros"),
+        ),
+    ),
+    Opcode(
+        "MATMUL",
+        7,
+        Engine.MATMUL,
+        "Stream rows of activations through the array: for every tile, slice, pass: `rows` words from "
+        "base + pass * stride. Alternates the accumulator bank per tile.",
+        (
+            _word("base", "word of the first row, slice 0"),
+            _stride("stride", "words between slices"),
+            _ROWS,
+            _TILES,
+            _PASSES,
+            _SLICES,
+            Field("signed", 1, "activations: 1 int8, 0 uint8"),
+        ),
+    ),
+    Opcode(
+        "DRAIN",
+        8,
+        Engine.DRAIN,
+        "Requantise the accumulators of the next `tiles` tiles and write them: per tile, per group of rows / 2 "
+        "columns, per row. Groups at or beyond `columns` are skipped. Constants per tile come from the tile stream.",
+        (
+            _word("destination", "word of the first row, slice 0"),
+            _stride("stride", "words between slices"),
+            _ROWS,
+            _TILES,
+            Field("columns", 16, "valid output columns over all tiles"),
+            Field("mode", 2, "DrainMode"),
+            Field("zero_point", 8, "added after the shift (int8 modes)", signed=True),
+            Field("low", 8, "lower clip (int8 modes)", signed=True),
+            Field("high", 8, "upper clip (int8 modes)", signed=True),
+            Field("slot", 1, "table slot"),
+        ),
+    ),
+    Opcode(
+        "SOFTMAX",
+        9,
+        Engine.SOFTMAX,
+        "E2Softmax of rows of int8 logits to uint8 codes; stored padding up to a whole word becomes code 0. "
+        "In place is allowed.",
+        (
+            _word("source", "word of the first row, slice 0"),
+            _stride("source_stride", "words between slices"),
+            _word("destination", "word of the first row, slice 0"),
+            _stride("destination_stride", "words between slices"),
+            _ROWS,
+            Field("length", 12, "row length"),
+            Field("fraction_bits", 4, "of the logits"),
+        ),
+    ),
+    Opcode(
+        "LAYERNORM",
+        10,
+        Engine.LAYERNORM,
+        "PTF codes from int16 residual rows by shifts, then AILayerNorm to int8.",
+        (
+            _word("source", "word of the first row, residual group 0"),
+            _stride("source_stride", "words between residual groups (rows / 2 channels)"),
+            _word("destination", "word of the first row, slice 0"),
+            _stride("destination_stride", "words between slices"),
+            _ROWS,
+            Field("channels", 12, "C"),
+            Field("ptf_shift", 4, "t of the PTF codes, 0..11"),
+            Field("zero_point", 8, "of the PTF codes"),
+            Field("gamma_shift", 4, "kg"),
+            Field("beta_fraction_bits", 4, "fb"),
+            Field("output_zero_point", 8, "zo", signed=True),
+            Field("exact", 1, "1: squares=exact, 0: compressed"),
+            Field("slot", 1, "parameter slot"),
+        ),
+    ),
+    Opcode(
+        "STORE",
+        11,
+        Engine.STORE,
+        "Write words source, source + stride, ... to consecutive external addresses from the output base.",
+        (
+            _EXTERNAL,
+            _word("source", "first word"),
+            _stride("stride", "words between stored words"),
+            Field("words", 16, "words"),
+        ),
+    ),
+    Opcode("END", 15, None, "When the thresholds are met the frame is done: interrupt."),
+)
+
+BY_NAME = {opcode.name: opcode for opcode in OPCODES}
+BY_CODE = {opcode.code: opcode for opcode in OPCODES}
+
+OPCODE_BITS = 4
+BODY_OFFSET = OPCODE_BITS + WAIT_BITS * len(Engine)
+BODY_BITS = INSTRUCTION_BITS - BODY_OFFSET
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One decoded instruction: opcode name, field values, wait thresholds per engine."""
+
+    opcode: str
+    fields: dict[str, int]
+    waits: tuple[int, ...] = (0,) * len(Engine)
+
+    def __post_init__(self) -> None:
+        """Check names and ranges."""
+        if self.opcode not in BY_NAME:
+            raise ProgramError(f"Opcode must be one of {sorted(BY_NAME)}, not {self.opcode!r}")
+        table = BY_NAME[self.opcode].fields
+        if set(self.fields) != {field.name for field in table}:
+            raise ProgramError(
+                f"{self.opcode} must have fields {[f.name for f in table]}, not {sorted(self.fields)}"
+            )
+        for field in table:
+            value = self.fields[field.name]
+            if not field.minimum <= value <= field.maximum:
+                raise ProgramError(
+                    f"{self.opcode}.{field.name} must be in {field.minimum}..{field.maximum}, not {value!r}"
+                )
+        if len(self.waits) != len(Engine) or not all(
+            0 <= wait < 1 << WAIT_BITS for wait in self.waits
+        ):
+            raise ProgramError(
+                f"{self.opcode}: wait thresholds must be {len(Engine)} values in 0..{(1 << WAIT_BITS) - 1}, "
+                f"not {self.waits!r}"
+            )
+
+    @property
+    def engine(self) -> Engine | None:
+        """The engine that executes it; None for END."""
+        return BY_NAME[self.opcode].engine
+
+    def __getitem__(self, name: str) -> int:
+        """Value of a field."""
+        return self.fields[name]
+
+
+def field_offsets(opcode: Opcode) -> dict[str, int]:
+    """Bit offset of each field of the body, packed from :data:`BODY_OFFSET` up in table order."""
+    offsets: dict[str, int] = {}
+    position = BODY_OFFSET
+    for field in opcode.fields:
+        offsets[field.name] = position
+        position += field.bits
+    if position > INSTRUCTION_BITS:
+        raise ProgramError(f"{opcode.name} needs {position} bits, more than {INSTRUCTION_BITS}")
+    return offsets
+
+
+def encode(instruction: Instruction) -> bytes:
+    """Encode one instruction to 32 bytes."""
+    opcode = BY_NAME[instruction.opcode]
+    word = opcode.code
+    for index, wait in enumerate(instruction.waits):
+        word |= wait << (OPCODE_BITS + WAIT_BITS * index)
+    offsets = field_offsets(opcode)
+    for field in opcode.fields:
+        mask = (1 << field.bits) - 1
+        word |= (instruction.fields[field.name] & mask) << offsets[field.name]
+    return word.to_bytes(INSTRUCTION_BYTES, "little")
+
+
+def decode(data: bytes) -> Instruction:
+    """Decode 32 bytes; an unknown opcode raises :class:`ProgramError`."""
+    if len(data) != INSTRUCTION_BYTES:
+        raise ProgramError(f"An instruction must be {INSTRUCTION_BYTES} bytes, not {len(data)}")
+    word = int.from_bytes(data, "little")
+    code = word & ((1 << OPCODE_BITS) - 1)
+    if code not in BY_CODE:
+        raise ProgramError(f"Opcode must be one of {sorted(BY_CODE)}, not {code}")
+    opcode = BY_CODE[code]
+    waits = tuple(
+        word >> (OPCODE_BITS + WAIT_BITS * index) & ((1 << WAIT_BITS) - 1) for index in range(len(Engine))
+    )
+    fields: dict[str, int] = {}
+    offsets = field_offsets(opcode)
+    for field in opcode.fields:
+        value = word >> offsets[field.name] & ((1 << field.bits) - 1)
+        if field.signed and value >> (field.bits - 1):
+            value -= 1 << field.bits
+        fields[field.name] = value
+    return Instruction(opcode.name, fields, waits)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Interfaces shared by the units: activation-memory ports and engine commands."""
+
+from __future__ import annotations
+
+from amaranth import Shape, signed, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgen.isa.instructions import BY_NAME, WORD_ADDRESS_BITS, Engine
+
+#: Cycles from a granted read request to its data.
+READ_LATENCY = 3
+
+
+class ReadPort(wiring.Signature):
+    """Read port of the activation memory, seen by the reader.
+
+    A request is granted in the cycle in which ``valid`` and ``ready`` are high; ``valid`` never waits for
+    ``ready`` and holds with its address until granted. The word arrives exactly :data:`READ_LATENCY` cycles after
+    the grant with ``data_valid``; it cannot be stalled, so the reader requests only what it can take.
+    """
+
+    def __init__(self, word_bits: int) -> None:
+        super().__init__(
+            {
+                "valid": Out(1),
+                "ready": In(1),
+                "address": Out(WORD_ADDRESS_BITS),
+                "data_valid": In(1),
+                "data": In(word_bits),
+            }
+        )
+
+
+class WritePort(wiring.Signature):
+    """Write port of the activation memory, seen by the writer.
+
+    A word is written in the cycle in which ``valid`` and ``ready`` are high, bytes with ``enable`` set only. A
+    read granted two cycles after that or later returns it.
+    """
+
+    def __init__(self, word_bits: int) -> None:
+        super().__init__(
+            {
+                "valid": Out(1),
+                "ready": In(1),
+                "address": Out(WORD_ADDRESS_BITS),
+                "data": Out(word_bits),
+                "enable": Out(word_bits // 8),
+            }
+        )
+
+
+def command_layout(opcode: str) -> data.StructLayout:
+    """Fields of one opcode's body as a structure, from the ISA table."""
+    members: dict[str, Shape] = {
+        field.name: signed(field.bits) if field.signed else unsigned(field.bits)
+        for field in BY_NAME[opcode].fields
+    }
+    return data.StructLayout(members)
+
+
+def command_signature(opcode: str) -> stream.Signature:
+    """Stream of commands of one opcode, as the queue of its engine offers them (waits already met)."""
+    return stream.Signature(command_layout(opcode))
+
+
+__all__ = [
+    "READ_LATENCY",
+    "Engine",
+    "In",
+    "Out",
+    "ReadPort",
+    "WritePort",
+    "command_layout",
+    "command_signature",
+]
