@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every error that a user of hwgen can cause or meet.
+
+The command line prints ``str(error)`` without a traceback and exits with :attr:`HwgenError.exit_status`.
+A message says what is wrong, where, why, and the nearest legal value where there is one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+def _rebuild(cls: type[HwgenError], args: tuple[Any, ...], state: dict[str, Any]) -> HwgenError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class HwgenError(Exception):
+    """The request cannot be met, data are bad, or a check failed.
+
+    Args:
+        what: the statement, ``<What> must be <expectation>, not {value!r}`` for a bad value.
+        where: file, layer, tensor or instruction that it concerns.
+        why: the reason behind the rule.
+        nearest: the nearest legal value.
+    """
+
+    exit_status: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        what: str = "",
+        *,
+        where: str | None = None,
+        why: str | None = None,
+        nearest: object = None,
+    ) -> None:
+        """Keep the four parts as attributes; ``str`` joins them."""
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.why = why
+        self.nearest = nearest
+
+    def __str__(self) -> str:
+        """One line: ``where: what (why); nearest legal value: nearest``."""
+        text = self.what
+        if self.where is not None:
+            text = f"{self.where}: {text}"
+        if self.why is not None:
+            text = f"{text} ({self.why})"
+        if self.nearest is not None:
+            text = f"{text}; nearest legal value: {self.nearest}"
+        return text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by attributes, so that worker processes can raise keyword-only errors."""
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class FormatError(HwgenError, ValueError):
+    """A number, shape or element type lies outside its declared format."""
+
+
+class ConfigError(HwgenError, ValueError):
+    """A configuration is inconsistent or outside what the generator builds."""
+
+
+class CheckpointError(HwgenError):
+    """A checkpoint cannot be read, or lacks, repeats or misshapes a tensor."""
+
+
+class ModelError(HwgenError):
+    """A model is unknown or uses something that the generator does not support."""
+
+
+class ProgramError(HwgenError):
+    """A program, instruction or memory image is not well formed."""
+
+
+class SimulationError(HwgenError):
+    """The simulated accelerator reported a fault or did not finish."""
+
+
+class ToolError(HwgenError):
+    """An external tool is missing or failed."""
+
+
+class UsageError(HwgenError):
+    """Wrong usage of the command line: unknown option or illegal option value."""
+
+    exit_status: ClassVar[int] = 2
+
+
+class DoesNotFitError(HwgenError):
+    """A design asks for more of a resource than there is.
+
+    Args:
+        resource: what runs out, for example ``"DSP"``.
+        demand: how much the design needs, in ``unit``.
+        bound: how much there is, in ``unit``.
+        unit: unit of both, for example ``"blocks"`` or ``"frames/s"``.
+        levers: what the user can change to make it fit.
+        where: board, memory or layer that it concerns.
+    """
+
+    def __init__(
+        self,
+        resource: str,
+        demand: float,
+        bound: float,
+        unit: str = "",
+        levers: tuple[str, ...] | list[str] = (),
+        *,
+        where: str | None = None,
+    ) -> None:
+        """Keep the numbers as attributes and phrase the sentence."""
+        suffix = f" {unit}" if unit else ""
+        super().__init__(
+            f"{resource} must be at most {bound:,}{suffix}, not {demand:,}{suffix}", where=where
+        )
+        self.resource = resource
+        self.demand = demand
+        self.bound = bound
+        self.unit = unit
+        self.levers = tuple(levers)
+
+    def __str__(self) -> str:
+        """The sentence of the base class, then the levers."""
+        text = super().__str__()
+        if self.levers:
+            text = f"{text}; try: {'; '.join(self.levers)}"
+        return text
+
+
+class MismatchError(HwgenError):
+    """Two links of the golden chain differ; carries the first difference.
+
+    Args:
+        op: name of the operation or layer.
+        expected: value of the reference.
+        got: value of the link under test.
+        tile: tile of the operation, if known.
+        lane: lane or column of the unit, if known.
+        index: index into the tensor, if known.
+        where: the two links compared, for example ``"image 3, program interpreter"``.
+    """
+
+    def __init__(
+        self,
+        op: str,
+        *,
+        expected: object,
+        got: object,
+        tile: object = None,
+        lane: object = None,
+        index: object = None,
+        where: str | None = None,
+    ) -> None:
+        """Keep the parts as attributes and phrase the sentence."""
+        place = "".join(
+            f", {name} {value}"
+            for name, value in (("tile", tile), ("lane", lane), ("index", index))
+            if value is not None
+        )
+        super().__init__(f"{op}{place}: expected {expected}, got {got}", where=where)
+        self.op = op
+        self.tile = tile
+        self.lane = lane
+        self.index = index
+        self.expected = expected
+        self.got = got
+
+    @property
+    def first_difference(self) -> dict[str, object]:
+        """The difference as a mapping, for machine-readable output."""
+        names = ("op", "tile", "lane", "index", "expected", "got")
+        return {name: getattr(self, name) for name in names}
