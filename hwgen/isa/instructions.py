@@ -127,6 +127,7 @@ OPCODES: tuple[Opcode, ...] = (
             _TILES,
             Field("constant_beats", 12, "wide beats of constants per tile"),
             Field("weight_beats", 20, "wide beats of packed weights per tile"),
+            Field("beats", 24, "wide beats in all: tiles * (constant_beats + weight_beats)"),
         ),
     ),
     Opcode(
@@ -151,6 +152,7 @@ OPCODES: tuple[Opcode, ...] = (
             Field("patches", 8, "patches of a row"),
             Field("groups", 8, "groups of one line of one patch"),
             Field("group_log2", 3, "log2 of the bytes of a group, 0..4"),
+            Field("beats", 20, "beats in all: the bytes of all loops, rounded up to 16"),
         ),
     ),
     Opcode(
