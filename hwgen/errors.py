@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every error that a user of hwgen can cause or meet.
 
-The command line prints ``str(error)`` without a traceback and exits with :attr:`HwgenError.exit_status`.
-A message says what is wrong, where, why, and the nearest legal value where there is one.
+The command line prints ``str(error)`` without a traceback and exits with
+:attr:`HwgenError.exit_status`. A message says what is wrong, where, why, and the nearest legal
+value where there is one.
 """
 
 from __future__ import annotations

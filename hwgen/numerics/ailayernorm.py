@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """AILayerNorm: LayerNorm on 8-bit power-of-two-factor codes with compressed squares and no divider.
 
-After SOLE (ICCAD 2023, arXiv 2510.17189), Algorithm 2 and Fig. 5, in an exact integer form. Notation:
-C channels; d = x - zero_point; Ex, Ex2 sums of d and d^2 over the row, each scaled by 2^alpha; V is C^2
-times the variance; e half its binary exponent; r a 10-bit reciprocal square root; kg ``gamma_shift``;
-fb ``beta_fraction_bits``.
+After SOLE (ICCAD 2023, arXiv 2510.17189), Algorithm 2 and Fig. 5, in an exact integer form.
+Notation: C channels; d = x - zero_point; Ex, Ex2 sums of d and d^2 over the row, each scaled by
+2^alpha; V is C^2 times the variance; e half its binary exponent; r a 10-bit reciprocal square root;
+kg ``gamma_shift``; fb ``beta_fraction_bits``.
 
 Widths for C <= 1024 (``d`` below means ``|d| <= 255`` times ``2^alpha <= 8``, so 2040):
 
-==========================  =====================================================  ==================
+==========================  =====================================================  =================
 signal                      bound                                                  bits
-==========================  =====================================================  ==================
+==========================  =====================================================  =================
 Ex                          1024 * 2040 < 2^21                                     22 signed
 Ex2                         1024 * 2040^2 < 2^32 (compressed: less)                32 unsigned
 C*Ex2 - Ex^2, V             2^10 * 2^32, less a square below 2^42                  43 signed
 gamma_q * r                 127 * 1020 < 2^17                                      18 signed
 C*d*2^alpha - Ex            2 * 1024 * 2040 < 2^22                                 23 signed
-their product               2^17 * 2^22 < 2^39                                     41 signed at most
-==========================  =====================================================  ==================
+their product               2^17 * 2^22 < 2^39                                     40 signed
+==========================  =====================================================  =================
 
-The reference accepts up to 65536 channels: then Ex < 2^27, C*Ex2 and Ex^2 < 2^54, 64*V < 2^60 and the
-product < 2^45, so int64 holds everything without wrapping.
+The reference accepts up to 65536 channels: then Ex < 2^27, C*Ex2 and Ex^2 < 2^54, 64*V < 2^60 and
+the product < 2^45, so int64 holds everything without wrapping.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def _rsqrt_entry(k: int) -> int:
     """``round(2^10 / sqrt((k + 1/2) / 64))``, exactly.
 
     The square of the argument is 2^27 / (2k + 1). ``round(a) = floor((floor(2a) + 1) / 2)``, and
-    ``floor(2a)`` is the integer square root of ``floor(4 a^2)``. There is no tie: it would need an odd
-    divisor of 2^29 above 1.
+    ``floor(2a)`` is the integer square root of ``floor(4 a^2)``. There is no tie: it would need an
+    odd divisor of 2^29 above 1.
     """
     double = isqrt((1 << (2 * RSQRT_BITS + RSQRT_INDEX_BITS + 3)) // (2 * k + 1))
     return (double + 1) >> 1
@@ -146,7 +146,7 @@ def dynamic_compress(
 
 
 def _square_table(zero_point: int, squares: Squares) -> npt.NDArray[np.int64]:
-    """Entry x: the square of ``x - zero_point`` as the statistics see it, its factor 2^4 included."""
+    """Entry x: the square of ``x - zero_point`` that the statistics see, with its factor 2^4."""
     d = np.arange(256, dtype=np.int64) - zero_point
     if squares == "exact":
         return d * d

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """E2Softmax: softmax with powers of two and an approximate log-based divider.
 
-After SOLE (ICCAD 2023, arXiv 2510.17189), Algorithm 1 and Fig. 4, in the slice-wise online form of its
-hardware. Notation: V lanes; f fraction bits of the logits; M_k running maximum after slice k; Y_i 4-bit
-exponent of element i against the maximum of its own slice's time; Sum has 15 fraction bits; ks exponent
-of Sum; q the bit right of Sum's leading one. The codes have scale 2^-8.
+After SOLE (ICCAD 2023, arXiv 2510.17189), Algorithm 1 and Fig. 4, in the slice-wise online form of
+its hardware. Notation: V lanes; f fraction bits of the logits; M_k running maximum after slice k;
+Y_i 4-bit exponent of element i against the maximum of its own slice's time; Sum has 15 fraction
+bits; ks exponent of Sum; q the bit right of Sum's leading one. The codes have scale 2^-8.
 
-V is part of the function: Log2Exp rounds, and a row's exponents are rounded against the running maximum.
+V is part of the function: Log2Exp rounds, and a row's exponents are rounded against the running
+maximum.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ CODES = (0, 1, 2, 3, 5, 7, 9, 13, 18, 26, 36, 52, 73, 105, 145, 209)
 
 @dataclass(frozen=True, kw_only=True)
 class E2SoftmaxShape:
-    """What is built: lanes and the longest row. ``fraction_bits`` and the length are run-time data."""
+    """What is built: lanes and the longest row. Fraction bits and length are run-time data."""
 
     vec: int = 32  #: V, elements of a slice: one slice per cycle.
     max_length: int = 1024  #: Longest row.

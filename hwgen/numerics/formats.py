@@ -54,7 +54,7 @@ def check_range(array: npt.ArrayLike, minimum: int, maximum: int, name: str) -> 
 
 
 def check_int(value: object, minimum: int, maximum: int | None, name: str) -> int:
-    """One integer as a Python ``int``, refused outside ``minimum..maximum`` (``None``: no upper bound)."""
+    """One integer as an ``int``, refused outside ``minimum..maximum`` (``None``: unbounded)."""
     try:
         if isinstance(value, bool | np.bool_):
             raise TypeError
@@ -110,7 +110,8 @@ class IntFormat:
         """``array`` in this format's element type.
 
         Raises:
-            FormatError: not integers, or a value outside the range; names ``name``, index, value, range.
+            FormatError: not integers, or a value outside the range; names ``name``, index, value,
+                range.
         """
         values = check_range(array, self.minimum, self.maximum, name)
         return values.astype(self.dtype, copy=False)
@@ -128,7 +129,7 @@ UINT32 = IntFormat(32, False)
 
 @dataclass(frozen=True)
 class WeightFormat:
-    """Weights of ``bits`` bits, 1..8: {-1, +1} for 1, else symmetric, without the most negative code."""
+    """Weights of ``bits`` bits, 1..8: {-1, +1} for 1, else -(2^(bits-1)-1)..2^(bits-1)-1."""
 
     bits: int
 

@@ -11,7 +11,7 @@ from hwgen.numerics.formats import INT8, UINT8, check_int
 
 
 def image_codes(pixels: npt.ArrayLike) -> npt.NDArray[np.int8]:
-    """``d = pixel - 128``; mean and standard deviation are folded into the patch embedding's weights.
+    """``d = pixel - 128``; mean and standard deviation are folded into the embedding's weights.
 
     Args:
         pixels: uint8 range [n, H, W, channels].
@@ -32,8 +32,8 @@ def patchify(codes: npt.ArrayLike, patch: int) -> npt.NDArray[np.int8]:
         patch: side of a patch in pixels.
 
     Returns:
-        int8 [n, tokens, patch * patch * channels]: tokens row-major over the image, and within a token
-        the order (dy, dx, channel).
+        int8 [n, tokens, patch * patch * channels]: tokens row-major over the image, and within a
+        token the order (dy, dx, channel).
     """
     values = INT8.check(codes, "codes")
     _check_axes(values.shape, "codes")

@@ -56,12 +56,12 @@ def matmul(
 ) -> npt.NDArray[np.int32]:
     """``activations @ weights``, exact, as int32 accumulators.
 
-    Exactness of the float64 product: let A be the largest activation magnitude (128 or 255) and B the
-    largest weight magnitude. K is refused unless ``K * A * B <= 2^31 - 1``. Every product is an integer
-    of magnitude at most A*B, and a sum of any subset of the K products, in any order and with or
-    without fused multiply-add, is an integer of magnitude at most ``K * A * B < 2^31``. All integers up
-    to 2^53 are float64 numbers, so no operation rounds, whichever order and blocking the BLAS library
-    takes; 22 bits are to spare.
+    Exactness of the float64 product: let A be the largest activation magnitude (128 or 255) and B
+    the largest weight magnitude. K is refused unless ``K * A * B <= 2^31 - 1``. Every product is an
+    integer of magnitude at most A*B, and a sum of any subset of the K products, in any order and
+    with or without fused multiply-add, is an integer of magnitude at most ``K * A * B < 2^31``. All
+    integers up to 2^53 are float64 numbers, so no operation rounds, whichever order and blocking
+    the BLAS library takes; 22 bits are to spare.
 
     Args:
         activations: int8 or uint8 [..., M, K]; the element type decides the signedness.
@@ -119,7 +119,7 @@ def attention_matmul(
 
 
 def matmul_int64(activations: npt.ArrayLike, weights: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """``activations @ weights`` in 64-bit integers: the slow form that :func:`matmul` is tested against."""
+    """``activations @ weights`` in 64-bit integers: slow, the truth for tests of :func:`matmul`."""
     a = np.asarray(activations).astype(np.int64)
     w = np.asarray(weights).astype(np.int64)
     product: npt.NDArray[np.int64] = np.matmul(a, w)

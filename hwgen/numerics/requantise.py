@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requantise: from int32 accumulators back to int8 or int16 by a 16-bit multiplier and a shift per column.
+"""Requantise: int32 accumulators to int8 or int16 by a 16-bit multiplier and a shift per column.
 
-Widths: ``acc + bias`` fits int32, the multiplier is unsigned 16 bits, so the product has magnitude at
-most 2^31 (2^16 - 1) < 2^47 and the 48 bits of a DSP's accumulator hold it; a shift of up to 47 bits
-brings any product to 0 or 1 bit.
+Widths: ``acc + bias`` fits int32, the multiplier is unsigned 16 bits, so the product has magnitude
+at most 2^31 (2^16 - 1) < 2^47 and the 48 bits of a DSP's accumulator hold it; a shift of up to 47
+bits brings any product to 0 or 1 bit.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def check_constants(
     shift: npt.ArrayLike,
     columns: int,
 ) -> tuple[IntArray, IntArray, IntArray]:
-    """Bias int32, multiplier uint16 and shift uint8 of ``columns`` columns, all within their ranges."""
+    """Bias int32, multiplier uint16 and shift uint8 of ``columns`` columns, range-checked."""
     biases = check_columns(bias, INT32, columns, "bias")
     multipliers = check_columns(multiplier, UINT16, columns, "multiplier")
     wrong = (multipliers != 0) & (multipliers < MULTIPLIER_MINIMUM)
@@ -156,7 +156,7 @@ def requantise_residual(
     shift: npt.ArrayLike,
     residual: npt.ArrayLike,
 ) -> npt.NDArray[np.int16]:
-    """The residual form: ``clip(rshr((acc + bias) * multiplier, shift) + residual, -32768, 32767)``.
+    """Residual form: ``clip(rshr((acc + bias) * multiplier, shift) + residual, -32768, 32767)``.
 
     Args:
         accumulators: int32 range [..., N].
@@ -200,7 +200,7 @@ def requantise_int16(
 def ptf_codes(
     residual: npt.ArrayLike, *, shift: int, alpha: npt.ArrayLike, zero_point: int
 ) -> npt.NDArray[np.uint8]:
-    """Codes of AILayerNorm's input, read off the residual: ``clip(rshr(r, t + alpha_c) + zp, 0, 255)``.
+    """Input codes of AILayerNorm from the residual: ``clip(rshr(r, t + alpha_c) + zp, 0, 255)``.
 
     Power-of-two factors per channel after FQ-ViT (IJCAI 2022).
 

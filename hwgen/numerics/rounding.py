@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rounding rule of the project, and the two other bit operations that units are defined with."""
+"""The rounding rule of the project, and two other bit operations that units are defined with."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def _signed(x: npt.ArrayLike, name: str) -> IntArray:
 def rshr(x: npt.ArrayLike, n: npt.ArrayLike) -> IntArray:
     """THE rounding rule: ``floor((x + 2^(n-1)) / 2^n)``, round half up; ``n = 0`` is the identity.
 
-    Computed as ``floor(x / 2^n)`` plus the last bit shifted out, which is the same number and cannot
-    overflow. Every scale change of the network uses it.
+    Computed as ``floor(x / 2^n)`` plus the last bit shifted out, which is the same number and
+    cannot overflow. Every scale change of the network uses it.
 
     Args:
         x: integers of any shape; signed element types are kept, unsigned ones become int64.
@@ -39,7 +39,7 @@ def rshr(x: npt.ArrayLike, n: npt.ArrayLike) -> IntArray:
 
 
 def rne_shift(x: npt.ArrayLike, n: int) -> IntArray:
-    """``x / 2^n`` rounded to the nearest integer, ties to even; only where a unit's definition says so.
+    """``x / 2^n`` rounded to nearest, ties to even; only where a unit's definition says so.
 
     Args:
         x: integers of any shape.

@@ -6,19 +6,20 @@ A weight is cut into ``ceil(W / Wc)`` digits, least significant first::
     weight = sum over passes p of digit_p * 2^(p * Wc)
 
 All digits but the top one are unsigned, 0..2^Wc - 1; the top one is signed two's complement. Signed
-digits throughout could not do it: [-7, 7] digits reach only +-119 of the 8-bit range, and +-1 digits only
-odd numbers. The array makes one pass per slice and adds the result, shifted left, to the accumulator.
+digits throughout could not do it: [-7, 7] digits reach only +-119 of the 8-bit range, and +-1
+digits only odd numbers. The array makes one pass per slice and adds the result, shifted left, to
+the accumulator.
 
 What a column does with its Wc stored bits is a flag of the pass, :class:`DigitMode`:
 
 * ``UNSIGNED``: the bits are 0..2^Wc - 1;
-* ``SIGNED``: the bits are two's complement, -2^(Wc-1)..2^(Wc-1) - 1. The top slice of a cut weight can be
-  -2^(Wc-1), which no weight of a layer of width Wc is. A top slice of fewer than Wc significant bits is
-  sign-extended. On 1-bit columns the bit means 0 or -1;
+* ``SIGNED``: the bits are two's complement, -2^(Wc-1)..2^(Wc-1) - 1. The top slice of a cut weight
+  can be -2^(Wc-1), which no weight of a layer of width Wc is. A top slice of fewer than Wc
+  significant bits is sign-extended. On 1-bit columns the bit means 0 or -1;
 * ``SIGN``: only 1-bit columns, only layers of width 1: bit 0 means +1 and bit 1 means -1.
 
-A layer with W <= Wc is a single slice, the weights themselves; weights of width 1 are a single slice on
-any column and are ordinary two's complement -1 and +1 on columns of 2 bits and more.
+A layer with W <= Wc is a single slice, the weights themselves; weights of width 1 are a single
+slice on any column and are ordinary two's complement -1 and +1 on columns of 2 bits and more.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def slice_count(weight_bits: int, column_bits: int) -> int:
 
 
 def weight_slices(weights: npt.ArrayLike, weight_bits: int, column_bits: int) -> list[WeightSlice]:
-    """Cut weights into slices, least significant first; ``sum(digits << left_shift)`` gives them back.
+    """Cut weights into slices, least significant first: ``sum(digits << left_shift) == weights``.
 
     Args:
         weights: any shape, values of ``weight_bits`` bits.
@@ -70,7 +71,7 @@ def weight_slices(weights: npt.ArrayLike, weight_bits: int, column_bits: int) ->
     passes = slice_count(weight_bits, column_bits)
     values = check_weights(weights, weight_bits)
     mask = (1 << column_bits) - 1
-    # A cut weight has Wc <= 7, so unsigned digits fit int8. >> floors: the top slice keeps the sign.
+    # A cut weight has Wc <= 7, so unsigned digits fit int8; >> floors, so the top keeps the sign.
     slices = [
         WeightSlice(((values >> (p * column_bits)) & mask).astype(np.int8), p * column_bits, False)
         for p in range(passes - 1)
