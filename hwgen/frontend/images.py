@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images: uint8 [n, H, W, channels] from an archive, a folder, a seeded generator or the package."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hwgen.errors import FormatError, UsageError
+from hwgen.graph.spec import ModelSpec
+from hwgen.models import DIGITS_DATA
+
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm")
+#: Largest array that is taken from an archive, in bytes.
+_MAX_ARRAY_BYTES = 1 << 34
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageSet:
+    """Images with where they come from and, if known, their labels."""
+
+    images: np.ndarray  #: uint8 [n, H, W, channels]
+    labels: np.ndarray | None  #: int64 [n] or None
+    source: str  #: "synthetic", "digits", or the path they were read from
+
+    def head(self, count: int) -> ImageSet:
+        """Return the first ``count`` images."""
+        labels = None if self.labels is None else self.labels[:count]
+        return ImageSet(images=self.images[:count], labels=labels, source=self.source)
+
+
+def synthetic_images(spec: ModelSpec, count: int, seed: int) -> np.ndarray:
+    """Return ``count`` uint8 images whose amplitude spectrum falls as 1/f, as natural images' does.
+
+    Field, D. J., "Relations between the statistics of natural images and the response properties of
+    cortical cells", J. Opt. Soc. Am. A 4 (1987). Channels are correlated; mean and contrast vary from image
+    to image. Equal arguments give equal images; image i does not depend on ``count``.
+    """
+    size, channels = spec.image_size, spec.channels
+    fy = np.fft.fftfreq(size)[:, None]
+    fx = np.fft.rfftfreq(size)[None, :]
+    amplitude = 1.0 / np.maximum(np.hypot(fy, fx), 1.0 / size)
+    amplitude[0, 0] = 0.0
+    out = np.empty((count, size, size, channels), dtype=np.uint8)
+    for i in range(count):
+        rng = np.random.default_rng([seed, i])
+        noise = rng.standard_normal((channels + 1, size, size))
+        planes = np.fft.irfft2(np.fft.rfft2(noise) * amplitude, s=(size, size))
+        planes /= planes.std(axis=(1, 2), keepdims=True) + 1e-12
+        # Most of a natural image's variation is common to its channels.
+        mixed = 0.9 * planes[0] + np.sqrt(1 - 0.9**2) * planes[1:]
+        level = 118 + 24 * rng.standard_normal()
+        contrast = 58 * np.exp(0.25 * rng.standard_normal())
+        image = np.clip(np.rint(level + contrast * mixed), 0, 255)
+        out[i] = np.moveaxis(image, 0, -1)
+    return out
+
+
+def load_images(source: str | Path, spec: ModelSpec, *, limit: int | None = None) -> ImageSet:
+    """Return the images of an NPZ archive or of a folder.
+
+    NPZ: ``images`` uint8 [n, H, W, channels], optional ``labels`` [n]. Folder: image files (any order of
+    the file system, read sorted by name); with one subfolder per class (ImageNet's layout) the sorted
+    subfolders are the labels. Images of another size are refused, not resized.
+
+    Raises:
+        UsageError: the source does not exist or is neither form.
+        FormatError: it holds something else than images of the model's size.
+    """
+    path = Path(source)
+    if path.is_dir():
+        found = _load_folder(path, spec, limit)
+    elif path.is_file():
+        found = _load_npz(path, spec)
+    else:
+        raise UsageError(f"Images must be an .npz file or a folder, not {str(source)!r}: missing")
+    return found if limit is None else found.head(limit)
+
+
+def digits_dataset() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the embedded digits: train images, train labels, test images, test labels.
+
+    Images uint8 [n, 8, 8, 1] (values 0..240), labels int64. From the UCI "Optical Recognition of
+    Handwritten Digits" data as shipped by scikit-learn, with a fixed stratified split.
+    """
+    with np.load(DIGITS_DATA, allow_pickle=False) as data:
+        return (
+            data["train_images"],
+            data["train_labels"].astype(np.int64),
+            data["test_images"],
+            data["test_labels"].astype(np.int64),
+        )
+
+
+def _load_npz(path: Path, spec: ModelSpec) -> ImageSet:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for item in archive.infolist():
+                if item.file_size > _MAX_ARRAY_BYTES:
+                    raise FormatError(
+                        f"{path}: {item.filename} must take at most {_MAX_ARRAY_BYTES} bytes,"
+                        f" not {item.file_size}"
+                    )
+        with np.load(path, allow_pickle=False) as data:
+            if "images" not in data.files:
+                raise FormatError(
+                    f"{path}: must hold an array 'images', not {', '.join(data.files) or 'nothing'}"
+                )
+            images = data["images"]
+            labels = data["labels"] if "labels" in data.files else None
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
+        raise FormatError(f"{path}: must be an .npz archive of plain arrays: {error}") from error
+    _check_shape(images, spec, path)
+    if labels is not None:
+        labels = _check_labels(labels, len(images), spec, path)
+    return ImageSet(images=images, labels=labels, source=str(path))
+
+
+def _check_shape(images: np.ndarray, spec: ModelSpec, path: Path) -> None:
+    expected = (spec.image_size, spec.image_size, spec.channels)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
+        raise FormatError(
+            f"{path}: images must be uint8 [n, {', '.join(map(str, expected))}] for model"
+            f" {spec.name!r} (they are not resized), not {images.dtype} {list(images.shape)}"
+        )
+    if len(images) == 0:
+        raise FormatError(f"{path}: images must hold at least one image, not 0")
+
+
+def _check_labels(labels: np.ndarray, count: int, spec: ModelSpec, path: Path) -> np.ndarray:
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise FormatError(
+            f"{path}: labels must be integers [{count}], not {labels.dtype} {list(labels.shape)}"
+        )
+    if labels.min() < 0 or labels.max() >= spec.classes:
+        raise FormatError(
+            f"{path}: labels must be 0..{spec.classes - 1}, not {labels.min()}..{labels.max()}"
+        )
+    return labels.astype(np.int64)
+
+
+def _load_folder(path: Path, spec: ModelSpec, limit: int | None) -> ImageSet:
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        raise UsageError(
+            f"Reading the image folder {str(path)!r} needs Pillow, which is not installed;"
+            " install pillow, or give an .npz with 'images' uint8 [n, H, W, channels]"
+        ) from error
+    classes = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    groups = list(enumerate(classes)) if classes else [(-1, path)]
+    files = [
+        (label, file)
+        for label, folder in groups
+        for file in sorted(folder.iterdir())
+        if file.suffix.lower() in _IMAGE_SUFFIXES
+    ]
+    if not files:
+        raise FormatError(f"{path}: must hold image files ({', '.join(_IMAGE_SUFFIXES)}), holds none")
+    if classes and len(classes) > spec.classes:
+        raise FormatError(
+            f"{path}: must have at most {spec.classes} class folders, not {len(classes)}"
+        )
+    if limit is not None and len(files) > limit:  # spread over the classes
+        files = [files[i * len(files) // limit] for i in range(limit)]
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(spec.channels)
+    if mode is None:
+        raise UsageError(
+            f"Image folders must be for models of 1, 3 or 4 channels, not {spec.channels}; use .npz"
+        )
+    images = np.empty((len(files), spec.image_size, spec.image_size, spec.channels), np.uint8)
+    for row, (_, file) in enumerate(files):
+        try:
+            with Image.open(file) as picture:
+                if picture.size != (spec.image_size, spec.image_size):
+                    raise FormatError(
+                        f"{file}: must be {spec.image_size}x{spec.image_size} pixels for model"
+                        f" {spec.name!r} (it is not resized), not {picture.size[0]}x{picture.size[1]}"
+                    )
+                pixels = np.asarray(picture.convert(mode), dtype=np.uint8)
+        except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
+            raise FormatError(f"{file}: must be a readable image: {error}") from error
+        images[row] = pixels.reshape(images.shape[1:])
+    labels = np.array([label for label, _ in files], dtype=np.int64) if classes else None
+    return ImageSet(images=images, labels=labels, source=str(path))

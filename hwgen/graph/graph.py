@@ -1,0 +1,497 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The integer graph: an ordered list of operations with their tensors; validated, saved and loaded.
+
+File format: safetensors. Arrays are named ``<operation>.<field>``; the one metadata entry ``hwgen.graph`` is
+a JSON object ``{schema_version, spec, tensors, ops, metadata}``. Equal graphs give equal bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from hwgen.errors import FormatError, ModelError
+from hwgen.graph import ops as graph_ops
+from hwgen.graph.ops import (
+    AttentionLogits,
+    AttentionValues,
+    Embedding,
+    ImageCodes,
+    LayerNorm,
+    Linear,
+    MeanPool,
+    Op,
+    QueryKeyValue,
+    Requantise,
+    Softmax,
+    Tensor,
+)
+from hwgen.graph.safetensors_file import read_safetensors, write_safetensors
+from hwgen.graph.spec import ModelSpec
+from hwgen.numerics.ailayernorm import BETA_FRACTION_BITS_MAXIMUM, GAMMA_SHIFT_MAXIMUM
+from hwgen.numerics.e2softmax import FRACTION_BITS_MAXIMUM
+from hwgen.numerics.formats import INT8, INT24, check_int, check_range, check_weights
+from hwgen.numerics.matmul import max_reduction
+from hwgen.numerics.requantise import PTF_ALPHA_MAXIMUM, PTF_SHIFT_MAXIMUM, check_constants
+
+SCHEMA_VERSION = 1
+_METADATA_KEY = "hwgen.graph"
+_INT32_MAXIMUM = 2**31 - 1
+
+#: Element type of every array field; a field that is not here is no array.
+_ARRAY_DTYPES: dict[str, np.dtype[Any]] = {
+    "weights": np.dtype(np.int8),
+    "position": np.dtype(np.int16),
+    "alpha": np.dtype(np.uint8),
+    "gamma": np.dtype(np.int8),
+    "beta": np.dtype(np.int32),
+    "table": np.dtype(np.int8),
+    "bias": np.dtype(np.int32),
+    "multiplier": np.dtype(np.uint16),
+    "shift": np.dtype(np.uint8),
+}
+
+OP_TYPES: dict[str, type[Op]] = {
+    cls.__name__: cls
+    for cls in (
+        ImageCodes,
+        Embedding,
+        LayerNorm,
+        Linear,
+        QueryKeyValue,
+        AttentionLogits,
+        Softmax,
+        AttentionValues,
+        MeanPool,
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphMetadata:
+    """Where a graph comes from: for reports, never for arithmetic."""
+
+    image_source: str = "none"  #: "synthetic", "digits" or the path of the calibration images
+    calibration_images: int = 0
+    checkpoint_digest: str = ""  #: SHA-256 of the float tensors, canonical names and values
+    squares: str = "compressed"
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    #: Fraction of attention logits that the clip changes in calibration, per AttentionLogits operation.
+    logit_saturation: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class IntegerGraph:
+    """A quantised Vision Transformer: operations in execution order. Valid by construction.
+
+    The input is one image, uint8 [H, W, channels]; the output is the last operation's, int16 [1, classes].
+    """
+
+    spec: ModelSpec
+    ops: tuple[Op, ...]
+    tensors: Mapping[str, Tensor]
+    metadata: GraphMetadata = field(default_factory=GraphMetadata)
+
+    def __post_init__(self) -> None:
+        """Validate; a graph that breaks a rule does not come into being."""
+        object.__setattr__(self, "tensors", MappingProxyType(dict(self.tensors)))
+        self.validate()
+
+    @property
+    def output(self) -> Tensor:
+        """The logits."""
+        return self.tensors[self.ops[-1].output]
+
+    def validate(self) -> None:
+        """Check names, order, shapes, formats and value ranges of everything.
+
+        Raises:
+            FormatError: the message names the operation and the rule.
+        """
+        if not self.ops:
+            raise FormatError("Graph must have at least one operation, not 0")
+        made: dict[str, Tensor] = {}
+        names: set[str] = set()
+        for op in self.ops:
+            if type(op).__name__ not in OP_TYPES:
+                raise FormatError(f"Operation must be one of {', '.join(OP_TYPES)}, not {type(op)}")
+            if op.name in names:
+                raise FormatError(f"Operation names must be unique, not {op.name!r} twice")
+            names.add(op.name)
+            try:
+                results = _infer(op, made, self.spec)
+            except FormatError as error:
+                raise FormatError(f"Operation {op.name!r}: {error}") from error
+            for name, (shape, dtype) in results.items():
+                if name in made:
+                    raise FormatError(
+                        f"Tensor {name!r} must be produced once, not again by operation {op.name!r}"
+                    )
+                tensor = self.tensors.get(name)
+                if tensor is None or (tensor.name, tuple(tensor.shape), tensor.dtype) != (
+                    name,
+                    shape,
+                    dtype,
+                ):
+                    raise FormatError(
+                        f"Tensor {name!r} of operation {op.name!r} must be {dtype} {list(shape)},"
+                        f" not {tensor}"
+                    )
+                if not math.isfinite(tensor.scale) or tensor.scale <= 0:
+                    raise FormatError(
+                        f"Scale of tensor {name!r} must be positive, not {tensor.scale!r}"
+                    )
+                made[name] = tensor
+        unmade = sorted(set(self.tensors) - set(made))
+        if unmade:
+            raise FormatError(f"Tensors must be produced by an operation, not left over: {unmade}")
+        output = made.get(self.ops[-1].output)
+        if output is None or output.shape != (1, self.spec.classes) or output.dtype != "int16":
+            raise FormatError(
+                f"Last operation must give int16 [1, {self.spec.classes}] logits, not {output}"
+            )
+
+    def macs(self) -> int:
+        """Multiply-accumulates per image: M x K x N of every matrix multiply, no padding."""
+        return sum(self.op_macs(op) for op in self.ops)
+
+    def op_macs(self, op: Op) -> int:
+        """Multiply-accumulates of one operation per image; 0 for those that are no matrix multiply."""
+        match op:
+            case Embedding() | Linear() | QueryKeyValue():
+                return int(self.tensors[op.input].shape[0] * op.weights.size)
+            case AttentionLogits():
+                tokens, columns = self.tensors[op.query].shape
+                return tokens * tokens * columns
+            case AttentionValues():
+                tokens, columns = self.tensors[op.value].shape
+                return tokens * tokens * columns
+            case _:
+                return 0
+
+    def save(self, path: str | Path) -> None:
+        """Write the graph; the file's bytes depend on the graph only."""
+        arrays: dict[str, np.ndarray] = {}
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "spec": self.spec.to_json(),
+            "tensors": [dataclasses.asdict(t) for t in self.tensors.values()],
+            "ops": [_encode(op, op.name, arrays) for op in self.ops],
+            "metadata": dataclasses.asdict(self.metadata),
+        }
+        text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        write_safetensors(path, arrays, {_METADATA_KEY: text})
+
+    @classmethod
+    def load(cls, path: str | Path) -> IntegerGraph:
+        """Read and validate a graph.
+
+        Raises:
+            FormatError: the file is no graph, of another schema version, or breaks a rule.
+        """
+        arrays, metadata = read_safetensors(path)
+        if _METADATA_KEY not in metadata:
+            raise FormatError(
+                f"{path}: must be a graph (metadata entry {_METADATA_KEY!r}), it has none;"
+                " a checkpoint becomes a graph with 'hwgen quantize'"
+            )
+        try:
+            document = json.loads(metadata[_METADATA_KEY])
+            version = document["schema_version"]
+            if version != SCHEMA_VERSION:
+                raise FormatError(
+                    f"schema_version must be {SCHEMA_VERSION}, not {version!r}: quantise again"
+                )
+            used: set[str] = set()
+            ops = tuple(_decode_op(item, arrays, used) for item in document["ops"])
+            tensors = [
+                _decode(Tensor, item, "tensors", {}, used) for item in document["tensors"]
+            ]
+            graph = cls(
+                spec=ModelSpec.from_json(document["spec"]),
+                ops=ops,
+                tensors={tensor.name: tensor for tensor in tensors},
+                metadata=_decode(GraphMetadata, document["metadata"], "metadata", {}, used),
+            )
+            left = sorted(set(arrays) - used)
+            if left or len(tensors) != len(graph.tensors):
+                raise FormatError(f"every array must belong to one operation, not {left[:5]}")
+        except (FormatError, ModelError) as error:
+            raise FormatError(f"{path}: {error}") from error
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise FormatError(
+                f"{path}: graph description is malformed: {type(error).__name__}: {error}"
+            ) from error
+        return graph
+
+
+def _encode(item: Any, prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    out: dict[str, Any] = {"type": type(item).__name__} if isinstance(item, Op) else {}
+    for f in dataclasses.fields(item):
+        value = getattr(item, f.name)
+        if isinstance(value, np.ndarray):
+            arrays[f"{prefix}.{f.name}"] = value
+            value = {"array": f"{prefix}.{f.name}"}
+        elif isinstance(value, Requantise):
+            value = _encode(value, f"{prefix}.{f.name}", arrays)
+        out[f.name] = value
+    return out
+
+
+def _decode_op(item: Any, arrays: Mapping[str, np.ndarray], used: set[str]) -> Op:
+    if not isinstance(item, dict) or item.get("type") not in OP_TYPES:
+        raise FormatError(f"operation must have a type of {', '.join(OP_TYPES)}, not {item!r:.120}")
+    fields = {key: value for key, value in item.items() if key != "type"}
+    op = _decode(OP_TYPES[item["type"]], fields, str(item.get("name")), arrays, used)
+    assert isinstance(op, Op)
+    return op
+
+
+# What a JSON value of a field must be, by the field's annotation.
+_PLAIN: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "bool": (bool,),
+    "str | None": (str, type(None)),
+    "int | None": (int, type(None)),
+    "DataType": (str,),
+    'Literal["compressed", "exact"]': (str,),
+}
+
+
+def _decode(
+    cls: type[Any], item: Any, where: str, arrays: Mapping[str, np.ndarray], used: set[str]
+) -> Any:
+    names = {f.name for f in dataclasses.fields(cls)}
+    if not isinstance(item, dict) or set(item) != names:
+        raise FormatError(
+            f"{where}: {cls.__name__} must have the fields {', '.join(sorted(names))},"
+            f" not {sorted(item) if isinstance(item, dict) else item!r:.120}"
+        )
+    values: dict[str, Any] = {}
+    for f in dataclasses.fields(cls):
+        value, kind = item[f.name], str(f.type)
+        place = f"{where}.{f.name}"
+        if kind == "Array" or (kind == "Array | None" and value is not None):
+            key = value.get("array") if isinstance(value, dict) else None
+            if key not in arrays or key in used:
+                raise FormatError(f"{place} must name an array of the file, not {value!r:.120}")
+            used.add(key)
+            value = arrays[key]
+        elif kind == "Requantise":
+            value = _decode(Requantise, value, place, arrays, used)
+        elif kind.startswith("tuple"):
+            element = int if kind == "tuple[int, ...]" else str
+            if not isinstance(value, list) or not all(type(v) is element for v in value):
+                raise FormatError(f"{place} must be a list of {element.__name__}, not {value!r:.120}")
+            value = tuple(value)
+        elif kind.startswith("Mapping"):
+            if not isinstance(value, dict) or not all(type(v) in (int, float) for v in value.values()):
+                raise FormatError(f"{place} must be an object of numbers, not {value!r:.120}")
+        elif kind in _PLAIN and type(value) not in _PLAIN[kind]:
+            raise FormatError(f"{place} must be {kind}, not {value!r:.120}")
+        values[f.name] = value
+    return cls(**values)
+
+
+_Result = dict[str, tuple[tuple[int, ...], str]]
+
+
+def _infer(op: Op, made: Mapping[str, Tensor], spec: ModelSpec) -> _Result:
+    """Check one operation against its inputs; return its outputs' shapes and element types."""
+    _check_arrays(op)
+    match op:
+        case ImageCodes():
+            if op.patch != spec.patch:
+                raise FormatError(f"patch must be the model's {spec.patch}, not {op.patch!r}")
+            return {op.output: ((spec.patches, spec.patch_values), "int8")}
+        case Embedding():
+            rows, _ = _input(made, op.input, "int8")
+            _check_linear(op.weights, op.weight_bits, op.requantise, _input(made, op.input, "int8"))
+            tokens = rows + int(op.class_token)
+            _check_shape("position", op.position, (tokens, op.weights.shape[1]))
+            return {op.output: ((tokens, op.weights.shape[1]), "int16")}
+        case LayerNorm():
+            return _infer_layer_norm(op, made)
+        case Linear():
+            return _infer_linear(op, made)
+        case QueryKeyValue():
+            shape = _input(made, op.input, "int8")
+            _check_linear(op.weights, op.weight_bits, op.requantise, shape)
+            check_int(op.heads, 1, None, "heads")
+            check_int(op.head_dim, 1, None, "head_dim")
+            columns = op.heads * op.head_dim
+            _check_shape("weights", op.weights, (shape[1], 3 * columns))
+            r = op.requantise
+            if (r.zero_point, r.low, r.high) != (0, -127, 127):
+                raise FormatError(
+                    "requantise must have zero point 0 and clip -127..127,"
+                    f" not {(r.zero_point, r.low, r.high)}"
+                )
+            return {name: ((shape[0], columns), "int8") for name in op.outputs}
+        case AttentionLogits():
+            query, key = _input(made, op.query, "int8"), _input(made, op.key, "int8")
+            _check_heads(op.heads, query[1])
+            if key != query:
+                raise FormatError(f"key must have the query's shape {query}, not {key}")
+            _check_scalar_requantise(op.multiplier, op.shift, query[1] // op.heads, signed=True)
+            check_int(op.fraction_bits, 0, FRACTION_BITS_MAXIMUM, "fraction_bits")
+            return {op.output: ((op.heads, query[0], key[0]), "int8")}
+        case Softmax():
+            shape = _input(made, op.input, "int8", axes=3)
+            check_int(op.fraction_bits, 0, FRACTION_BITS_MAXIMUM, "fraction_bits")
+            check_int(op.vec, 1, None, "vec")
+            return {op.output: (shape, "uint8")}
+        case AttentionValues():
+            codes = _input(made, op.codes, "uint8", axes=3)
+            value = _input(made, op.value, "int8")
+            _check_heads(op.heads, value[1])
+            if codes != (op.heads, value[0], value[0]):
+                raise FormatError(
+                    f"codes must be [{op.heads}, {value[0]}, {value[0]}], not {list(codes)}"
+                )
+            _check_scalar_requantise(op.multiplier, op.shift, value[0], signed=False)
+            _check_clip(op.low, op.high)
+            return {op.output: (value, "int8")}
+        case MeanPool():
+            shape = _input(made, op.input, "int8")
+            check_int(op.first, 0, shape[0] - 1, "first")
+            check_constants(bias=0, multiplier=op.multiplier, shift=op.shift, columns=1)
+            return {op.output: ((1, shape[1]), "int8")}
+        case _:
+            raise FormatError(f"type {type(op).__name__} is not known")
+
+
+def _infer_layer_norm(op: LayerNorm, made: Mapping[str, Tensor]) -> _Result:
+    shape = _input(made, op.input, "int16")
+    for name in ("alpha", "gamma", "beta"):
+        _check_shape(name, getattr(op, name), (shape[1],))
+    check_range(op.alpha, 0, PTF_ALPHA_MAXIMUM, "alpha")
+    check_range(op.gamma, -127, 127, "gamma")
+    INT24.check(op.beta, "beta")
+    check_int(op.ptf_shift, 0, PTF_SHIFT_MAXIMUM, "ptf_shift")
+    check_int(op.zero_point, 0, 255, "zero_point")
+    check_int(op.gamma_shift, 0, GAMMA_SHIFT_MAXIMUM, "gamma_shift")
+    check_int(op.beta_fraction_bits, 0, BETA_FRACTION_BITS_MAXIMUM, "beta_fraction_bits")
+    check_int(op.output_zero_point, -128, 127, "output_zero_point")
+    if op.squares not in ("compressed", "exact"):
+        raise FormatError(f"squares must be 'compressed' or 'exact', not {op.squares!r}")
+    rows = shape[0] if op.rows is None else check_int(op.rows, 1, shape[0], "rows")
+    return {op.output: ((rows, shape[1]), "int8")}
+
+
+def _infer_linear(op: Linear, made: Mapping[str, Tensor]) -> _Result:
+    shape = _input(made, op.input, "int8")
+    _check_linear(op.weights, op.weight_bits, op.requantise, shape)
+    out = (shape[0], op.weights.shape[1])
+    if op.residual is not None or op.wide:
+        if op.residual is not None and op.wide:
+            raise FormatError("wide must be False when there is a residual, not True")
+        if op.table is not None:
+            raise FormatError("table must be None for an int16 output")
+        r = op.requantise
+        if (r.zero_point, r.low, r.high) != (0, -128, 127):
+            raise FormatError(
+                "requantise of an int16 output must keep the default zero point and clip,"
+                f" not {(r.zero_point, r.low, r.high)}"
+            )
+        if op.residual is not None and _input(made, op.residual, "int16") != out:
+            raise FormatError(
+                f"residual must have shape {out}, not {made[op.residual].shape}"
+            )
+        return {op.output: (out, "int16")}
+    if op.table is not None:
+        _check_shape("table", op.table, (256,))
+    return {op.output: (out, "int8")}
+
+
+def _input(
+    made: Mapping[str, Tensor], name: str, dtype: str, *, axes: int = 2
+) -> tuple[int, ...]:
+    tensor = made.get(name)
+    if tensor is None:
+        raise FormatError(f"input {name!r} must be produced by an earlier operation; it is not")
+    if tensor.dtype != dtype or len(tensor.shape) != axes:
+        raise FormatError(
+            f"input {name!r} must be {dtype} with {axes} axes, not {tensor.dtype} {tensor.shape}"
+        )
+    return tuple(tensor.shape)
+
+
+def _check_arrays(item: Any) -> None:
+    for f in dataclasses.fields(item):
+        value = getattr(item, f.name)
+        if isinstance(value, Requantise):
+            _check_arrays(value)
+        elif str(f.type).startswith("Array") and value is not None:
+            dtype = _ARRAY_DTYPES[f.name]
+            if not isinstance(value, np.ndarray) or value.dtype != dtype:
+                kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+                raise FormatError(f"{f.name} must be an array of {dtype}, not {kind}")
+
+
+def _check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise FormatError(f"{name} must have shape {list(shape)}, not {list(array.shape)}")
+
+
+def _check_linear(
+    weights: np.ndarray, weight_bits: int, requantise: Requantise, shape: tuple[int, ...]
+) -> None:
+    if weights.ndim != 2 or weights.shape[0] != shape[1]:
+        raise FormatError(f"weights must have shape [{shape[1]}, N], not {list(weights.shape)}")
+    check_int(weight_bits, 1, 8, "weight_bits")
+    check_weights(weights, weight_bits)
+    if shape[1] > max_reduction(weight_bits=weight_bits):
+        raise FormatError(
+            f"weights must have at most {max_reduction(weight_bits=weight_bits)} rows,"
+            f" not {shape[1]}: int32 could overflow"
+        )
+    columns = weights.shape[1]
+    for name in ("bias", "multiplier", "shift"):
+        _check_shape(f"requantise.{name}", getattr(requantise, name), (columns,))
+    check_constants(
+        bias=requantise.bias,
+        multiplier=requantise.multiplier,
+        shift=requantise.shift,
+        columns=columns,
+    )
+    INT8.check(np.array(requantise.zero_point), "requantise.zero_point")
+    _check_clip(requantise.low, requantise.high)
+    worst = 128 * np.abs(weights.astype(np.int64)).sum(axis=0)
+    worst += np.abs(requantise.bias.astype(np.int64))
+    if worst.size and int(worst.max()) > _INT32_MAXIMUM:
+        column = int(worst.argmax())
+        raise FormatError(
+            f"accumulator + bias of column {column} must fit int32 for every input,"
+            f" not reach {int(worst.max())}"
+        )
+
+
+def _check_clip(low: int, high: int) -> None:
+    check_int(low, -128, 127, "low")
+    check_int(high, low, 127, "high")
+
+
+def _check_heads(heads: int, columns: int) -> None:
+    check_int(heads, 1, None, "heads")
+    if columns % heads:
+        raise FormatError(f"heads must divide {columns} columns, not {heads}")
+
+
+def _check_scalar_requantise(multiplier: int, shift: int, reduction: int, *, signed: bool) -> None:
+    check_constants(bias=0, multiplier=multiplier, shift=shift, columns=1)
+    check_int(reduction, 1, max_reduction(signed=signed), "reduction length")
+
+
+__all__ = ["OP_TYPES", "SCHEMA_VERSION", "GraphMetadata", "IntegerGraph", "ModelSpec", "graph_ops"]

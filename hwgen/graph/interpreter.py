@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bit-exact interpreter of the integer graph: the first link of the golden chain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from hwgen.errors import FormatError
+from hwgen.graph.graph import IntegerGraph
+from hwgen.graph.ops import (
+    AttentionLogits,
+    AttentionValues,
+    Embedding,
+    ImageCodes,
+    LayerNorm,
+    Linear,
+    MeanPool,
+    Op,
+    QueryKeyValue,
+    Softmax,
+)
+from hwgen.numerics.ailayernorm import ailayernorm
+from hwgen.numerics.e2softmax import e2softmax
+from hwgen.numerics.elementwise import apply_table
+from hwgen.numerics.image import image_codes, patchify
+from hwgen.numerics.matmul import attention_matmul, matmul
+from hwgen.numerics.pooling import row_sum
+from hwgen.numerics.requantise import (
+    ptf_codes,
+    requantise,
+    requantise_int16,
+    requantise_residual,
+)
+
+#: Receives every boundary tensor, batch axis first, as soon as it exists.
+Tap = Callable[[str, np.ndarray], None]
+
+#: Elements of the largest tensor that a batch may have: keeps memory bounded.
+_BATCH_ELEMENTS = 1 << 22
+
+
+def run(graph: IntegerGraph, images: np.ndarray, *, tap: Tap | None = None) -> np.ndarray:
+    """Return the logits int16 [n, classes] of images uint8 [n, H, W, channels].
+
+    ``tap(name, array)`` is called for every tensor of every batch of images, in execution order.
+
+    Raises:
+        FormatError: images of another type or size.
+    """
+    spec = graph.spec
+    expected = (spec.image_size, spec.image_size, spec.channels)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
+        raise FormatError(
+            f"Images must be uint8 [n, {', '.join(map(str, expected))}],"
+            f" not {images.dtype} {list(images.shape)}"
+        )
+    largest = max(int(np.prod(tensor.shape)) for tensor in graph.tensors.values())
+    batch = max(1, _BATCH_ELEMENTS // largest)
+    logits = np.empty((len(images), spec.classes), dtype=np.int16)
+    last_use = _last_use(graph)
+    for start in range(0, len(images), batch):
+        values: dict[str, np.ndarray] = {}
+        for number, op in enumerate(graph.ops):
+            for name, array in _execute(op, values, images[start : start + batch]).items():
+                values[name] = array
+                if tap is not None:
+                    tap(name, array)
+            for name in last_use[number]:
+                del values[name]
+        logits[start : start + batch] = values[graph.output.name][:, 0]
+    return logits
+
+
+def run_boundaries(graph: IntegerGraph, image: np.ndarray) -> dict[str, np.ndarray]:
+    """Return every boundary tensor of one image uint8 [H, W, channels], without the batch axis."""
+    boundaries: dict[str, np.ndarray] = {}
+
+    def keep(name: str, array: np.ndarray) -> None:
+        boundaries[name] = array[0]
+
+    run(graph, image[None], tap=keep)
+    return boundaries
+
+
+def _last_use(graph: IntegerGraph) -> list[list[str]]:
+    """Per operation the tensors that nothing after it reads (the graph's output stays)."""
+    last: dict[str, int] = {}
+    for number, op in enumerate(graph.ops):
+        for name in (*op_inputs(op), *op_outputs(op)):
+            last[name] = number
+    del last[graph.output.name]
+    freed: list[list[str]] = [[] for _ in graph.ops]
+    for name, number in last.items():
+        freed[number].append(name)
+    return freed
+
+
+def op_inputs(op: Op) -> tuple[str, ...]:
+    """Names of the tensors that an operation reads, the streamed operand first."""
+    match op:
+        case AttentionLogits():
+            return (op.query, op.key)
+        case AttentionValues():
+            return (op.codes, op.value)
+        case Linear() if op.residual is not None:
+            return (op.input, op.residual)
+        case Embedding() | LayerNorm() | Linear() | QueryKeyValue() | Softmax() | MeanPool():
+            return (op.input,)
+        case _:
+            return ()
+
+
+def op_outputs(op: Op) -> tuple[str, ...]:
+    """Names of the tensors that an operation makes."""
+    return op.outputs if isinstance(op, QueryKeyValue) else (op.output,)
+
+
+def _execute(op: Op, values: dict[str, np.ndarray], images: np.ndarray) -> dict[str, np.ndarray]:
+    match op:
+        case ImageCodes():
+            return {op.output: patchify(image_codes(images), op.patch)}
+        case Embedding():
+            return {op.output: _embedding(op, values[op.input])}
+        case LayerNorm():
+            return {op.output: _layer_norm(op, values[op.input])}
+        case Linear():
+            return {op.output: _linear(op, values)}
+        case QueryKeyValue():
+            acc = matmul(values[op.input], op.weights, weight_bits=op.weight_bits)
+            r = op.requantise
+            out = requantise(
+                acc,
+                bias=r.bias,
+                multiplier=r.multiplier,
+                shift=r.shift,
+                zero_point=r.zero_point,
+                low=r.low,
+                high=r.high,
+            )
+            parts = np.split(out, 3, axis=-1)
+            return dict(zip(op.outputs, map(np.ascontiguousarray, parts), strict=True))
+        case AttentionLogits():
+            query, key = (_heads(values[name], op.heads) for name in (op.query, op.key))
+            acc = attention_matmul(query, key.swapaxes(-1, -2))
+            out = requantise(acc, bias=0, multiplier=op.multiplier, shift=op.shift)
+            return {op.output: out}
+        case Softmax():
+            logits = values[op.input]
+            codes = e2softmax(
+                logits,
+                fraction_bits=op.fraction_bits,
+                vec=op.vec,
+                max_length=logits.shape[-1],
+            )
+            return {op.output: codes}
+        case AttentionValues():
+            acc = attention_matmul(values[op.codes], _heads(values[op.value], op.heads))
+            out = requantise(
+                acc, bias=0, multiplier=op.multiplier, shift=op.shift, low=op.low, high=op.high
+            )
+            n, heads, tokens, head_dim = out.shape
+            joined = out.transpose(0, 2, 1, 3).reshape(n, tokens, heads * head_dim)
+            return {op.output: joined}
+        case MeanPool():
+            total = row_sum(values[op.input][:, op.first :])
+            out = requantise(total, bias=0, multiplier=op.multiplier, shift=op.shift)
+            return {op.output: out[:, None]}
+        case _:
+            raise FormatError(f"Operation must be a known one, not {type(op).__name__}")
+
+
+def _embedding(op: Embedding, codes: np.ndarray) -> np.ndarray:
+    acc = matmul(codes, op.weights, weight_bits=op.weight_bits)
+    r = op.requantise
+    first = int(op.class_token)
+    out = requantise_residual(
+        acc,
+        bias=r.bias,
+        multiplier=r.multiplier,
+        shift=r.shift,
+        residual=np.broadcast_to(op.position[first:], acc.shape),
+    )
+    if op.class_token:
+        row = np.broadcast_to(op.position[:1], (len(out), 1, out.shape[-1]))
+        out = np.concatenate([row, out], axis=1)
+    return out
+
+
+def _layer_norm(op: LayerNorm, residual: np.ndarray) -> np.ndarray:
+    rows = residual if op.rows is None else residual[:, : op.rows]
+    codes = ptf_codes(rows, shift=op.ptf_shift, alpha=op.alpha, zero_point=op.zero_point)
+    return ailayernorm(
+        codes,
+        alpha=op.alpha,
+        gamma=op.gamma,
+        beta=op.beta,
+        zero_point=op.zero_point,
+        gamma_shift=op.gamma_shift,
+        beta_fraction_bits=op.beta_fraction_bits,
+        output_zero_point=op.output_zero_point,
+        squares=op.squares,
+        max_channels=codes.shape[-1],
+    )
+
+
+def _linear(op: Linear, values: dict[str, np.ndarray]) -> np.ndarray:
+    acc = matmul(values[op.input], op.weights, weight_bits=op.weight_bits)
+    r = op.requantise
+    if op.residual is not None:
+        return requantise_residual(
+            acc,
+            bias=r.bias,
+            multiplier=r.multiplier,
+            shift=r.shift,
+            residual=values[op.residual],
+        )
+    if op.wide:
+        return requantise_int16(acc, bias=r.bias, multiplier=r.multiplier, shift=r.shift)
+    codes = requantise(
+        acc,
+        bias=r.bias,
+        multiplier=r.multiplier,
+        shift=r.shift,
+        zero_point=r.zero_point,
+        low=r.low,
+        high=r.high,
+    )
+    return codes if op.table is None else apply_table(codes, op.table)
+
+
+def _heads(array: np.ndarray, heads: int) -> np.ndarray:
+    """[n, tokens, heads * head_dim] -> [n, heads, tokens, head_dim]."""
+    n, tokens, columns = array.shape
+    return array.reshape(n, tokens, heads, columns // heads).transpose(0, 2, 1, 3)
