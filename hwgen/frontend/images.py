@@ -52,8 +52,9 @@ def synthetic_images(spec: ModelSpec, count: int, seed: int) -> np.ndarray:
         planes /= planes.std(axis=(1, 2), keepdims=True) + 1e-12
         # Most of a natural image's variation is common to its channels.
         mixed = 0.9 * planes[0] + np.sqrt(1 - 0.9**2) * planes[1:]
-        level = 118 + 24 * rng.standard_normal()
-        contrast = 58 * np.exp(0.25 * rng.standard_normal())
+        # Black and white stay rare: a few pixels in a thousand.
+        level = 122 + 15 * rng.standard_normal()
+        contrast = 42 * np.exp(0.2 * rng.standard_normal())
         image = np.clip(np.rint(level + contrast * mixed), 0, 255)
         out[i] = np.moveaxis(image, 0, -1)
     return out
