@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Top level: connects the units, nothing else."""
+
+from __future__ import annotations
+
+from amaranth import (
+    Cat,
+    ClockDomain,
+    ClockSignal,
+    DomainRenamer,
+    Elaboratable,
+    Module,
+    Mux,
+    ResetSignal,
+    Signal,
+)
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgen.config import AcceleratorConfig
+from hwgen.errors import ConfigError
+from hwgen.isa.instructions import Engine
+from hwgen.isa.registers import COUNTERS, Cause
+from hwgen.rtl.activation_memory import ActivationMemory
+from hwgen.rtl.axi import READ_CHANNELS, WRITE_CHANNELS, ReadMaster, WriteMaster
+from hwgen.rtl.drain import DrainEngine
+from hwgen.rtl.layernorm_engine import LayerNormEngine
+from hwgen.rtl.load import ConstantFifo, LoadEngine
+from hwgen.rtl.matmul import MatmulEngine
+from hwgen.rtl.registers import AXIL_CHANNELS, Registers
+from hwgen.rtl.sequencer import FETCH_FIFO_BEATS, Sequencer
+from hwgen.rtl.softmax_engine import SoftmaxEngine
+from hwgen.rtl.stationary import StationaryEngine, WeightGearbox
+from hwgen.rtl.store import STORE_BURST_BEATS, StoreEngine
+from hwgen.rtl.systolic_array import SystolicArray
+
+
+class Accelerator(wiring.Component):
+    """The complete accelerator of a configuration.
+
+    Ports: ``s_axil_*`` (AXI4-Lite registers), ``m_axi<p>_*`` (128-bit AXI4 masters; port 0 also writes),
+    ``interrupt``. The core runs in its own reset domain: a soft reset holds it in reset while the AXI masters finish what is on
+    the bus; base registers survive. On-chip memory is never reset.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        if config.weight_bits != 8:
+            raise ConfigError(
+                "weight_bits of a complete accelerator must be 8 (attention is 8 x 8 bits; narrower columns "
+                f"need weight slices, which the hardware does not have yet), not {config.weight_bits!r}"
+            )
+        self.config = config
+        ports: dict[str, object] = {
+            f"s_axil_{name}": Out(bits) if direction == "out" else In(bits)
+            for name, (direction, bits) in AXIL_CHANNELS.items()
+        }
+        for p in range(config.memory_ports):
+            channels = READ_CHANNELS | (WRITE_CHANNELS if p == 0 else {})
+            ports |= {
+                f"m_axi{p}_{name}": Out(bits) if direction == "out" else In(bits)
+                for name, (direction, bits) in channels.items()
+            }
+        ports["interrupt"] = Out(1)
+        super().__init__(ports)
+        self.array = SystolicArray(
+            rows=config.rows,
+            columns=config.columns,
+            group_columns=config.lanes,
+            weight_bits=config.weight_bits,
+            tile_rows=config.tile_rows,
+        )
+
+    def leaves(self) -> dict[str, wiring.Component]:
+        """Modules that are emitted once each and instantiated by name."""
+        return self.array.leaves()
+
+    def elaborate(self, platform: object) -> Elaboratable:
+        m = Module()
+        config = self.config
+
+        # The core's domain: same clock, reset by a soft reset too.
+        m.domains.core = core = ClockDomain("core", local=True)
+        resetting = Signal()
+        m.d.comb += [core.clk.eq(ClockSignal()), core.rst.eq(ResetSignal() | resetting)]
+
+        def in_core(name: str, unit: wiring.Component) -> wiring.Component:
+            m.submodules[name] = DomainRenamer("core")(unit)
+            return unit
+
+        m.submodules.registers = registers = Registers()
+        sequencer = in_core("sequencer", Sequencer(config))
+        memory = in_core("memory", ActivationMemory(config, readers=6, writers=4))
+        array = in_core("array", self.array)
+        gearbox = in_core(
+            "gearbox",
+            WeightGearbox(
+                beat_bits=config.wide_beat_bits,
+                row_bits=config.columns * config.weight_bits,
+                pass_rows=config.rows,
+            ),
+        )
+        load = in_core("load", LoadEngine(config))
+        stationary = in_core("stationary", StationaryEngine(config))
+        matmul = in_core("matmul", MatmulEngine(config))
+        drain = in_core("drain", DrainEngine(config))
+        softmax = in_core("softmax", SoftmaxEngine(config))
+        layernorm = in_core("layernorm", LayerNormEngine(config))
+        store = in_core("store", StoreEngine(config))
+        constants = in_core("constant_fifo", ConstantFifo(config))
+
+        # AXI.
+        masters = []
+        for p in range(config.memory_ports):
+            master = ReadMaster(
+                fifo_beats=config.read_fifo_beats,
+                outstanding=config.outstanding,
+                fetch_beats=FETCH_FIFO_BEATS if p == 0 else 0,
+            )
+            m.submodules[f"read_master_{p}"] = master
+            masters.append(master)
+            for name, (direction, _) in READ_CHANNELS.items():
+                pin, port = getattr(self, f"m_axi{p}_{name}"), getattr(master, name)
+                m.d.comb += pin.eq(port) if direction == "out" else port.eq(pin)
+            m.d.comb += master.drain.eq(resetting)
+            wiring.connect(m, getattr(load, f"o_burst{p}"), master.i_burst)
+            wiring.connect(m, master.o_stream, getattr(load, f"i_beats{p}"))
+        m.submodules.write_master = writer = WriteMaster(
+            fifo_beats=2 * STORE_BURST_BEATS, outstanding=8
+        )
+        for name, (direction, _) in WRITE_CHANNELS.items():
+            pin, port = getattr(self, f"m_axi0_{name}"), getattr(writer, name)
+            m.d.comb += pin.eq(port) if direction == "out" else port.eq(pin)
+        m.d.comb += writer.drain.eq(resetting)
+        wiring.connect(m, store.o_burst, writer.i_burst)
+        wiring.connect(m, store.o_stream, writer.i_stream)
+        wiring.connect(m, sequencer.o_fetch, masters[0].i_fetch)
+        wiring.connect(m, masters[0].o_fetch, sequencer.i_beats)
+
+        # Registers.
+        for name, (direction, _) in AXIL_CHANNELS.items():
+            pin, port = getattr(self, f"s_axil_{name}"), getattr(registers, name)
+            m.d.comb += pin.eq(port) if direction == "out" else port.eq(pin)
+        m.d.comb += [
+            self.interrupt.eq(registers.interrupt),
+            registers.busy.eq(sequencer.running),
+            registers.resetting.eq(resetting),
+            registers.finished.eq(sequencer.finished),
+            sequencer.start.eq(registers.start),
+            sequencer.image_base.eq(registers.image_base),
+            load.image_base.eq(registers.image_base),
+            load.input_base.eq(registers.input_base),
+            store.output_base.eq(registers.output_base),
+            store.written.eq(writer.written),
+        ]
+        idle = Cat(master.idle for master in masters).all() & writer.idle
+        with m.If(registers.soft_reset):
+            m.d.sync += resetting.eq(1)
+        with m.Elif(resetting & idle):
+            m.d.sync += resetting.eq(0)
+
+        # Engines: commands, completion, memory ports. The order of the ports is their priority.
+        engines = {
+            Engine.LOAD: load,
+            Engine.STATIONARY: stationary,
+            Engine.MATMUL: matmul,
+            Engine.DRAIN: drain,
+            Engine.SOFTMAX: softmax,
+            Engine.LAYERNORM: layernorm,
+            Engine.STORE: store,
+        }
+        for engine, unit in engines.items():
+            queue = getattr(sequencer, f"o_{engine.name.lower()}")
+            payload = unit.i_command.payload
+            body = payload if engine == Engine.LOAD else payload.as_value()
+            m.d.comb += [
+                body.eq(queue.payload),
+                unit.i_command.valid.eq(queue.valid),
+                queue.ready.eq(unit.i_command.ready),
+                sequencer.done[engine].eq(unit.done),
+            ]
+        for index, unit in enumerate((matmul, stationary, drain, softmax, layernorm, store)):
+            wiring.connect(m, unit.read, getattr(memory, f"read{index}"))
+        for index, unit in enumerate((drain, softmax, layernorm, load)):
+            wiring.connect(m, unit.write, getattr(memory, f"write{index}"))
+
+        # Weights and constants.
+        wiring.connect(m, load.o_weights, gearbox.i_stream)
+        wiring.connect(m, gearbox.o_stream, stationary.weights)
+        wiring.connect(m, load.o_constants, constants.i_stream)
+        wiring.connect(m, constants.o_stream, drain.i_constants)
+        m.d.comb += [
+            layernorm.parameter_valid.eq(load.layernorm_valid),
+            layernorm.parameter_slot.eq(load.layernorm_slot),
+            layernorm.parameter_index.eq(load.layernorm_index),
+            layernorm.parameter_data.eq(load.layernorm_data),
+            drain.table_valid.eq(load.table_valid),
+            drain.table_slot.eq(load.table_slot),
+            drain.table_beat.eq(load.table_beat),
+            drain.table_data.eq(load.table_data),
+        ]
+
+        # Array.
+        m.d.comb += [
+            array.activations.eq(matmul.activations),
+            array.signed.eq(matmul.signed),
+            array.swap.eq(matmul.swap),
+            array.entry.eq(matmul.entry),
+            array.weight_valid.eq(stationary.weight_valid),
+            array.weight_row.eq(stationary.weight_row),
+            array.weights.eq(stationary.weight_data),
+            array.drain_bank.eq(drain.drain_bank),
+            array.drain_row.eq(drain.drain_row),
+            array.drain_group.eq(drain.drain_group),
+            drain.drain_data.eq(array.drain_data),
+            drain.bank_complete.eq(array.bank_complete),
+            matmul.bank_release.eq(drain.bank_release),
+            matmul.stationary_full.eq(stationary.full),
+            matmul.stationary_from_memory.eq(stationary.from_memory),
+            stationary.swapped.eq(matmul.swap),
+        ]
+
+        # Counters: every cycle of a frame has exactly one cause.
+        frame = Signal()
+        with m.If(registers.start):
+            m.d.sync += frame.eq(1)
+        with m.Elif(sequencer.finished | resetting):
+            m.d.sync += frame.eq(0)
+        waiting = sequencer.waiting_for
+        head = ~matmul.active & sequencer.matmul_queued
+        wait_order = (
+            ("STALL_LOAD", Engine.LOAD),
+            ("STALL_DRAIN", Engine.DRAIN),
+            ("STALL_SOFTMAX", Engine.SOFTMAX),
+            ("STALL_LAYERNORM", Engine.LAYERNORM),
+        )
+        events: dict[str, object] = {
+            "CYCLES": 1,
+            "ARRAY_BUSY": matmul.busy,
+            "STALL_WEIGHTS": matmul.stall_weights,
+            "STALL_STATIONARY": matmul.stall_stationary,
+            "STALL_ACCUMULATOR": matmul.stall_accumulator,
+            "STALL_BANK": matmul.stall_bank,
+        }
+        earlier = ~head
+        for name, engine in wait_order:
+            events[name] = ~earlier & waiting[engine]
+            earlier = earlier | waiting[engine]
+        others = Cat(waiting[engine] for _, engine in wait_order).any()
+        events["STALL_IDLE"] = ~matmul.active & ~(head & others)
+        for index, (name, _) in enumerate(COUNTERS):
+            m.d.comb += registers.count[index].eq(Mux(frame, events[name], 0))
+
+        # Watchdog and errors; the first is kept by the registers.
+        quiet = Signal(32)
+        watchdog_error = Signal()
+        m.d.sync += quiet.eq(Mux(frame & ~sequencer.progress, quiet + 1, 0))
+        m.d.comb += watchdog_error.eq(
+            frame & (registers.watchdog != 0) & (quiet >= registers.watchdog)
+        )
+        causes: list[tuple[object, Cause, object]] = [
+            (watchdog_error, Cause.WATCHDOG, sequencer.illegal_index),
+            (memory.range_error, Cause.ADDRESS_RANGE, memory.range_address),
+            (sequencer.illegal, Cause.ILLEGAL_INSTRUCTION, sequencer.illegal_index),
+            (writer.error, Cause.WRITE_ERROR, writer.error_address),
+            *((x.error, Cause.READ_ERROR, x.error_address) for x in masters),
+        ]
+        for event, cause, address in causes:
+            with m.If(event):
+                m.d.comb += [
+                    registers.error.eq(1),
+                    registers.error_cause.eq(cause),
+                    registers.error_address.eq(address),
+                ]
+        return m

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AXI4 masters of one memory port: read (AR, R) and write (AW, W, B).
+
+Both live outside the soft reset: while ``drain`` is high they issue nothing new, finish what is on the bus, throw
+the data away and report ``idle``. They rely on AXI4's order: responses of one ID come in the order of its requests.
+"""
+
+from __future__ import annotations
+
+from amaranth import Elaboratable, Module, Mux, ResetInserter, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFO, SyncFIFOBuffered
+from amaranth.lib.wiring import In, Out
+
+#: Bytes of a beat as AXI SIZE.
+SIZE_16_BYTES = 4
+#: AXI IDs of the two kinds of reads on port 0.
+ID_LOAD = 0
+ID_FETCH = 1
+
+READ_CHANNELS: dict[str, tuple[str, int]] = {
+    "arid": ("out", 2),
+    "araddr": ("out", 64),
+    "arlen": ("out", 8),
+    "arsize": ("out", 3),
+    "arburst": ("out", 2),
+    "arcache": ("out", 4),
+    "arprot": ("out", 3),
+    "arvalid": ("out", 1),
+    "arready": ("in", 1),
+    "rid": ("in", 2),
+    "rdata": ("in", 128),
+    "rresp": ("in", 2),
+    "rlast": ("in", 1),
+    "rvalid": ("in", 1),
+    "rready": ("out", 1),
+}
+WRITE_CHANNELS: dict[str, tuple[str, int]] = {
+    "awid": ("out", 2),
+    "awaddr": ("out", 64),
+    "awlen": ("out", 8),
+    "awsize": ("out", 3),
+    "awburst": ("out", 2),
+    "awcache": ("out", 4),
+    "awprot": ("out", 3),
+    "awvalid": ("out", 1),
+    "awready": ("in", 1),
+    "wdata": ("out", 128),
+    "wstrb": ("out", 16),
+    "wlast": ("out", 1),
+    "wvalid": ("out", 1),
+    "wready": ("in", 1),
+    "bid": ("in", 2),
+    "bresp": ("in", 2),
+    "bvalid": ("in", 1),
+    "bready": ("out", 1),
+}
+
+BURST = data.StructLayout({"address": 64, "length": 8})  #: length = beats - 1
+
+
+def members(channels: dict[str, tuple[str, int]], prefix: str = "") -> dict[str, object]:
+    """Signature members of channels, as the master drives them."""
+    return {
+        prefix + name: Out(bits) if direction == "out" else In(bits)
+        for name, (direction, bits) in channels.items()
+    }
+
+
+class ReadMaster(wiring.Component):
+    """Read half of a memory port: bursts in, beats out, for loads and (port 0) instruction fetch.
+
+    A burst is issued only when its FIFO has room for all of it, so R is always ready. ``outstanding`` bounds the bursts in flight.
+    ``error`` pulses with ``error_address`` (the burst's) on a response that is not OKAY; the beat is delivered all the same.
+    """
+
+    def __init__(self, *, fifo_beats: int, outstanding: int, fetch_beats: int = 0) -> None:
+        self.fifo_beats = fifo_beats
+        self.outstanding = outstanding
+        self.fetch_beats = fetch_beats
+        ports: dict[str, object] = {
+            "i_burst": In(stream.Signature(BURST)),
+            "o_stream": Out(stream.Signature(128)),
+            "drain": In(1),
+            "idle": Out(1),
+            "error": Out(1),
+            "error_address": Out(64),
+            **members(READ_CHANNELS),
+        }
+        if fetch_beats:
+            ports |= {
+                "i_fetch": In(stream.Signature(BURST)),
+                "o_fetch": Out(stream.Signature(128)),
+            }
+        super().__init__(ports)
+
+    def elaborate(self, platform: object) -> Elaboratable:
+        m = Module()
+        sources = [(ID_LOAD, self.i_burst, self.o_stream, self.fifo_beats)]
+        if self.fetch_beats:
+            # The fetch goes first: it is rare and everything waits for it.
+            sources.insert(0, (ID_FETCH, self.i_fetch, self.o_fetch, self.fetch_beats))
+
+        in_flight = Signal(range(2 * self.outstanding + 1))
+        m.d.comb += [
+            self.arsize.eq(SIZE_16_BYTES),
+            self.arburst.eq(1),
+            self.arcache.eq(0b0011),
+            self.rready.eq(1),
+            self.idle.eq((in_flight == 0) & ~self.arvalid),
+        ]
+        issued = self.arvalid & self.arready
+        ended = self.rvalid & self.rready & self.rlast
+        m.d.sync += in_flight.eq(in_flight + issued - ended)
+        with m.If(issued):
+            m.d.sync += self.arvalid.eq(0)
+
+        can_issue = Signal()
+        m.d.comb += can_issue.eq(
+            (~self.arvalid | self.arready)
+            & ~self.drain
+            & (in_flight + self.arvalid < self.outstanding)
+        )
+        taken: object = 0
+        error_addresses = []
+        for identifier, bursts, beats, depth in sources:
+            buffered = depth > 64
+            fifo_type = SyncFIFOBuffered if buffered else SyncFIFO
+            fifo = fifo_type(width=128, depth=depth)
+            name = "fetch" if identifier == ID_FETCH else "load"
+            m.submodules[f"{name}_fifo"] = ResetInserter(self.drain)(fifo)
+            free = Signal(range(depth + 1), init=depth, name=f"{name}_free")
+            length = Signal(9, name=f"{name}_beats")
+            accept = Signal(name=f"{name}_accept")
+            m.d.comb += [
+                length.eq(bursts.payload.length + 1),
+                accept.eq(can_issue & bursts.valid & ~taken & (free >= length)),
+                bursts.ready.eq(accept),
+            ]
+            taken = taken | accept
+            popped = beats.valid & beats.ready
+            m.d.sync += free.eq(free - Mux(accept, length, 0) + popped)
+            with m.If(self.drain):
+                m.d.sync += free.eq(depth)
+            with m.If(accept):
+                m.d.sync += [
+                    self.arvalid.eq(1),
+                    self.arid.eq(identifier),
+                    self.araddr.eq(bursts.payload.address),
+                    self.arlen.eq(bursts.payload.length),
+                ]
+            mine = self.rvalid & (self.rid == identifier)
+            m.d.comb += [
+                fifo.w_data.eq(self.rdata),
+                fifo.w_en.eq(mine & ~self.drain),
+                beats.payload.eq(fifo.r_data),
+                beats.valid.eq(fifo.r_rdy),
+                fifo.r_en.eq(beats.ready),
+            ]
+            # Addresses of the bursts in flight, for the error report.
+            addresses = SyncFIFO(width=64, depth=self.outstanding + 1)
+            m.submodules[f"{name}_addresses"] = addresses
+            m.d.comb += [
+                addresses.w_data.eq(bursts.payload.address),
+                addresses.w_en.eq(accept),
+                addresses.r_en.eq(mine & self.rlast),
+            ]
+            error_addresses.append((mine, addresses.r_data))
+        for mine, address in error_addresses:
+            with m.If(mine & self.rresp[1]):
+                m.d.comb += [self.error.eq(~self.drain), self.error_address.eq(address)]
+        return m
+
+
+class WriteMaster(wiring.Component):
+    """Write half of port 0: takes whole bursts and finishes them whatever happens to the rest.
+
+    A burst's beats must be in the FIFO before it is offered on ``i_burst`` (the engine does so), so W never
+    waits for the core. ``written`` pulses per write response; ``error`` with ``error_address`` on one that is not OKAY.
+    """
+
+    def __init__(self, *, fifo_beats: int, outstanding: int) -> None:
+        self.fifo_beats = fifo_beats
+        self.outstanding = outstanding
+        super().__init__(
+            {
+                "i_burst": In(stream.Signature(BURST)),
+                "i_stream": In(stream.Signature(128)),
+                "drain": In(1),
+                "idle": Out(1),
+                "written": Out(1),
+                "error": Out(1),
+                "error_address": Out(64),
+                **members(WRITE_CHANNELS),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Elaboratable:
+        m = Module()
+        m.submodules.fifo = fifo = SyncFIFO(width=128, depth=self.fifo_beats)
+        m.submodules.lengths = lengths = SyncFIFO(width=8, depth=self.outstanding)
+        m.submodules.addresses = addresses = SyncFIFO(width=64, depth=self.outstanding + 1)
+        in_flight = Signal(range(self.outstanding + 2))
+        beat = Signal(8)
+
+        m.d.comb += [
+            self.awsize.eq(SIZE_16_BYTES),
+            self.awburst.eq(1),
+            self.awcache.eq(0b0011),
+            self.wstrb.eq(0xFFFF),
+            self.bready.eq(1),
+            self.idle.eq((in_flight == 0) & ~fifo.r_rdy),
+            fifo.w_data.eq(self.i_stream.payload),
+            fifo.w_en.eq(self.i_stream.valid & ~self.drain),
+            self.i_stream.ready.eq(fifo.w_rdy),
+        ]
+
+        # AW: one register; W follows from the FIFO in the order of the bursts.
+        accept = self.i_burst.valid & self.i_burst.ready
+        m.d.comb += self.i_burst.ready.eq(
+            (~self.awvalid | self.awready)
+            & ~self.drain
+            & (in_flight < self.outstanding)
+            & lengths.w_rdy
+        )
+        with m.If(self.awvalid & self.awready):
+            m.d.sync += self.awvalid.eq(0)
+        with m.If(accept):
+            m.d.sync += [
+                self.awvalid.eq(1),
+                self.awaddr.eq(self.i_burst.payload.address),
+                self.awlen.eq(self.i_burst.payload.length),
+            ]
+        m.d.comb += [
+            lengths.w_data.eq(self.i_burst.payload.length),
+            lengths.w_en.eq(accept),
+            addresses.w_data.eq(self.i_burst.payload.address),
+            addresses.w_en.eq(accept),
+            addresses.r_en.eq(self.bvalid),
+            self.wvalid.eq(lengths.r_rdy),
+            self.wdata.eq(fifo.r_data),
+            self.wlast.eq(beat == lengths.r_data),
+        ]
+        with m.If(self.wvalid & self.wready):
+            m.d.comb += fifo.r_en.eq(1)
+            m.d.sync += beat.eq(Mux(self.wlast, 0, beat + 1))
+            with m.If(self.wlast):
+                m.d.comb += lengths.r_en.eq(1)
+        # Beats of bursts never offered are dropped once the bus is quiet.
+        with m.If(self.drain & (in_flight == 0)):
+            m.d.comb += fifo.r_en.eq(1)
+
+        m.d.sync += in_flight.eq(in_flight + accept - self.bvalid)
+        m.d.comb += [
+            self.written.eq(self.bvalid),
+            self.error.eq(self.bvalid & self.bresp[1] & ~self.drain),
+            self.error_address.eq(addresses.r_data),
+        ]
+        return m
+
+
+__all__ = [
+    "BURST",
+    "ID_FETCH",
+    "ID_LOAD",
+    "READ_CHANNELS",
+    "WRITE_CHANNELS",
+    "ReadMaster",
+    "WriteMaster",
+    "members",
+]

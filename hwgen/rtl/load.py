@@ -1,0 +1,377 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LOAD engine: bursts for every kind of load, and where their beats go."""
+
+from __future__ import annotations
+
+from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFO, SyncFIFOBuffered
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from hwgen.config import AcceleratorConfig
+from hwgen.isa.instructions import (
+    BEAT_BYTES,
+    BY_NAME,
+    INSTRUCTION_BITS,
+    WORD_ADDRESS_BITS,
+    field_offsets,
+)
+from hwgen.rtl.axi import BURST
+from hwgen.rtl.ports import WritePort, command_layout
+
+TABLE_BEATS = 16
+
+
+def load_body(instruction: Signal, opcode: str) -> data.View:
+    """View of an instruction's body as the fields of ``opcode``."""
+    offset = min(field_offsets(BY_NAME[opcode]).values())
+    layout = command_layout(opcode)
+    return data.View(layout, instruction[offset : offset + layout.size])
+
+
+class LoadEngine(wiring.Component):
+    """Takes LOAD_* instructions (whole words, opcode included), splits them into bursts and routes the beats.
+
+    Requests run ahead of the data by up to ``queue_depth`` commands, as far as the port FIFOs have room. Bursts end at multiples
+    of ``burst_beats`` beats, so none crosses 4 KiB. Throughput: one (wide) beat per cycle. LOAD_IMAGE takes one group per cycle.
+    ``done`` pulses when a command's last beat has been handed over.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        ports: dict[str, object] = {
+            "i_command": In(stream.Signature(INSTRUCTION_BITS)),
+            "done": Out(1),
+            "image_base": In(64),
+            "input_base": In(64),
+            "write": Out(WritePort(config.word_bits)),
+            "o_weights": Out(stream.Signature(config.wide_beat_bits)),
+            "o_constants": Out(stream.Signature(config.wide_beat_bits)),
+            "layernorm_valid": Out(1),
+            "layernorm_slot": Out(1),
+            "layernorm_index": Out(12),
+            "layernorm_data": Out(128),
+            "table_valid": Out(1),
+            "table_slot": Out(1),
+            "table_beat": Out(4),
+            "table_data": Out(128),
+        }
+        for p in range(config.memory_ports):
+            ports[f"o_burst{p}"] = Out(stream.Signature(BURST))
+            ports[f"i_beats{p}"] = In(stream.Signature(128))
+        super().__init__(ports)
+
+    def elaborate(self, platform: object) -> Elaboratable:
+        m = Module()
+        config = self.config
+        n = config.memory_ports
+        burst_log2 = ceil_log2(config.burst_beats)
+        beats_per_word = config.rows // BEAT_BYTES
+
+        code = {name: BY_NAME[name].code for name in BY_NAME}
+
+        # Requests -----------------------------------------------------------------------------------------------
+        m.submodules.pending = pending = SyncFIFO(width=INSTRUCTION_BITS, depth=config.queue_depth)
+        opcode = Signal(4)
+        is_tiles = Signal()
+        total = Signal(25)
+        word = self.i_command.payload
+        tiles = load_body(word, "LOAD_TILES")
+        image = load_body(word, "LOAD_IMAGE")
+        m.d.comb += [opcode.eq(word[:4]), is_tiles.eq(opcode == code["LOAD_TILES"])]
+        with m.Switch(opcode):
+            with m.Case(code["LOAD_TILES"]):
+                m.d.comb += total.eq(tiles.beats)
+            with m.Case(code["LOAD_WORDS"]):
+                m.d.comb += total.eq(load_body(word, "LOAD_WORDS").words * beats_per_word)
+            with m.Case(code["LOAD_IMAGE"]):
+                m.d.comb += total.eq(image.beats)
+            with m.Case(code["LOAD_LAYERNORM"]):
+                m.d.comb += total.eq(load_body(word, "LOAD_LAYERNORM").beats)
+            with m.Default():
+                m.d.comb += total.eq(TABLE_BEATS)
+
+        requesting = Signal()
+        wide = Signal()
+        left = Signal(25)
+        addresses = [Signal(64, name=f"address_{p}") for p in range(n)]
+        m.d.comb += self.i_command.ready.eq(~requesting & pending.w_rdy)
+        accept = self.i_command.valid & self.i_command.ready
+        m.d.comb += [pending.w_data.eq(word), pending.w_en.eq(accept)]
+        offset = Signal(32)
+        m.d.comb += offset.eq(tiles.address << 4)  # the address is every load's first field
+        with m.If(accept):
+            m.d.sync += [requesting.eq(1), wide.eq(is_tiles), left.eq(total)]
+            base = Mux(opcode == code["LOAD_IMAGE"], self.input_base, self.image_base)
+            for p in range(n):
+                m.d.sync += addresses[p].eq(base + offset + ((tiles.port_stride * p) << 4) * is_tiles)
+
+        # One burst at a time, to all ports that take part; each port accepts in its own time.
+        to_boundary = Signal(burst_log2 + 1)
+        length = Signal(burst_log2 + 1)
+        m.d.comb += [
+            to_boundary.eq(config.burst_beats - addresses[0][4 : 4 + burst_log2]),
+            length.eq(Mux(left < to_boundary, left, to_boundary)),
+        ]
+        sent = Signal(n)
+        accepted = Signal(n)
+        wanted = Signal(n)
+        m.d.comb += wanted.eq(Mux(wide, (1 << n) - 1, 1))
+        for p in range(n):
+            burst = getattr(self, f"o_burst{p}")
+            m.d.comb += [
+                burst.valid.eq(requesting & (left != 0) & wanted[p] & ~sent[p]),
+                burst.payload.address.eq(addresses[p]),
+                burst.payload.length.eq(length - 1),
+                accepted[p].eq(sent[p] | (burst.valid & burst.ready)),
+            ]
+        with m.If(requesting):
+            with m.If(left == 0):
+                m.d.sync += requesting.eq(0)
+            with m.Elif((accepted & wanted) == wanted):
+                m.d.sync += [sent.eq(0), left.eq(left - length)]
+                for p in range(n):
+                    m.d.sync += addresses[p].eq(addresses[p] + (length << 4))
+                with m.If(left == length):
+                    m.d.sync += requesting.eq(0)
+            with m.Else():
+                m.d.sync += sent.eq(accepted)
+
+        # Data ---------------------------------------------------------------------------------------------------
+        beats = [getattr(self, f"i_beats{p}") for p in range(n)]
+        beat = beats[0]
+        wide_valid = Signal()
+        wide_data = Cat(b.payload for b in beats)
+        m.d.comb += wide_valid.eq(Cat(b.valid for b in beats).all())
+        pop_wide, pop_narrow = Signal(), Signal()
+        for p, b in enumerate(beats):
+            m.d.comb += b.ready.eq(pop_wide | (pop_narrow if p == 0 else 0))
+        m.d.comb += [self.o_weights.payload.eq(wide_data), self.o_constants.payload.eq(wide_data)]
+
+        current = Signal(INSTRUCTION_BITS)
+        c_tiles = load_body(current, "LOAD_TILES")
+        c_words = load_body(current, "LOAD_WORDS")
+        c_image = load_body(current, "LOAD_IMAGE")
+        c_layernorm = load_body(current, "LOAD_LAYERNORM")
+        c_table = load_body(current, "LOAD_TABLE")
+        count = Signal(25)
+        tile = Signal(16)
+        address = Signal(WORD_ADDRESS_BITS)
+
+        # LOAD_IMAGE: position of the group within its beat, of the byte within the token, and the loops.
+        within = Signal(4)  # byte within the beat
+        group, patch, line, patch_row = Signal(8), Signal(8), Signal(7), Signal(8)
+        line_byte = Signal(range(config.rows))  # byte of the line's first group within its slice word
+        line_word = Signal(WORD_ADDRESS_BITS)  # word of the line's first group, first patch of the row
+        byte, slice_word = Signal.like(line_byte), Signal(WORD_ADDRESS_BITS)  # of the current group
+        row_word = Signal(WORD_ADDRESS_BITS)  # word of the row's first patch, slice 0
+        size = Signal(5)
+        m.d.comb += size.eq(1 << c_image.group_log2)
+
+        with m.FSM(name="load"):
+            with m.State("Idle"):
+                with m.If(pending.r_rdy):
+                    m.d.comb += pending.r_en.eq(1)
+                    next_image = load_body(pending.r_data, "LOAD_IMAGE")
+                    m.d.sync += [
+                        current.eq(pending.r_data),
+                        count.eq(0),
+                        tile.eq(0),
+                        address.eq(load_body(pending.r_data, "LOAD_WORDS").destination),
+                        within.eq(0),
+                        group.eq(0),
+                        patch.eq(0),
+                        line.eq(0),
+                        patch_row.eq(0),
+                        line_byte.eq(0),
+                        byte.eq(0),
+                        line_word.eq(next_image.destination),
+                        slice_word.eq(next_image.destination),
+                        row_word.eq(next_image.destination),
+                    ]
+                    with m.Switch(pending.r_data[:4]):
+                        with m.Case(code["LOAD_TILES"]):
+                            m.next = "Constants"
+                        with m.Case(code["LOAD_WORDS"]):
+                            m.next = "Words"
+                        with m.Case(code["LOAD_IMAGE"]):
+                            m.next = "Image"
+                        with m.Case(code["LOAD_LAYERNORM"]):
+                            m.next = "LayerNorm"
+                        with m.Default():
+                            m.next = "Table"
+
+            with m.State("Constants"):
+                with m.If(count == c_tiles.constant_beats):
+                    m.d.sync += count.eq(0)
+                    m.next = "Weights"
+                with m.Else():
+                    m.d.comb += [
+                        self.o_constants.valid.eq(wide_valid),
+                        pop_wide.eq(wide_valid & self.o_constants.ready),
+                    ]
+                    with m.If(pop_wide):
+                        m.d.sync += count.eq(count + 1)
+            with m.State("Weights"):
+                with m.If(count == c_tiles.weight_beats):
+                    m.d.sync += [count.eq(0), tile.eq(tile + 1)]
+                    with m.If(tile == c_tiles.tiles - 1):
+                        m.d.comb += self.done.eq(1)
+                        m.next = "Idle"
+                    with m.Else():
+                        m.next = "Constants"
+                with m.Else():
+                    m.d.comb += [
+                        self.o_weights.valid.eq(wide_valid),
+                        pop_wide.eq(wide_valid & self.o_weights.ready),
+                    ]
+                    with m.If(pop_wide):
+                        m.d.sync += count.eq(count + 1)
+
+            with m.State("Words"):
+                part = Signal(range(beats_per_word + 1))
+                m.d.comb += [
+                    self.write.valid.eq(beat.valid),
+                    self.write.address.eq(address),
+                    self.write.data.eq(Cat([beat.payload] * beats_per_word)),
+                    self.write.enable.eq(
+                        Cat((part == k).replicate(BEAT_BYTES) for k in range(beats_per_word))
+                    ),
+                    pop_narrow.eq(self.write.valid & self.write.ready),
+                ]
+                with m.If(pop_narrow):
+                    m.d.sync += part.eq(part + 1)
+                    with m.If(part == beats_per_word - 1):
+                        m.d.sync += [part.eq(0), address.eq(address + 1), count.eq(count + 1)]
+                        with m.If(count == c_words.words - 1):
+                            m.d.comb += self.done.eq(1)
+                            m.next = "Idle"
+
+            with m.State("Image"):
+                # The group's bytes, at every multiple of its size: the write enables pick the place.
+                moved = Signal(128)
+                m.d.comb += moved.eq(beat.payload >> Cat(Const(0, 3), within))
+                codes = Signal(128)
+                with m.Switch(c_image.group_log2):
+                    for log2 in range(5):
+                        with m.Case(log2):
+                            bits = 8 << log2
+                            m.d.comb += codes.eq(Cat([moved[:bits]] * (128 // bits)))
+                signed_codes = Signal(128)
+                m.d.comb += signed_codes.eq(codes ^ int.from_bytes(b"\x80" * 16, "little"))
+                enable = Signal(config.rows)
+                with m.Switch(c_image.group_log2):
+                    for log2 in range(5):
+                        with m.Case(log2):
+                            m.d.comb += enable.eq(((1 << (1 << log2)) - 1) << byte)
+                last_group = group == c_image.groups - 1
+                last_patch = patch == c_image.patches - 1
+                last_line = line == c_image.lines - 1
+                last_row = patch_row == c_image.patch_rows - 1
+                finished = last_group & last_patch & last_line & last_row
+                m.d.comb += [
+                    self.write.valid.eq(beat.valid),
+                    self.write.address.eq(slice_word + patch),
+                    self.write.data.eq(Cat([signed_codes] * beats_per_word)),
+                    self.write.enable.eq(enable),
+                ]
+                step = self.write.valid & self.write.ready
+                following_byte = Signal(range(2 * config.rows))
+                following_word = Signal(WORD_ADDRESS_BITS)
+                m.d.comb += following_byte.eq(byte + size)
+                overflow = following_byte[ceil_log2(config.rows)]
+                m.d.comb += following_word.eq(Mux(overflow, slice_word + c_image.stride, slice_word))
+                with m.If(step):
+                    m.d.sync += within.eq(within + size)
+                    m.d.comb += pop_narrow.eq((within + size >= 16) | finished)
+                    m.d.sync += [
+                        group.eq(group + 1),
+                        byte.eq(following_byte[: ceil_log2(config.rows)]),
+                        slice_word.eq(following_word),
+                    ]
+                    with m.If(last_group):
+                        # Next patch of the row: the same bytes of the next token.
+                        m.d.sync += [
+                            group.eq(0),
+                            patch.eq(patch + 1),
+                            byte.eq(line_byte),
+                            slice_word.eq(line_word),
+                        ]
+                        with m.If(last_patch):
+                            # Next line: on from where this line ended.
+                            m.d.sync += [
+                                patch.eq(0),
+                                line.eq(line + 1),
+                                line_byte.eq(following_byte[: ceil_log2(config.rows)]),
+                                line_word.eq(following_word),
+                                byte.eq(following_byte[: ceil_log2(config.rows)]),
+                                slice_word.eq(following_word),
+                            ]
+                            with m.If(last_line):
+                                following_row = row_word + c_image.patches
+                                m.d.sync += [
+                                    line.eq(0),
+                                    patch_row.eq(patch_row + 1),
+                                    row_word.eq(following_row),
+                                    line_byte.eq(0),
+                                    line_word.eq(following_row),
+                                    byte.eq(0),
+                                    slice_word.eq(following_row),
+                                ]
+                    with m.If(finished):
+                        m.d.comb += self.done.eq(1)
+                        m.next = "Idle"
+
+            with m.State("LayerNorm"):
+                m.d.comb += [
+                    pop_narrow.eq(beat.valid),
+                    self.layernorm_valid.eq(beat.valid),
+                ]
+                with m.If(beat.valid):
+                    m.d.sync += count.eq(count + 1)
+                    with m.If(count == c_layernorm.beats - 1):
+                        m.d.comb += self.done.eq(1)
+                        m.next = "Idle"
+            with m.State("Table"):
+                m.d.comb += [pop_narrow.eq(beat.valid), self.table_valid.eq(beat.valid)]
+                with m.If(beat.valid):
+                    m.d.sync += count.eq(count + 1)
+                    with m.If(count == TABLE_BEATS - 1):
+                        m.d.comb += self.done.eq(1)
+                        m.next = "Idle"
+
+        m.d.comb += [
+            self.layernorm_slot.eq(c_layernorm.slot),
+            self.layernorm_index.eq(count),
+            self.layernorm_data.eq(beat.payload),
+            self.table_slot.eq(c_table.slot),
+            self.table_beat.eq(count),
+            self.table_data.eq(beat.payload),
+        ]
+        return m
+
+
+class ConstantFifo(wiring.Component):
+    """Per-column constants between LOAD and DRAIN: ``constant_fifo_beats`` wide beats."""
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        beat = stream.Signature(config.wide_beat_bits)
+        super().__init__({"i_stream": In(beat), "o_stream": Out(beat)})
+
+    def elaborate(self, platform: object) -> Elaboratable:
+        m = Module()
+        config = self.config
+        m.submodules.fifo = fifo = SyncFIFOBuffered(
+            width=config.wide_beat_bits, depth=config.constant_fifo_beats
+        )
+        m.d.comb += [
+            fifo.w_data.eq(self.i_stream.payload),
+            fifo.w_en.eq(self.i_stream.valid),
+            self.i_stream.ready.eq(fifo.w_rdy),
+            self.o_stream.payload.eq(fifo.r_data),
+            self.o_stream.valid.eq(fifo.r_rdy),
+            fifo.r_en.eq(self.o_stream.ready),
+        ]
+        return m

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""STORE engine: words of the activation memory to external memory."""
+
+from __future__ import annotations
+
+from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from hwgen.config import AcceleratorConfig
+from hwgen.isa.instructions import BEAT_BYTES, WORD_ADDRESS_BITS
+from hwgen.rtl.axi import BURST
+from hwgen.rtl.ports import ReadPort, command_signature
+
+#: Longest write burst, beats; WriteMaster's FIFO holds at least two.
+STORE_BURST_BEATS = 16
+
+
+class StoreEngine(wiring.Component):
+    """Reads words one at a time into the write master's FIFO and offers a burst when all its beats are there.
+
+    Throughput: one word per max(READ_LATENCY + 2, rows / 16) + 1 cycles (logits are a few hundred words per frame). ``done``
+    pulses when the last write response has arrived.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "i_command": In(command_signature("STORE")),
+                "done": Out(1),
+                "output_base": In(64),
+                "read": Out(ReadPort(config.word_bits)),
+                "o_stream": Out(stream.Signature(128)),
+                "o_burst": Out(stream.Signature(BURST)),
+                "written": In(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Elaboratable:
+        m = Module()
+        beats_per_word = self.config.rows // BEAT_BYTES
+        command = Signal.like(self.i_command.payload)
+        word = Signal(self.config.word_bits, reset_less=True)
+        part = Signal(range(beats_per_word + 1))
+        words_left = Signal(16)
+        address = Signal(WORD_ADDRESS_BITS)
+
+        # Bursts: beats put into the FIFO but not yet offered; a burst ends at a multiple of its longest length.
+        target = Signal(64)
+        gathered = Signal(range(STORE_BURST_BEATS + beats_per_word + 1))
+        position = Signal(ceil_log2(STORE_BURST_BEATS))  # of the next burst within its boundary
+        bursts = Signal(16)  # offered, response pending
+        room = Signal(range(STORE_BURST_BEATS + 1))
+        all_read = Signal()
+        length = Signal.like(room)
+        m.d.comb += [
+            position.eq(target[4:]),
+            room.eq(STORE_BURST_BEATS - position),
+            length.eq(Mux(gathered < room, gathered, room)),
+            self.o_burst.payload.address.eq(target),
+            self.o_burst.payload.length.eq(length - 1),
+            self.o_burst.valid.eq((gathered >= room) | (all_read & (gathered != 0))),
+        ]
+        pushed = self.o_stream.valid & self.o_stream.ready
+        offered = self.o_burst.valid & self.o_burst.ready
+        m.d.sync += [
+            gathered.eq(gathered + pushed - Mux(offered, length, 0)),
+            bursts.eq(bursts + offered - self.written),
+        ]
+        with m.If(offered):
+            m.d.sync += target.eq(target + (length << 4))
+
+        m.d.comb += [
+            self.read.address.eq(address),
+            self.o_stream.payload.eq(word.word_select(part, 128)),
+        ]
+        with m.FSM(name="store"):
+            with m.State("Idle"):
+                m.d.comb += self.i_command.ready.eq(1)
+                with m.If(self.i_command.valid):
+                    m.d.sync += [
+                        command.eq(self.i_command.payload),
+                        words_left.eq(self.i_command.payload.words),
+                        address.eq(self.i_command.payload.source),
+                        target.eq(self.output_base + Cat(Const(0, 4), self.i_command.payload.address)),
+                        all_read.eq(0),
+                    ]
+                    m.next = "Request"
+            with m.State("Request"):
+                m.d.comb += self.read.valid.eq(1)
+                with m.If(self.read.ready):
+                    m.next = "Word"
+            with m.State("Word"):
+                with m.If(self.read.data_valid):
+                    m.d.sync += [word.eq(self.read.data), part.eq(0), words_left.eq(words_left - 1)]
+                    m.d.sync += address.eq(address + command.stride)
+                    m.next = "Beats"
+            with m.State("Beats"):
+                m.d.comb += self.o_stream.valid.eq(gathered <= STORE_BURST_BEATS)
+                with m.If(pushed):
+                    m.d.sync += part.eq(part + 1)
+                    with m.If(part == beats_per_word - 1):
+                        with m.If(words_left == 0):
+                            m.d.sync += all_read.eq(1)
+                            m.next = "Drain"
+                        with m.Else():
+                            m.next = "Request"
+            with m.State("Drain"):
+                with m.If((gathered == 0) & (bursts == 0)):
+                    m.d.comb += self.done.eq(1)
+                    m.next = "Idle"
+        return m

@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weight-stationary systolic array with double weight registers and double accumulator banks.
+
+Words used here. *Row*: one reduction index. *Chain row*: position in the cascade, from the top; chain row p holds
+reduction index R-1-p, because weights arrive with the highest index first and the cascade does not care.
+*Entry*: the cycle in which a row of activations enters the first column group.
+"""
+
+from __future__ import annotations
+
+from amaranth import (
+    Cat,
+    ClockSignal,
+    Const,
+    Elaboratable,
+    Instance,
+    Module,
+    Mux,
+    ResetSignal,
+    Shape,
+    Signal,
+    signed,
+    unsigned,
+)
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for, ceil_log2
+
+#: Rows that share one register stage of the weight broadcast.
+SEGMENT_ROWS = 8
+#: Cycles from the entry of an activation row to the write of its accumulators in the first group, beyond R.
+ACCUMULATE_LATENCY = 4
+
+
+def partial_sum_shape(rows: int, weight_bits: int) -> Shape:
+    """Exact width of a column's sum: 9-bit activation (int8 or uint8) x W-bit weight, ``rows`` products."""
+    return signed(9 + max(weight_bits, 2) - 1 + ceil_log2(rows))
+
+
+def column_name(rows: int, weight_bits: int) -> str:
+    """Verilog module name of a column; one module serves all columns of an array."""
+    return f"hwgen_column_r{rows}_w{weight_bits}"
+
+
+def group_name(rows: int, columns: int, weight_bits: int, tile_rows: int) -> str:
+    """Verilog module name of a column group; one module serves all groups of an array."""
+    return f"hwgen_group_r{rows}_c{columns}_w{weight_bits}_m{tile_rows}"
+
+
+def entry_layout(rows: int, tile_rows: int) -> data.StructLayout:
+    """What travels with a row of activations: its accumulator address and the pass it belongs to."""
+    return data.StructLayout(
+        {
+            "valid": 1,
+            "first": 1,  # first pass of the tile: overwrite the accumulator
+            "last": 1,  # last row of the last pass: the bank is complete
+            "bank": 1,
+            "row": bits_for(tile_rows - 1),
+        }
+    )
+
+
+class Column(wiring.Component):
+    """One column: R multiply-accumulate cells in a cascade, weights double-buffered.
+
+    ``weight_in[s]`` and ``weight_enable[p]`` load the shadow register of chain row p (segment ``s = p // 8``);
+    ``swap[p]`` copies it to the active register in the cycle in which chain row p registers the first activation of a
+    pass. ``activation[p]`` is the skewed activation. ``total`` follows the activation of the last chain row after 3
+    cycles. One row of activations a cycle; no back-pressure.
+    """
+
+    def __init__(self, rows: int, weight_bits: int) -> None:
+        self.rows = rows
+        self.weight_bits = weight_bits
+        self.segments = -(-rows // SEGMENT_ROWS)
+        super().__init__(
+            {
+                "activation": In(9 * rows),
+                "swap": In(rows),
+                "weight_in": In(weight_bits * self.segments),
+                "weight_enable": In(rows),
+                "total": Out(partial_sum_shape(rows, weight_bits)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        bits = self.weight_bits
+        shape = partial_sum_shape(self.rows, bits)
+        previous: Signal | Const = Const(0, shape)
+        for p in range(self.rows):
+            segment = p // SEGMENT_ROWS
+            shadow = Signal(bits, name=f"shadow_{p}", reset_less=True)
+            active = Signal(bits, name=f"active_{p}", reset_less=True)
+            held = Signal(signed(9), name=f"activation_{p}", reset_less=True)
+            product = Signal(signed(9 + max(bits, 2) - 1), name=f"product_{p}", reset_less=True)
+            total = Signal(shape, name=f"sum_{p}", reset_less=True)
+            with m.If(self.weight_enable[p]):
+                m.d.sync += shadow.eq(self.weight_in.word_select(segment, bits))
+            with m.If(self.swap[p]):
+                m.d.sync += active.eq(shadow)
+            m.d.sync += held.eq(self.activation.word_select(p, 9))
+            if bits == 1:  # a set bit is -1
+                m.d.sync += product.eq(Mux(active, -held, held))
+            else:
+                m.d.sync += product.eq(held * active.as_signed())
+            m.d.sync += total.eq(previous + product)
+            previous = total
+        m.d.comb += self.total.eq(previous)
+        return m
+
+
+class ColumnGroup(wiring.Component):
+    """``columns`` columns that share activations, and their two accumulator banks.
+
+    ``skewed`` and ``swap`` are the skewed activations and swap flags, ``entry`` the unskewed bookkeeping; all are
+    passed on one cycle later for the next group. ``drain_row`` of ``drain_bank`` appears on ``drain_data`` two cycles
+    later. ``bank_complete[b]`` pulses when the last row of a tile has been written to bank b.
+    """
+
+    def __init__(self, rows: int, columns: int, weight_bits: int, tile_rows: int) -> None:
+        self.rows = rows
+        self.columns = columns
+        self.weight_bits = weight_bits
+        self.tile_rows = tile_rows
+        self.layout = entry_layout(rows, tile_rows)
+        row_bits = bits_for(tile_rows - 1)
+        super().__init__(
+            {
+                "skewed": In(9 * rows),
+                "swap": In(rows),
+                "entry": In(self.layout),
+                "skewed_next": Out(9 * rows),
+                "swap_next": Out(rows),
+                "entry_next": Out(self.layout),
+                "weight_valid": In(1),
+                "weight_row": In(bits_for(rows - 1)),
+                "weights": In(columns * weight_bits),
+                "drain_bank": In(1),
+                "drain_row": In(row_bits),
+                "drain_data": Out(32 * columns),
+                "bank_complete": Out(2),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        rows, columns, bits = self.rows, self.columns, self.weight_bits
+
+        # Hand on to the next group.
+        m.d.sync += [
+            self.skewed_next.eq(self.skewed),
+            self.swap_next.eq(self.swap),
+            self.entry_next.eq(self.entry),
+        ]
+
+        # Weight broadcast: one register stage per segment of rows; the row select travels with the data.
+        segments = -(-rows // SEGMENT_ROWS)
+        stage_data: list[Signal] = []
+        enables: list[Signal] = []
+        valid, select, word = self.weight_valid, self.weight_row, self.weights
+        for s in range(segments):
+            next_valid = Signal(name=f"weight_valid_{s}")
+            next_select = Signal(bits_for(rows - 1), name=f"weight_row_{s}", reset_less=True)
+            next_word = Signal(columns * bits, name=f"weight_word_{s}", reset_less=True)
+            m.d.sync += [next_valid.eq(valid), next_select.eq(select), next_word.eq(word)]
+            count = min(SEGMENT_ROWS, rows - s * SEGMENT_ROWS)
+            enable = Signal(count, name=f"weight_enable_{s}")
+            m.d.comb += enable.eq(
+                Cat(next_valid & (next_select == s * SEGMENT_ROWS + k) for k in range(count))
+            )
+            enables.append(enable)
+            stage_data.append(next_word)
+            valid, select, word = next_valid, next_select, next_word
+
+        totals = []
+        for c in range(columns):
+            total = Signal(partial_sum_shape(rows, bits), name=f"total_{c}")
+            m.submodules[f"column_{c}"] = Instance(
+                column_name(rows, bits),
+                i_clk=ClockSignal(),
+                i_rst=ResetSignal(),
+                i_activation=self.skewed,
+                i_swap=self.swap,
+                i_weight_enable=Cat(enables),
+                i_weight_in=Cat(word.word_select(c, bits) for word in stage_data),
+                o_total=total,
+            )
+            totals.append(total)
+
+        # The bookkeeping meets the sums: entry + R - 1 (skew) + 3 (activation, product, sum registers).
+        delay = rows + 2
+        size = self.layout.size
+        travelling = Signal(size * (delay - 1), name="entry_delay")
+        m.d.sync += travelling.eq(Cat(self.entry.as_value(), travelling[:-size]))
+        ahead = Signal(self.layout, name="entry_ahead")  # the accumulator's read address
+        m.d.comb += ahead.eq(travelling[-size:])
+        now = Signal(self.layout, name="entry_now")
+        m.d.sync += now.eq(ahead)
+        after = Signal(self.layout, name="entry_after")
+        m.d.sync += after.eq(now)
+
+        result = Signal(32 * columns, reset_less=True)
+        drained: list[Signal] = []
+        old: list[Signal] = []
+        for b in range(2):
+            bank = memory.Memory(
+                shape=32 * columns, depth=self.tile_rows, init=[], attrs={"ram_style": "block"}
+            )
+            m.submodules[f"accumulators_{b}"] = bank
+            read, write = bank.read_port(), bank.write_port()
+            accumulating = ahead.valid & (ahead.bank == b)
+            m.d.comb += [
+                read.addr.eq(Mux(accumulating, ahead.row, self.drain_row)),
+                write.addr.eq(after.row),
+                write.data.eq(result),
+                write.en.eq(after.valid & (after.bank == b)),
+            ]
+            old.append(read.data)
+            drained.append(read.data)
+            m.d.sync += self.bank_complete[b].eq(after.valid & after.last & (after.bank == b))
+        previous = Mux(now.bank, old[1], old[0])
+        for c, total in enumerate(totals):
+            start = previous.word_select(c, 32)
+            m.d.sync += result.word_select(c, 32).eq(
+                Mux(now.first, Const(0, 32), start).as_signed() + total
+            )
+        drain_bank = Signal()
+        m.d.sync += [
+            drain_bank.eq(self.drain_bank),
+            self.drain_data.eq(Mux(drain_bank, drained[1], drained[0])),
+        ]
+        return m
+
+
+class SystolicArray(wiring.Component):
+    """R x C array of groups of ``group_columns`` columns.
+
+    ``activations`` (R bytes, byte r is reduction index r) with ``signed`` and ``swap`` (first row of a pass: take the
+    shadow weights) enter with ``entry``; one row a cycle. Weights: ``weight_valid`` with ``weights`` (column 0
+    lowest) for reduction indices R-1 ... 0 in turn, not before the swap of the pass before has entered.
+    Group g is g cycles later in everything. ``bank_complete[b]``: the last group has written the tile's last row.
+    ``drain_group``'s row appears on ``drain_data`` three cycles after ``drain_row``.
+    """
+
+    def __init__(
+        self, *, rows: int, columns: int, group_columns: int, weight_bits: int, tile_rows: int
+    ) -> None:
+        self.rows = rows
+        self.columns = columns
+        self.group_columns = group_columns
+        self.groups = columns // group_columns
+        self.weight_bits = weight_bits
+        self.tile_rows = tile_rows
+        self.layout = entry_layout(rows, tile_rows)
+        self.group_name = group_name(rows, group_columns, weight_bits, tile_rows)
+        super().__init__(
+            {
+                "activations": In(8 * rows),
+                "signed": In(1),
+                "swap": In(1),
+                "entry": In(self.layout),
+                "weight_valid": In(1),
+                "weights": In(columns * weight_bits),
+                "weight_row": In(bits_for(rows - 1)),
+                "drain_bank": In(1),
+                "drain_row": In(bits_for(tile_rows - 1)),
+                "drain_group": In(max(1, bits_for(self.groups - 1))),
+                "drain_data": Out(32 * group_columns),
+                "bank_complete": Out(2),
+            }
+        )
+
+    def leaves(self) -> dict[str, wiring.Component]:
+        """The modules that are emitted once each and instantiated by name."""
+        return {
+            column_name(self.rows, self.weight_bits): Column(self.rows, self.weight_bits),
+            self.group_name: ColumnGroup(
+                self.rows, self.group_columns, self.weight_bits, self.tile_rows
+            ),
+        }
+
+    def elaborate(self, platform: object) -> Elaboratable:
+        m = Module()
+        rows = self.rows
+
+        # Skew: chain row p (reduction index R-1-p) is p cycles behind. Sign-extend to 9 bits first.
+        skewed = Signal(9 * rows)
+        swaps = Signal(rows)
+        swap = self.swap
+        for p in range(rows):
+            byte = self.activations.word_select(rows - 1 - p, 8)
+            value = Cat(byte, byte[7] & self.signed)
+            if p:
+                line = Signal(9 * p, name=f"skew_{p}", reset_less=True)
+                m.d.sync += line.eq(Cat(value, line)[: 9 * p])
+                value = line[-9:]
+                delayed = Signal(name=f"swap_{p}")
+                m.d.sync += delayed.eq(swap)
+                swap = delayed
+            m.d.comb += [skewed.word_select(p, 9).eq(value), swaps[p].eq(swap)]
+
+        drained = []
+        flow = {"skewed": skewed, "swap": swaps, "entry": self.entry.as_value()}
+        group_bits = self.group_columns * self.weight_bits
+        for g in range(self.groups):
+            # Weights of group g, g cycles later (its swap is, too).
+            valid, row, word = self.weight_valid, self.weight_row, self.weights.word_select(g, group_bits)
+            for d in range(g):
+                next_valid = Signal(name=f"weight_valid_{g}_{d}")
+                next_row = Signal(bits_for(rows - 1), name=f"weight_row_{g}_{d}", reset_less=True)
+                next_word = Signal(group_bits, name=f"weights_{g}_{d}", reset_less=True)
+                m.d.sync += [next_valid.eq(valid), next_row.eq(row), next_word.eq(word)]
+                valid, row, word = next_valid, next_row, next_word
+            flow_next = {
+                "skewed": Signal(9 * rows, name=f"skewed_{g}"),
+                "swap": Signal(rows, name=f"swap_{g}_next"),
+                "entry": Signal(self.layout.size, name=f"entry_{g}"),
+            }
+            data_out = Signal(32 * self.group_columns, name=f"drain_data_{g}")
+            complete = Signal(2, name=f"bank_complete_{g}")
+            m.submodules[f"group_{g}"] = Instance(
+                self.group_name,
+                i_clk=ClockSignal(),
+                i_rst=ResetSignal(),
+                i_skewed=flow["skewed"],
+                i_swap=flow["swap"],
+                i_entry=flow["entry"],
+                i_weight_valid=valid,
+                i_weight_row=row,
+                i_weights=word,
+                i_drain_bank=self.drain_bank,
+                i_drain_row=self.drain_row,
+                o_skewed_next=flow_next["skewed"],
+                o_swap_next=flow_next["swap"],
+                o_entry_next=flow_next["entry"],
+                o_drain_data=data_out,
+                o_bank_complete=complete,
+            )
+            flow = flow_next
+            drained.append(data_out)
+            if g == self.groups - 1:
+                m.d.comb += self.bank_complete.eq(complete)
+
+        selects = [self.drain_group]
+        for d in range(2):
+            step = Signal(unsigned(len(self.drain_group)), name=f"drain_group_{d}")
+            m.d.sync += step.eq(selects[-1])
+            selects.append(step)
+        chosen = drained[0]
+        for g in range(1, self.groups):
+            chosen = Mux(selects[-1] == g, drained[g], chosen)
+        m.d.sync += self.drain_data.eq(chosen)
+        return m
