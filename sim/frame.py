@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Simulates whole frames on the emitted top level, at the speed of Verilated C++."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hwgen.config import AcceleratorConfig
+from hwgen.emit.manifest import Manifest
+from hwgen.errors import FormatError, SimulationError
+from hwgen.isa.instructions import Engine
+from hwgen.isa.registers import BY_NAME, COUNTERS, IDENTITY, REGISTERS, Cause
+from hwgen.sim import boundaries as boundary_table
+from hwgen.sim.boundaries import Boundary
+from hwgen.sim.verilator import Build, Progress, Source, build
+from hwgen.sim.verilog_ports import module_names, module_ports
+
+_HARNESS = Path(__file__).parent / "frame_harness.cpp"
+
+#: Signals of an activation bank that the harness watches; part of the contract with the RTL.
+BANK_SIGNALS = ("bank_write_en", "bank_write_address", "bank_write_data")
+#: Completion counter of each engine in the sequencer, in the order of :class:`Engine`.
+COUNTER_SIGNALS = tuple(f"completed_{engine.name.lower()}" for engine in Engine)
+#: Cycles between a completion and the moment at which the last write is visible in the bank.
+SNAPSHOT_DELAY = 1
+#: The watchdog of the simulated host, cycles without a completed instruction.
+WATCHDOG_CYCLES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The external memory's model."""
+
+    latency: int = 100  #: cycles from the accepted address to the first data
+    bandwidth: float = 16.0  #: bytes per cycle, summed over ports and directions
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not 1 <= self.latency <= 1_000_000:
+            raise SimulationError(f"latency must be in 1..1000000 cycles, not {self.latency!r}")
+        if not 0.01 <= self.bandwidth <= 1e6:
+            raise SimulationError(
+                f"bandwidth must be in 0.01..1000000 bytes per cycle, not {self.bandwidth!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameSetup:
+    """Everything that a simulation of frames needs."""
+
+    verilog: tuple[Source, ...]
+    top: str
+    config: AcceleratorConfig
+    image: bytes  #: memory image: instructions, constants, weights
+    input_bytes: int
+    output_bytes: int
+    boundaries: tuple[Boundary, ...] = ()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Results of one image."""
+
+    output: npt.NDArray[np.uint8]  #: [output_bytes] as stored
+    cycles: int  #: from the START write to the interrupt, seen at the pins
+    counters: Mapping[str, int]  #: the accelerator's own, by name
+    boundaries: Mapping[str, npt.NDArray[np.integer]]  #: tensors by name, in network order
+    completions: Mapping[Engine, npt.NDArray[np.int64]]  #: cycle of each completion since START
+
+
+@dataclass(frozen=True)
+class FrameResults:
+    """Results of all images."""
+
+    frames: tuple[Frame, ...]
+    wall_seconds: float  #: of the simulation, without the build
+    changed_files: tuple[str, ...] = ()  #: files that are not the generated ones any more
+
+    @property
+    def cycles(self) -> list[int]:
+        """Cycles per image."""
+        return [frame.cycles for frame in self.frames]
+
+    def logits(self, classes: int) -> npt.NDArray[np.int16]:
+        """Logits int16 [images, classes]."""
+        outputs = np.stack([frame.output[: 2 * classes] for frame in self.frames])
+        return outputs.view("<i2").astype(np.int16)
+
+
+def probe_control(verilog: str) -> str:
+    """Verilator control file that makes the watched signals readable, and only these."""
+    lines = ["`verilator_config"]
+    starts = [match.start() for match in re.finditer(r"^module ", verilog, re.MULTILINE)]
+    names = module_names(verilog)
+    counters = set(COUNTER_SIGNALS)
+    for name, start, end in zip(names, starts, [*starts[1:], len(verilog)], strict=True):
+        body = verilog[start:end]
+        declared = set(
+            re.findall(r"^\s*(?:input|output|wire|reg)\b[^;=]*?(\w+)\s*[;=]", body, re.M)
+        )
+        wanted = [signal for signal in BANK_SIGNALS if signal in declared]
+        if len(wanted) != len(BANK_SIGNALS):
+            wanted = []
+        if counters & declared and counters <= declared:
+            wanted += COUNTER_SIGNALS
+            counters = set()  # one place is enough
+        lines += [f'public_flat_rd -module "{name}" -var "{signal}"' for signal in wanted]
+    return "\n".join(lines) + "\n"
+
+
+def build_frames(setup: FrameSetup, *, vcd: bool = False, progress: Progress | None = None) -> Path:
+    """The executable that simulates frames of a design."""
+    text = "\n".join(source.data.decode() for source in setup.verilog)
+    ports = module_ports(text, setup.top)
+    count = sum(re.fullmatch(r"m_axi\d+_arvalid", name) is not None for name in ports)
+    if count != setup.config.memory_ports:
+        raise SimulationError(
+            f"The top must have the configuration's {setup.config.memory_ports} memory ports, "
+            f"not {count}",
+            where=setup.top,
+        )
+    control = probe_control(text)
+    spec = Build(
+        top=setup.top,
+        verilog=(*setup.verilog, Source("probes.vlt", control.encode())),
+        harness=(Source.of(_HARNESS),),
+        defines=(f"HWGEN_PORTS={count}",),
+        trace=vcd,
+    )
+    return build(spec, progress)
+
+
+def _settings(
+    setup: FrameSetup, folder: Path, frames: int, memory: Memory, seed: int, max_cycles: int
+) -> dict[str, object]:
+    observed = bool(setup.boundaries) or _observable(setup)
+    return {
+        "frames": frames,
+        "image": folder / "image",
+        "inputs": folder / "inputs",
+        "parts": folder / "parts",
+        "out": folder,
+        "vcd": folder / "trace.vcd",
+        "input_bytes": setup.input_bytes,
+        "output_bytes": setup.output_bytes,
+        "latency": memory.latency,
+        "bandwidth": memory.bandwidth,
+        "seed": seed,
+        "max_cycles": max_cycles,
+        "max_quiet_cycles": 2 * WATCHDOG_CYCLES,
+        "watchdog": WATCHDOG_CYCLES,
+        "identity": IDENTITY,
+        "rows": setup.config.rows,
+        "snapshot_delay": SNAPSHOT_DELAY,
+        "bank_words": " ".join(map(str, setup.config.bank_words)) if observed else " ",
+        "bank_enable": BANK_SIGNALS[0],
+        "bank_address": BANK_SIGNALS[1],
+        "bank_data": BANK_SIGNALS[2],
+        "counters": " ".join(COUNTER_SIGNALS) if observed else " ",
+        "counter_offsets": " ".join(str(BY_NAME[name].offset) for name, _ in COUNTERS),
+        **{f"reg_{register.name}": register.offset for register in REGISTERS},
+    }
+
+
+def _observable(setup: FrameSetup) -> bool:
+    text = "\n".join(source.data.decode() for source in setup.verilog)
+    return COUNTER_SIGNALS[0] in probe_control(text)
+
+
+def _fault(frame: int, status: int, cause: int, address: int) -> SimulationError:
+    try:
+        name = Cause(cause).name
+    except ValueError:
+        name = str(cause)
+    return SimulationError(
+        f"The accelerator must finish the frame, but reports {name} "
+        f"(cause address 0x{address:x}, status 0x{status:x})",
+        where=f"image {frame}",
+    )
+
+
+def run_frames(
+    setup: FrameSetup,
+    inputs: Sequence[bytes] | npt.NDArray[np.uint8],
+    *,
+    memory: Memory | None = None,
+    seed: int = 1,
+    max_cycles: int = 1 << 40,
+    vcd: Path | None = None,
+    progress: Progress | None = None,
+) -> FrameResults:
+    """Simulate images one after the other, without a reset between them.
+
+    Args:
+        setup: the design and its program.
+        inputs: content of the input region per image: uint8 [images, ...], at most ``input_bytes``.
+        memory: latency and bandwidth of the external memory.
+        seed: of the registers' and memories' content at power-up; no result may depend on it.
+        max_cycles: ceiling per image.
+        vcd: write a waveform there (slow, large).
+        progress: told about build and simulation.
+
+    Raises:
+        SimulationError: the accelerator reported a fault, broke the bus protocol or did not finish.
+    """
+    model = memory or Memory()
+    report: Progress = progress or (lambda *_: None)
+    executable = build_frames(setup, vcd=vcd is not None, progress=report)
+    regions = []
+    for index, image in enumerate(inputs):
+        data = image if isinstance(image, bytes) else np.asarray(image, np.uint8).tobytes()
+        if len(data) > setup.input_bytes:
+            raise FormatError(
+                f"Input must be at most {setup.input_bytes} bytes, not {len(data)}",
+                where=f"image {index}",
+            )
+        regions.append(data.ljust(setup.input_bytes, b"\0"))
+    rows = setup.config.rows
+    parts = [
+        (part, part.slices(rows, boundary.dtype.itemsize))
+        for boundary in setup.boundaries
+        for part in boundary.parts
+    ]
+    with tempfile.TemporaryDirectory(prefix="hwgen-frames-") as name:
+        folder = Path(name)
+        (folder / "image").write_bytes(setup.image)
+        (folder / "inputs").write_bytes(b"".join(regions))
+        (folder / "parts").write_text(
+            "".join(
+                f"{int(part.engine)} {part.count} {part.base} {part.stride} {part.first_token} "
+                f"{part.tokens} {slices}\n"
+                for part, slices in parts
+            )
+        )
+        settings = _settings(setup, folder, len(regions), model, seed, max_cycles)
+        if vcd is not None:
+            settings["vcd"] = vcd.resolve()
+        (folder / "settings").write_text("".join(f"{k} {v}\n" for k, v in settings.items()))
+        started = time.monotonic()
+        lines = _run(executable, folder, len(regions), report)
+        wall_seconds = time.monotonic() - started
+        outputs = np.fromfile(folder / "outputs", np.uint8).reshape(-1, setup.output_bytes)
+        record_bytes = sum(part.tokens * slices * rows for part, slices in parts)
+        records = np.fromfile(folder / "boundaries", np.uint8).reshape(-1, record_bytes)
+    frames = []
+    for index in range(len(regions)):
+        frames.append(_frame(setup, lines, index, outputs[index], records[index]))
+    return FrameResults(tuple(frames), wall_seconds)
+
+
+def _run(executable: Path, folder: Path, frames: int, report: Progress) -> list[list[int]]:
+    """Run the harness; three lists per frame: result, counters, completions."""
+    lines: list[list[int]] = []
+    with (
+        (folder / "errors").open("w+") as errors,
+        subprocess.Popen(
+            [str(executable), str(folder / "settings")],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                key, *numbers = line.split()
+                values = [int(number) for number in numbers]
+                if key == "progress":
+                    report(f"image {values[0]}: {values[1]} cycles", values[0] / frames)
+                else:
+                    lines.append(values)
+                if key == "frame":
+                    report(f"image {values[0]}: done", (values[0] + 1) / frames)
+            process.wait()
+        except BaseException:
+            process.kill()
+            raise
+        errors.seek(0)
+        why = errors.read().strip()
+    if process.returncode:
+        raise SimulationError(why or f"The simulation ended with status {process.returncode}")
+    return lines
+
+
+def _frame(
+    setup: FrameSetup,
+    lines: list[list[int]],
+    index: int,
+    output: npt.NDArray[np.uint8],
+    record: npt.NDArray[np.uint8],
+) -> Frame:
+    result, counters, completions = lines[3 * index : 3 * index + 3]
+    _, _, cycles, status, cause, address, _ = result
+    if cause:
+        raise _fault(index, status, cause, address)
+    rows = setup.config.rows
+    tensors: dict[str, npt.NDArray[np.integer]] = {}
+    position = 0
+    for boundary in setup.boundaries:
+        words = []
+        for part in boundary.parts:
+            shape = (part.slices(rows, boundary.dtype.itemsize), part.tokens, rows)
+            size = int(np.prod(shape))
+            words.append(record[position : position + size].reshape(shape))
+            position += size
+        tensors[boundary.name] = boundary.assemble(words, rows)
+    completed: dict[Engine, npt.NDArray[np.int64]] = {}
+    rest = completions
+    for engine in Engine:
+        if not rest:
+            break
+        completed[engine] = np.array(rest[1 : 1 + rest[0]], np.int64)
+        rest = rest[1 + rest[0] :]
+    names = [name for name, _ in COUNTERS]
+    return Frame(output, cycles, dict(zip(names, counters, strict=True)), tensors, completed)
+
+
+def load_setup(folder: Path) -> tuple[FrameSetup, Manifest, list[str]]:
+    """A design folder as it is now: its setup, its manifest, and the files changed since."""
+    manifest = Manifest.load(folder)
+    changed = manifest.changed_files(folder)
+    try:
+        image = (folder / manifest.program.image).read_bytes()
+    except OSError as error:
+        raise FormatError(f"Memory image must be readable: {error}", where=str(folder)) from error
+    setup = FrameSetup(
+        verilog=tuple(Source.of(folder / name) for name in manifest.simulation),
+        top=manifest.top,
+        config=manifest.config,
+        image=image,
+        input_bytes=manifest.program.input_bytes,
+        output_bytes=manifest.program.output_bytes,
+        boundaries=boundary_table.load(folder / manifest.program.boundaries),
+    )
+    return setup, manifest, changed
+
+
+def simulate_frames(
+    folder: Path,
+    images: npt.NDArray[np.uint8],
+    *,
+    latency: int = 100,
+    bandwidth: float = 16.0,
+    seed: int = 1,
+    vcd: Path | None = None,
+    progress: Progress | None = None,
+) -> FrameResults:
+    """Simulate images uint8 [n, height, width, channels] on a design folder, as it is.
+
+    Nothing is generated again: a file changed by hand is simulated, and named in ``changed_files``.
+
+    Raises:
+        FormatError: the images have another size, or the folder is not well formed.
+        SimulationError: the accelerator reported a fault, broke the bus protocol or did not finish.
+    """
+    setup, manifest, changed = load_setup(folder)
+    shape = manifest.program.input_shape
+    if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
+        raise FormatError(
+            f"Images must be uint8 [n, {', '.join(map(str, shape))}], "
+            f"not {images.dtype} {list(images.shape)}"
+        )
+    memory = Memory(latency, bandwidth)
+    results = run_frames(setup, images, memory=memory, seed=seed, vcd=vcd, progress=progress)
+    return FrameResults(results.frames, results.wall_seconds, tuple(changed))

@@ -1,0 +1,648 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whole frames on the emitted top level: host (AXI4-Lite), external memory (AXI4), layer boundaries.
+//
+// One argument: a settings file of `key value` lines, written by frame.py. Files named there hold the memory
+// image, the inputs and the table of boundaries; results go to the output folder named there. Standard
+// output: lines `progress`, `frame`, `counter`. Exit status: 0 done, 3 protocol broken by the design, 4 no
+// end in sight, 2 wrong settings. The status and cause registers are reported, not judged, here.
+#include <algorithm>
+#include <cinttypes>
+#include <cstdarg>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "Vdut.h"
+#include "verilated.h"
+#include "verilated_sym_props.h"
+#include "verilated_syms.h"
+#if VM_TRACE
+#include "verilated_vcd_c.h"
+#endif
+
+namespace {
+
+constexpr uint64_t kImageBase = 0x1'0000'0000;  // above 4 GiB: the upper address bits count
+constexpr uint64_t kInputBase = 0x2'4000'0000;
+constexpr uint64_t kOutputBase = 0x3'8000'0000;
+constexpr uint64_t kPage = 4096;
+constexpr size_t kBeat = 16;
+constexpr size_t kQueuedBursts = 64;
+
+[[noreturn]] void fail(int status, const char* format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  std::vfprintf(stderr, format, arguments);
+  va_end(arguments);
+  std::fputc('\n', stderr);
+  std::fflush(nullptr);
+  std::_Exit(status);
+}
+
+std::vector<uint8_t> read_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) fail(2, "file must be readable: %s", path.c_str());
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+struct Settings {
+  std::map<std::string, std::string> values;
+  explicit Settings(const char* path) {
+    std::ifstream file(path);
+    if (!file) fail(2, "settings must be readable: %s", path);
+    std::string line;
+    while (std::getline(file, line)) {
+      const size_t space = line.find(' ');
+      if (space != std::string::npos) values[line.substr(0, space)] = line.substr(space + 1);
+    }
+  }
+  const std::string& text(const char* key) const {
+    const auto found = values.find(key);
+    if (found == values.end()) fail(2, "settings must name %s", key);
+    return found->second;
+  }
+  uint64_t number(const char* key) const { return std::strtoull(text(key).c_str(), nullptr, 0); }
+  double real(const char* key) const { return std::strtod(text(key).c_str(), nullptr); }
+};
+
+// --- External memory -----------------------------------------------------------------------------
+
+struct Region {
+  const char* name;
+  uint64_t base;
+  std::vector<uint8_t> data;  // whole pages
+  bool writable;
+};
+
+class External {
+ public:
+  std::vector<Region> regions;
+
+  void add(const char* name, uint64_t base, std::vector<uint8_t> data, bool writable) {
+    data.resize((data.size() + kPage - 1) / kPage * kPage, 0xa5);
+    regions.push_back({name, base, std::move(data), writable});
+  }
+
+  uint8_t* find(uint64_t address, bool write, unsigned port) {
+    for (Region& region : regions) {
+      if (address >= region.base && address + kBeat <= region.base + region.data.size() &&
+          (!write || region.writable))
+        return &region.data[address - region.base];
+    }
+    fail(3, "port %u %s address 0x%" PRIx64 ", which is in no region of the memory", port,
+         write ? "writes" : "reads", address);
+  }
+};
+
+struct Burst {
+  uint64_t address;
+  unsigned beats;
+  unsigned id;
+  uint64_t ready;  // first cycle in which data may be on offer
+};
+
+struct ReadSignals {
+  CData &arvalid, &arready, &arid;
+  QData& araddr;
+  CData &arlen, &arsize, &arburst;
+  CData &rvalid, &rready, &rid;
+  VlWide<4>& rdata;
+  CData &rresp, &rlast;
+};
+
+#define HWGEN_READ_SIGNALS(dut, p)                                                          \
+  ReadSignals {                                                                             \
+    dut.m_axi##p##_arvalid, dut.m_axi##p##_arready, dut.m_axi##p##_arid,                    \
+        dut.m_axi##p##_araddr, dut.m_axi##p##_arlen, dut.m_axi##p##_arsize,                 \
+        dut.m_axi##p##_arburst, dut.m_axi##p##_rvalid, dut.m_axi##p##_rready,               \
+        dut.m_axi##p##_rid, dut.m_axi##p##_rdata, dut.m_axi##p##_rresp, dut.m_axi##p##_rlast \
+  }
+
+void check_burst(const char* channel, unsigned port, uint64_t address, unsigned length, unsigned size,
+                 unsigned burst) {
+  const uint64_t bytes = (length + 1) * kBeat;
+  if (size != 4 || burst != 1 || address % kBeat || address / kPage != (address + bytes - 1) / kPage)
+    fail(3,
+         "port %u %s must be an aligned incrementing burst of 16-byte beats within 4 KiB: address 0x%" PRIx64
+         " length %u size %u burst %u",
+         port, channel, address, length, size, burst);
+}
+
+// AXI4 slave on every port: latency from the accepted address to the first beat, bandwidth summed over ports and
+// directions as a token bucket, several outstanding bursts per port, in order.
+class Memory {
+ public:
+  Memory(Vdut& dut, External& external, uint64_t latency, double bandwidth)
+      : dut_(dut), external_(external), latency_(latency), bandwidth_(bandwidth) {
+    reads_.push_back(HWGEN_READ_SIGNALS(dut, 0));
+#if HWGEN_PORTS > 1
+    reads_.push_back(HWGEN_READ_SIGNALS(dut, 1));
+#endif
+#if HWGEN_PORTS > 2
+    reads_.push_back(HWGEN_READ_SIGNALS(dut, 2));
+#endif
+#if HWGEN_PORTS > 3
+    reads_.push_back(HWGEN_READ_SIGNALS(dut, 3));
+#endif
+#if HWGEN_PORTS > 4
+    reads_.push_back(HWGEN_READ_SIGNALS(dut, 4));
+#endif
+#if HWGEN_PORTS > 5
+    reads_.push_back(HWGEN_READ_SIGNALS(dut, 5));
+#endif
+    queues_.resize(reads_.size());
+    last_address_.resize(reads_.size(), ~0ull);
+    // Enough to pass one cycle's worth on, not enough to save up an idle time.
+    bucket_ = bandwidth + kBeat * (reads_.size() + 1);
+  }
+
+  // Sets the inputs of the cycle `now`; they depend on the state only, never on the design's outputs.
+  void drive(uint64_t now) {
+    tokens_ = std::min(tokens_ + bandwidth_, bucket_);
+    // The write channel first in every second cycle, so that neither direction starves.
+    if (now & 1) drive_write();
+    for (size_t k = 0; k < reads_.size(); ++k) drive_read((now + k) % reads_.size(), now);
+    if (!(now & 1)) drive_write();
+    dut_.m_axi0_awready = writes_.size() < kQueuedBursts;
+    dut_.m_axi0_bvalid = !responses_.empty() && responses_.front().ready <= now;
+    dut_.m_axi0_bid = responses_.empty() ? 0 : responses_.front().id;
+    dut_.m_axi0_bresp = 0;
+  }
+
+  // Looks at the outputs of the cycle `now`, before its rising edge.
+  void sample(uint64_t now) {
+    for (size_t p = 0; p < reads_.size(); ++p) {
+      ReadSignals& s = reads_[p];
+      if (last_address_[p] != ~0ull && (!s.arvalid || s.araddr != last_address_[p]))
+        fail(3, "port %zu withdrew or changed a read address before it was taken", p);
+      last_address_[p] = s.arvalid && !s.arready ? s.araddr : ~0ull;
+      if (s.arvalid && s.arready) {
+        check_burst("AR", p, s.araddr, s.arlen, s.arsize, s.arburst);
+        queues_[p].push_back({s.araddr, s.arlen + 1u, s.arid, now + latency_});
+      }
+      if (s.rvalid && s.rready) {
+        offered_ &= ~(1u << p);
+        Burst& burst = queues_[p].front();
+        burst.address += kBeat;
+        if (--burst.beats == 0) queues_[p].pop_front();
+      }
+    }
+    if (dut_.m_axi0_wvalid && dut_.m_axi0_wready) {
+      Burst& burst = writes_.front();
+      uint8_t* target = external_.find(burst.address, true, 0);
+      for (size_t i = 0; i < kBeat; ++i)
+        if (dut_.m_axi0_wstrb >> i & 1) target[i] = byte_of(dut_.m_axi0_wdata, i);
+      burst.address += kBeat;
+      write_granted_ = false;
+      if (--burst.beats == 0) {
+        if (!dut_.m_axi0_wlast) fail(3, "port 0 must assert WLAST on the last beat of a burst");
+        responses_.push_back({0, 0, burst.id, now + latency_});
+        writes_.pop_front();
+      } else if (dut_.m_axi0_wlast) {
+        fail(3, "port 0 must assert WLAST on the last beat of a burst only");
+      }
+    }
+    if (dut_.m_axi0_awvalid && dut_.m_axi0_awready) {
+      check_burst("AW", 0, dut_.m_axi0_awaddr, dut_.m_axi0_awlen, dut_.m_axi0_awsize, dut_.m_axi0_awburst);
+      writes_.push_back({dut_.m_axi0_awaddr, dut_.m_axi0_awlen + 1u, dut_.m_axi0_awid, 0});
+    }
+    if (dut_.m_axi0_bvalid && dut_.m_axi0_bready) responses_.pop_front();
+  }
+
+  bool idle() const {
+    if (!writes_.empty() || !responses_.empty()) return false;
+    for (const auto& queue : queues_)
+      if (!queue.empty()) return false;
+    return true;
+  }
+
+ private:
+  static uint8_t byte_of(const VlWide<4>& word, size_t i) { return word[i / 4] >> (8 * (i % 4)) & 0xff; }
+
+  void drive_read(size_t p, uint64_t now) {
+    ReadSignals& s = reads_[p];
+    s.arready = queues_[p].size() < kQueuedBursts;
+    if (!(offered_ >> p & 1) && !queues_[p].empty() && queues_[p].front().ready <= now &&
+        tokens_ >= kBeat) {
+      tokens_ -= kBeat;
+      offered_ |= 1u << p;
+      const Burst& burst = queues_[p].front();
+      std::memcpy(&s.rdata, external_.find(burst.address, false, p), kBeat);
+      s.rid = burst.id;
+      s.rresp = 0;
+      s.rlast = burst.beats == 1;
+    }
+    s.rvalid = offered_ >> p & 1;
+  }
+
+  void drive_write() {
+    if (!write_granted_ && !writes_.empty() && tokens_ >= kBeat) {
+      tokens_ -= kBeat;
+      write_granted_ = true;
+    }
+    dut_.m_axi0_wready = write_granted_;
+  }
+
+  Vdut& dut_;
+  External& external_;
+  const uint64_t latency_;
+  const double bandwidth_;
+  double tokens_ = 0, bucket_ = 0;
+  std::vector<ReadSignals> reads_;
+  std::vector<std::deque<Burst>> queues_;
+  std::vector<uint64_t> last_address_;
+  std::deque<Burst> writes_, responses_;
+  uint32_t offered_ = 0;
+  bool write_granted_ = false;
+};
+
+// --- Layer boundaries ----------------------------------------------------------------------------
+
+// A signal made readable by the build's control file.
+struct Probe {
+  const uint8_t* data = nullptr;
+  size_t bytes = 0;  // of the container, at most 8
+  uint64_t value() const {
+    uint64_t result = 0;
+    std::memcpy(&result, data, bytes);
+    return result;
+  }
+};
+
+struct BankProbe {
+  Probe enable, address, data;
+  std::vector<uint8_t> words;  // shadow of the bank
+};
+
+// One contiguous piece of a tensor and when it is complete.
+struct Part {
+  unsigned engine;
+  uint64_t count;
+  uint64_t base, stride, first, tokens, slices;
+  size_t offset;  // into the frame's record
+};
+
+class Boundaries {
+ public:
+  Boundaries(VerilatedContext& context, const Settings& settings)
+      : row_bytes_(settings.number("rows")), delay_(settings.number("snapshot_delay")) {
+    std::vector<uint64_t> bank_words;
+    std::istringstream sizes(settings.text("bank_words"));
+    for (uint64_t words; sizes >> words;) bank_words.push_back(words);
+    banks_.resize(bank_words.size());
+    std::istringstream names(settings.text("counters"));
+    for (std::string name; names >> name;) counters_.push_back(find(context, name, ~0u));
+    for (size_t b = 0; b < banks_.size(); ++b) {
+      banks_[b].words.assign(bank_words[b] * row_bytes_, 0xa5);
+      banks_[b].enable = find(context, settings.text("bank_enable"), b);
+      banks_[b].address = find(context, settings.text("bank_address"), b);
+      banks_[b].data = find(context, settings.text("bank_data"), b);
+    }
+    parts_.resize(counters_.size());
+    std::ifstream table(settings.text("parts"));
+    for (Part part; table >> part.engine >> part.count >> part.base >> part.stride >> part.first >>
+                    part.tokens >> part.slices;) {
+      part.offset = record_bytes_;
+      record_bytes_ += part.tokens * part.slices * row_bytes_;
+      if (part.engine >= parts_.size()) fail(2, "boundary names engine %u, which has no counter", part.engine);
+      parts_[part.engine].push_back(part);
+    }
+    for (auto& list : parts_)
+      std::stable_sort(list.begin(), list.end(), [](const Part& a, const Part& b) { return a.count < b.count; });
+    record_.resize(record_bytes_);
+    start();
+  }
+
+  void start() {
+    next_.assign(counters_.size(), 0);
+    last_.assign(counters_.size(), ~0ull);
+    completions_.assign(counters_.size(), {});
+    std::fill(record_.begin(), record_.end(), 0);
+    due_.clear();
+    last_change_ = 0;
+    armed_.assign(counters_.size(), false);
+  }
+
+  // Before the rising edge of each cycle: writes first, then counters, so that a write and the completion that
+  // becomes visible in the same cycle are both seen.
+  void sample(uint64_t cycle) {
+    for (BankProbe& bank : banks_) watch(bank);
+    for (size_t e = 0; e < counters_.size(); ++e) {
+      const uint64_t count = counters_[e].value();
+      if (count == last_[e]) continue;
+      if (!armed_[e]) {  // START clears the counters; until then they show the last frame
+        if (count != 0) continue;
+        armed_[e] = true;
+        last_[e] = 0;
+        continue;
+      }
+      for (uint64_t k = last_[e]; k < count; ++k) completions_[e].push_back(cycle);
+      last_[e] = count;
+      last_change_ = cycle;
+      for (; next_[e] < parts_[e].size() && parts_[e][next_[e]].count <= count; ++next_[e])
+        due_.push_back({cycle + delay_, &parts_[e][next_[e]]});
+    }
+    while (!due_.empty() && due_.front().first <= cycle) {
+      copy(*due_.front().second);
+      due_.pop_front();
+    }
+  }
+
+  // What is still due when the frame has ended; parts whose count was never reached are an error.
+  void finish() {
+    for (auto& [when, part] : due_) copy(*part);
+    due_.clear();
+    for (size_t e = 0; e < parts_.size(); ++e)
+      if (next_[e] != parts_[e].size())
+        fail(3, "engine %zu completed %" PRIu64 " instructions; a layer boundary waits for %" PRIu64, e,
+             last_[e], parts_[e][next_[e]].count);
+  }
+
+  bool has_counters() const { return !counters_.empty(); }
+  uint64_t last_change() const { return last_change_; }
+  const std::vector<uint8_t>& record() const { return record_; }
+  const std::vector<std::vector<uint64_t>>& completions() const { return completions_; }
+
+ private:
+  // A variable by name; with a bank number, in the scope whose name ends with that number.
+  static Probe find(VerilatedContext& context, const std::string& name, unsigned bank) {
+    const VerilatedScopeNameMap* const scopes = context.scopeNameMap();
+    for (const auto& [scope_name, scope] : *scopes) {
+      const VerilatedVar* const variable = scope->varFind(name.c_str());
+      if (!variable) continue;
+      if (bank != ~0u) {
+        const std::string path = scope_name;
+        size_t digits = path.size();
+        while (digits > 0 && std::isdigit(static_cast<unsigned char>(path[digits - 1]))) --digits;
+        if (digits == path.size() || std::stoul(path.substr(digits)) != bank) continue;
+      }
+      return {static_cast<const uint8_t*>(variable->datap()), std::min<size_t>(variable->entSize(), 8)};
+    }
+    fail(2, "the design must have a signal %s%s%s", name.c_str(), bank == ~0u ? "" : " in bank ",
+         bank == ~0u ? "" : std::to_string(bank).c_str());
+  }
+
+  void watch(BankProbe& bank) {
+    const uint8_t* const enable = bank.enable.data;
+    const size_t groups = (row_bytes_ + 7) / 8;
+    bool any = false;
+    for (size_t i = 0; i < groups; ++i) any |= enable[i] != 0;
+    if (!any) return;
+    const uint64_t address = bank.address.value();
+    if ((address + 1) * row_bytes_ > bank.words.size())
+      fail(3, "bank word %" PRIu64 " is written, but the bank has %zu", address, bank.words.size() / row_bytes_);
+    uint8_t* const word = &bank.words[address * row_bytes_];
+    for (size_t i = 0; i < row_bytes_; ++i)
+      if (enable[i / 8] >> (i % 8) & 1) word[i] = bank.data.data[i];
+  }
+
+  void copy(const Part& part) {
+    uint8_t* target = &record_[part.offset];
+    for (uint64_t slice = 0; slice < part.slices; ++slice) {
+      for (uint64_t token = 0; token < part.tokens; ++token) {
+        const uint64_t word = part.base + slice * part.stride + part.first + token;
+        const uint64_t bank = word >> 17, offset = word & 0x1ffff;
+        if (bank >= banks_.size() || (offset + 1) * row_bytes_ > banks_[bank].words.size())
+          fail(2, "boundary word 0x%" PRIx64 " lies outside the banks", word);
+        std::memcpy(target, &banks_[bank].words[offset * row_bytes_], row_bytes_);
+        target += row_bytes_;
+      }
+    }
+  }
+
+  size_t row_bytes_;
+  uint64_t delay_;
+  std::vector<Probe> counters_;
+  std::vector<BankProbe> banks_;
+  std::vector<std::vector<Part>> parts_;
+  std::vector<size_t> next_;
+  std::vector<uint64_t> last_;
+  std::vector<std::vector<uint64_t>> completions_;
+  std::deque<std::pair<uint64_t, const Part*>> due_;
+  std::vector<uint8_t> record_;
+  size_t record_bytes_ = 0;
+  uint64_t last_change_ = 0;
+  std::vector<bool> armed_;
+};
+
+// --- Host ----------------------------------------------------------------------------------------
+
+class Bench {
+ public:
+  Bench(VerilatedContext& context, Vdut& dut, const Settings& settings, External& external)
+      : context_(context),
+        dut_(dut),
+        memory_(dut, external, settings.number("latency"), settings.real("bandwidth")) {
+    dut_.clk = 0;
+    dut_.rst = 1;
+    for (int i = 0; i < 8; ++i) cycle();
+    dut_.rst = 0;
+    cycle();
+  }
+
+  void watch(Boundaries* boundaries) { boundaries_ = boundaries; }
+
+#if VM_TRACE
+  void trace(VerilatedVcdC* vcd) { vcd_ = vcd; }
+#endif
+
+  void cycle() {
+    memory_.drive(now_);
+    dut_.clk = 0;
+    dut_.eval();
+#if VM_TRACE
+    if (vcd_) vcd_->dump(2 * now_);
+#endif
+    if (!dut_.rst) memory_.sample(now_);
+    axil_taken_ = (dut_.s_axil_awvalid && dut_.s_axil_awready ? 1 : 0) |
+                  (dut_.s_axil_wvalid && dut_.s_axil_wready ? 2 : 0) |
+                  (dut_.s_axil_bvalid && dut_.s_axil_bready ? 4 : 0) |
+                  (dut_.s_axil_arvalid && dut_.s_axil_arready ? 8 : 0) |
+                  (dut_.s_axil_rvalid && dut_.s_axil_rready ? 16 : 0);
+    axil_data_ = dut_.s_axil_rdata;
+    axil_response_ = axil_taken_ & 4 ? dut_.s_axil_bresp : dut_.s_axil_rresp;
+    interrupt_ = dut_.interrupt;
+    if (boundaries_) boundaries_->sample(now_);
+    dut_.clk = 1;
+    dut_.eval();
+#if VM_TRACE
+    if (vcd_) vcd_->dump(2 * now_ + 1);
+#endif
+    ++now_;
+  }
+
+  // Returns the cycle in which the design took the data.
+  uint64_t write(unsigned offset, uint32_t value) {
+    dut_.s_axil_awaddr = offset;
+    dut_.s_axil_awprot = 0;
+    dut_.s_axil_awvalid = 1;
+    dut_.s_axil_wdata = value;
+    dut_.s_axil_wstrb = 15;
+    dut_.s_axil_wvalid = 1;
+    dut_.s_axil_bready = 1;
+    uint64_t taken = 0;
+    for (int left = 1000; left > 0; --left) {
+      const uint64_t here = now_;
+      cycle();
+      if (axil_taken_ & 1) dut_.s_axil_awvalid = 0;
+      if (axil_taken_ & 2) {
+        dut_.s_axil_wvalid = 0;
+        taken = here;
+      }
+      if (axil_taken_ & 4) {
+        dut_.s_axil_bready = 0;
+        if (axil_response_) fail(3, "register 0x%x must accept a write; BRESP is %u", offset, axil_response_);
+        return taken;
+      }
+    }
+    fail(4, "register 0x%x must take a write within 1000 cycles", offset);
+  }
+
+  uint32_t read(unsigned offset) {
+    dut_.s_axil_araddr = offset;
+    dut_.s_axil_arprot = 0;
+    dut_.s_axil_arvalid = 1;
+    dut_.s_axil_rready = 1;
+    for (int left = 1000; left > 0; --left) {
+      cycle();
+      if (axil_taken_ & 8) dut_.s_axil_arvalid = 0;
+      if (axil_taken_ & 16) {
+        dut_.s_axil_rready = 0;
+        if (axil_response_) fail(3, "register 0x%x must be readable; RRESP is %u", offset, axil_response_);
+        return axil_data_;
+      }
+    }
+    fail(4, "register 0x%x must answer a read within 1000 cycles", offset);
+  }
+
+  bool interrupt() const { return interrupt_; }
+  uint64_t now() const { return now_; }
+  bool memory_idle() const { return memory_.idle(); }
+
+ private:
+  VerilatedContext& context_;
+  Vdut& dut_;
+  Memory memory_;
+  Boundaries* boundaries_ = nullptr;
+#if VM_TRACE
+  VerilatedVcdC* vcd_ = nullptr;
+#endif
+  uint64_t now_ = 0;
+  unsigned axil_taken_ = 0, axil_response_ = 0;
+  uint32_t axil_data_ = 0;
+  bool interrupt_ = false;
+};
+
+void append(const std::string& path, const void* data, size_t bytes) {
+  std::ofstream file(path, std::ios::binary | std::ios::app);
+  file.write(static_cast<const char*>(data), static_cast<std::streamsize>(bytes));
+  file.close();
+  if (!file) fail(2, "file must be writable: %s", path.c_str());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) fail(2, "one argument: the settings file");
+  const Settings settings(argv[1]);
+  const uint64_t frames = settings.number("frames");
+  const size_t input_bytes = settings.number("input_bytes");
+  const size_t output_bytes = settings.number("output_bytes");
+  const uint64_t max_cycles = settings.number("max_cycles");
+  const uint64_t max_quiet_cycles = settings.number("max_quiet_cycles");
+  const std::string out = settings.text("out");
+  const std::vector<uint8_t> inputs = read_file(settings.text("inputs"));
+  if (inputs.size() != frames * input_bytes) fail(2, "inputs must hold %zu bytes", frames * input_bytes);
+  std::vector<unsigned> counters;
+  std::istringstream offsets(settings.text("counter_offsets"));
+  for (std::string offset; offsets >> offset;) counters.push_back(std::stoul(offset, nullptr, 0));
+
+  auto context = std::make_unique<VerilatedContext>();
+  context->randReset(2);  // no result may depend on what registers and memories hold at power-up
+  context->randSeed(static_cast<int>(settings.number("seed") % 0x7fffffff) + 1);
+#if VM_TRACE
+  context->traceEverOn(true);
+#endif
+  auto dut = std::make_unique<Vdut>(context.get());
+  External external;
+  external.add("image", kImageBase, read_file(settings.text("image")), false);
+  external.add("input", kInputBase, std::vector<uint8_t>(input_bytes), false);
+  external.add("output", kOutputBase, std::vector<uint8_t>(output_bytes), true);
+  Bench bench(*context, *dut, settings, external);
+  Boundaries boundaries(*context, settings);
+#if VM_TRACE
+  VerilatedVcdC vcd;
+  dut->trace(&vcd, 99);
+  vcd.open(settings.text("vcd").c_str());
+  bench.trace(&vcd);
+#endif
+
+  // Register offsets come from the register table, by name.
+  const auto reg = [&](const char* name) { return static_cast<unsigned>(settings.number(name)); };
+  if (bench.read(reg("reg_IDENTITY")) != settings.number("identity"))
+    fail(3, "IDENTITY must read 0x%" PRIx64, settings.number("identity"));
+  bench.write(reg("reg_WATCHDOG"), settings.number("watchdog"));
+  const std::pair<const char*, uint64_t> bases[] = {
+      {"IMAGE", kImageBase}, {"INPUT", kInputBase}, {"OUTPUT", kOutputBase}};
+  for (const auto& [name, base] : bases) {
+    bench.write(reg(("reg_" + std::string(name) + "_LOW").c_str()), static_cast<uint32_t>(base));
+    bench.write(reg(("reg_" + std::string(name) + "_HIGH").c_str()), static_cast<uint32_t>(base >> 32));
+  }
+  bench.write(reg("reg_INTERRUPT_ENABLE"), 1);
+  bench.watch(&boundaries);
+
+  for (uint64_t frame = 0; frame < frames; ++frame) {
+    std::memcpy(external.regions[1].data.data(), &inputs[frame * input_bytes], input_bytes);
+    std::fill(external.regions[2].data.begin(), external.regions[2].data.end(), 0xa5);
+    boundaries.start();
+    const uint64_t start = bench.write(reg("reg_CONTROL"), 1);
+    uint64_t end = 0;
+    while (!bench.interrupt()) {
+      bench.cycle();
+      end = bench.now() - 1;
+      const uint64_t cycles = end - start;
+      if ((cycles & 0x3ffff) == 0) {
+        std::printf("progress %" PRIu64 " %" PRIu64 "\n", frame, cycles);
+        std::fflush(stdout);
+      }
+      if (cycles >= max_cycles) fail(4, "frame %" PRIu64 " must end within %" PRIu64 " cycles", frame, max_cycles);
+      if (boundaries.has_counters() && end > std::max(boundaries.last_change(), start) + max_quiet_cycles)
+        fail(4, "frame %" PRIu64 ": no instruction completed in %" PRIu64 " cycles (cycle %" PRIu64 ")", frame,
+             max_quiet_cycles, cycles);
+    }
+    const bool idle = bench.memory_idle();
+    const uint32_t status = bench.read(reg("reg_STATUS"));
+    const uint32_t cause = bench.read(reg("reg_CAUSE"));
+    const uint32_t cause_address = bench.read(reg("reg_CAUSE_ADDRESS"));
+    std::printf("frame %" PRIu64 " %" PRIu64 " %" PRIu64 " %u %u %u %d\n", frame, start, end - start, status, cause,
+                cause_address, idle);
+    if (cause == 0) boundaries.finish();
+    std::printf("counters");
+    for (const unsigned offset : counters) std::printf(" %u", bench.read(offset));
+    std::printf("\ncompletions");
+    for (const auto& list : boundaries.completions()) {
+      std::printf(" %zu", list.size());
+      for (const uint64_t cycle : list) std::printf(" %" PRIu64, cycle - start);
+    }
+    std::printf("\n");
+    std::fflush(stdout);
+    append(out + "/outputs", external.regions[2].data.data(), output_bytes);
+    append(out + "/boundaries", boundaries.record().data(), boundaries.record().size());
+    if (cause != 0) break;
+    bench.write(reg("reg_INTERRUPT"), 1);
+    if (bench.read(reg("reg_INTERRUPT")) & 1) fail(3, "INTERRUPT must clear when 1 is written");
+  }
+#if VM_TRACE
+  vcd.close();
+#endif
+  dut->final();
+  return 0;
+}
