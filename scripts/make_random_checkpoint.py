@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write a random but living checkpoint of a known model (NumPy only; timm's tensor names).
 
-Living: LayerNorms with spread gammas and a few outlier channels, attention logits of sigma about 2, every
-block changes the residual stream, and the logits' standard deviation is about 2.5. Such a network uses the
-codes of every integer boundary, so that an error anywhere shows. ``--check`` quantises it on synthetic
-images and prints how the boundaries use their codes.
+Living: LayerNorms with spread gammas and a few outlier channels, attention logits of sigma about
+2, every block changes the residual stream, and the logits' standard deviation is about 2.5. Such a
+network uses the codes of every integer boundary, so that an error anywhere shows. ``--check``
+quantises it on synthetic images and prints how the boundaries use their codes.
 
 Usage: ``python scripts/make_random_checkpoint.py deit_tiny -o F.safetensors --seed 1``
 """
@@ -40,7 +40,11 @@ def random_state(spec: ModelSpec, seed: int) -> dict[str, np.ndarray]:
         if name == "patch_embed.proj.weight":
             z *= 1.5 / np.sqrt(spec.patch_values)
         elif ".norm" in name or name.startswith("norm"):
-            z = np.exp(0.3 * z) * rng.choice([-1, 1], shape, p=[0.1, 0.9]) if "weight" in name else 0.2 * z
+            z = (
+                np.exp(0.3 * z) * rng.choice([-1, 1], shape, p=[0.1, 0.9])
+                if "weight" in name
+                else 0.2 * z
+            )
             if "weight" in name:
                 z[outliers] *= 2.5
         elif len(shape) == 2:
@@ -95,7 +99,9 @@ def _set_sizes(spec: ModelSpec, state: dict[str, np.ndarray], images: np.ndarray
 
 def main() -> int:
     """Write the checkpoint; print the numbers with ``--check``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("model", help="a known model's name or a JSON file")
     parser.add_argument("-o", "--output", required=True, help="safetensors file to write")
     parser.add_argument("--seed", type=int, default=1)
@@ -114,7 +120,9 @@ def main() -> int:
             found = measure_liveness(graph, images)
             for row in found.boundaries:
                 print(f"{row.name:24} {row.codes:6} codes  {100 * row.saturation:7.3f} % saturated")
-            print(f"logits: sigma {found.logit_spread:.2f} (at least {LEAST_LOGIT_SPREAD}),", end=" ")
+            print(
+                f"logits: sigma {found.logit_spread:.2f} (at least {LEAST_LOGIT_SPREAD}),", end=" "
+            )
             print(f"over images {found.image_spread:.2f}")
             float_logits = model.classify(images)
             from hwgen.graph.interpreter import run

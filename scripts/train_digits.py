@@ -3,8 +3,8 @@
 """Train the embedded default model: a small ViT on scikit-learn's 8x8 handwritten digits.
 
 Needs torch and scikit-learn. Writes ``hwgen/models/digits.npz`` (the data with their fixed split),
-``digits.safetensors`` (timm's tensor names) and ``README.md`` (what was measured). Run from the repository's
-root: ``python scripts/train_digits.py``. Takes under five minutes on one core.
+``digits.safetensors`` (timm's tensor names) and ``README.md`` (what was measured). Run from the
+repository's root: ``python scripts/train_digits.py``. Takes under five minutes on one core.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Block(nn.Module):
     """One pre-norm encoder block with timm's parameter names."""
 
     def __init__(self) -> None:
+        """Make the layers."""
         super().__init__()
         width, inner = SPEC.width, SPEC.attention_width
         self.norm1 = nn.LayerNorm(width, eps=SPEC.layer_norm_epsilon)
@@ -48,6 +49,7 @@ class Block(nn.Module):
         self.drop = nn.Dropout(0.1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the block's output [n, tokens, width]."""
         n, tokens, _ = x.shape
         qkv = self.attn["qkv"](self.norm1(x)).reshape(n, tokens, 3, SPEC.heads, SPEC.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
@@ -61,6 +63,7 @@ class SmallViT(nn.Module):
     """The geometry of ``MODELS["digits"]`` with timm's parameter names."""
 
     def __init__(self) -> None:
+        """Make the layers."""
         super().__init__()
         proj = nn.Conv2d(SPEC.channels, SPEC.width, SPEC.patch, stride=SPEC.patch)
         self.patch_embed = nn.ModuleDict({"proj": proj})
@@ -71,6 +74,7 @@ class SmallViT(nn.Module):
         self.head = nn.Linear(SPEC.width, SPEC.classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits [n, classes]."""
         x = self.patch_embed["proj"](x).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + self.pos_embed
         for block in self.blocks:
@@ -173,15 +177,17 @@ README = """\
 
 Written by `scripts/train_digits.py`; do not edit.
 
-- `digits.npz`: 1797 handwritten digits of 8x8 pixels (UCI "Optical Recognition of Handwritten Digits", test
-  part, as shipped by scikit-learn; CC BY 4.0), grey levels 0..16 times 15, split once: 1297 for training,
-  500 held out (50 of each class).
-- `digits.safetensors`: a ViT with timm's tensor names: patch 2, 16 patches and a class token, width 64, 4 blocks
+- `digits.npz`: 1797 handwritten digits of 8x8 pixels (UCI "Optical Recognition of Handwritten
+Digits", test
+  part, as shipped by scikit-learn; CC BY 4.0), grey levels 0..16 times 15, split once: 1297 for
+  training, 500 held out (50 of each class).
+- `digits.safetensors`: a ViT with timm's tensor names: patch 2, 16 patches and a class token,
+width 64, 4 blocks
   of 4 heads of 16, MLP 128, 10 classes.
 
-Top-1 on the 500 held-out images; the integer rows are the bit-exact interpreter's, calibrated on the
-first 256 training images, patch embedding and head at 8 bits. The widths below 8 are post-training
-quantisation without retraining.
+Top-1 on the 500 held-out images; the integer rows are the bit-exact interpreter's, calibrated on
+the first 256 training images, patch embedding and head at 8 bits. The widths below 8 are
+post-training quantisation without retraining.
 
 | arithmetic | top-1 |
 |---|---|

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calibration: what the float model's boundaries look like on sample images.
 
-Everything runs in float64 and every scale is snapped to 12 significant bits, so that the last bits of a
-matrix product, which depend on the BLAS library and its threads, do not reach the graph.
+Everything runs in float64 and every scale is snapped to 12 significant bits, so that the last bits
+of a matrix product, which depend on the BLAS library and its threads, do not reach the graph.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hwgen.errors import FormatError
+from hwgen.errors import CheckpointError, FormatError
 from hwgen.frontend.float_model import FloatModel
 
 #: Elements kept per boundary for scale searches, and rows kept per LayerNorm input.
@@ -22,6 +22,8 @@ _SAMPLE_ROWS = 384
 #: Elements of the widest tensor of one forward pass.
 _BATCH_ELEMENTS = 1 << 22
 _SNAP = 1 << 12
+#: A magnitude beyond this is a broken checkpoint (trained ViTs stay below 10^4).
+_LARGEST = 1e9
 #: Largest number of fraction bits of an attention logit (E2Softmax's own bound).
 _MAX_FRACTION_BITS = 15
 
@@ -39,7 +41,7 @@ class Boundary:
     @property
     def peak(self) -> float:
         """Largest magnitude."""
-        return max(abs(self.minimum), abs(self.maximum))
+        return float(np.maximum(abs(self.minimum), abs(self.maximum)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,7 +55,7 @@ class Calibration:
 
 
 def calibrate(model: FloatModel, images: np.ndarray) -> Calibration:
-    """Run the float model over uint8 images [n, H, W, channels] and keep what the quantiser needs."""
+    """Keep what the quantiser needs of a pass over uint8 images [n, H, W, channels]."""
     spec = model.spec
     count = len(images)
     if count == 0:
@@ -80,11 +82,20 @@ def calibrate(model: FloatModel, images: np.ndarray) -> Calibration:
             collectors[name] = _Collector(array.shape[1], array.shape[2], count)
         collectors[name].add(array)
 
-    for start in range(0, count, batch):
-        model.forward(model.preprocess(images[start : start + batch]), tap=tap)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, count, batch):
+            model.forward(model.preprocess(images[start : start + batch]), tap=tap)
+        boundaries = {name: c.finish() for name, c in collectors.items()}
+    for name, boundary in boundaries.items():
+        if not boundary.peak <= _LARGEST:  # also NaN
+            raise CheckpointError(
+                f"Model must keep every boundary finite and within {_LARGEST:g} on the"
+                " calibration images;"
+                f" {name!r} reaches {boundary.peak:g}"
+            )
     return Calibration(
         images=count,
-        boundaries={name: c.finish() for name, c in collectors.items()},
+        boundaries=boundaries,
         logit_excess={name: beyond[name] / total[name] for name in beyond},
     )
 
@@ -115,8 +126,9 @@ class _Collector:
                 index = np.concatenate([[0], np.minimum(walk, self.tokens - 1)])
                 self.kept.append(image[np.unique(index)].astype(np.float32))
             self.seen += 1
-        self.low = min(self.low, float(array.min()))
-        self.high = max(self.high, float(array.max()))
+        # np.minimum keeps a NaN, min() would lose it.
+        self.low = float(np.minimum(self.low, array.min()))
+        self.high = float(np.maximum(self.high, array.max()))
 
     def finish(self) -> Boundary:
         """Return the statistics."""

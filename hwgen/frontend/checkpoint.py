@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoint files -> a flat dict of float32 arrays. A checkpoint is data: nothing in it is executed."""
+"""Checkpoint files -> a flat dict of float32 arrays.
+
+A checkpoint is data: nothing in it is executed.
+"""
 
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,10 +24,11 @@ _MAX_NESTING = 4
 
 
 def load_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
-    """Return the state dict of a ``.safetensors``, ``.pt``, ``.pth`` or ``.bin`` file as float32 arrays.
+    """Return the state dict of a checkpoint file as float32 arrays.
 
-    Safetensors needs NumPy only. The torch formats are read with ``weights_only=True``: a file that would
-    run code is refused. Common containers (``{"model": ...}``, ``{"state_dict": ...}``) are unwrapped.
+    ``.safetensors`` needs NumPy only. ``.pt``, ``.pth`` and ``.bin`` are read with
+    ``weights_only=True``: a file that would run code is refused. Common containers (``{"model":
+    ...}``, ``{"state_dict": ...}``) are unwrapped.
 
     Raises:
         CheckpointError: the file is missing, malformed, or is no state dict of numbers.
@@ -57,16 +62,20 @@ def _load_torch(path: Path) -> dict[str, np.ndarray]:
             " install torch, or convert the file to .safetensors (which needs NumPy only)"
         ) from error
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an odd pickle protocol: refused below, if at all
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         first = str(error).strip().splitlines()
         raise CheckpointError(
             f"{path}: refused: the file must hold tensors only, and nothing in it was executed"
-            f" ({first[0] if first else 'unpickling error'}); save model.state_dict(), or use .safetensors"
+            f" ({first[0] if first else 'unpickling error'}); save model.state_dict(), or use"
+            " .safetensors"
         ) from error
     except Exception as error:  # torch raises many types for a damaged archive
         raise CheckpointError(
-            f"{path}: must be a file of torch.save(state_dict): {type(error).__name__}: {error!s:.300}"
+            f"{path}: must be a file of torch.save(state_dict): {type(error).__name__}:"
+            f" {error!s:.300}"
         ) from error
     state = _unwrap(loaded, path)
     out = {}
@@ -102,9 +111,10 @@ def _unwrap(loaded: Any, path: Path) -> Mapping[Any, Any]:
 
 def _to_float32(name: str, array: np.ndarray, path: Path) -> np.ndarray:
     if array.dtype.kind == "f":
-        # Values beyond float32 become infinities here and are reported as such with the model's checks.
+        # Values beyond float32 become infinities here and are reported as such with the model's
+        # checks.
         with np.errstate(over="ignore"):
-            return np.ascontiguousarray(array, dtype=np.float32)
+            return np.array(array, dtype=np.float32)
     if array.dtype.kind in "iub":  # e.g. BatchNorm counters or position indices: never a weight
-        return np.ascontiguousarray(array)
+        return np.array(array)
     raise CheckpointError(f"{path}: tensor {name!r} must be floating point, not {array.dtype}")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The floating-point model: one canonical naming, checked name by name, and its NumPy forward pass.
 
-The canonical names are timm's (``blocks.0.attn.qkv.weight``, ...). Weights keep their checkpoint's layout
-``[out, in]``; LayerScale, where a checkpoint has it, is folded into ``attn.proj`` and ``mlp.fc2`` at load.
+The canonical names are timm's (``blocks.0.attn.qkv.weight``, ...). Weights keep their checkpoint's
+layout ``[out, in]``; LayerScale, where a checkpoint has it, is folded into ``attn.proj`` and
+``mlp.fc2`` at load.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class FloatModel:
     """A Vision Transformer in floating point. Build it with :meth:`from_state_dict`."""
 
     spec: ModelSpec
-    tensors: Mapping[str, np.ndarray]  #: float32, canonical name -> array, every name of expected_shapes
+    tensors: Mapping[
+        str, np.ndarray
+    ]  #: float32, canonical name -> array, every name of expected_shapes
     notes: tuple[str, ...] = ()  #: What the import did beyond copying: ignored or folded tensors.
     _float64: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
@@ -37,7 +40,8 @@ class FloatModel:
         """Return the model of a state dict in timm's, Hugging Face's or the spec's own naming.
 
         Raises:
-            CheckpointError: missing, unexpected or wrongly shaped tensors, NaN or infinity, or a head that
+            CheckpointError: missing, unexpected or wrongly shaped tensors, NaN or infinity, or a
+            head that
                 is not supported; every offending name is listed.
         """
         _refuse_unsupported(tensors)
@@ -62,14 +66,13 @@ class FloatModel:
         integers = [n for n, a in found.items() if n in shaped and a.dtype.kind != "f"]
         if integers:
             problems.append(f"not floating point: {_listing(integers)}")
-        broken = [
-            n for n, a in found.items() if a.dtype.kind == "f" and not np.isfinite(a).all()
-        ]
+        broken = [n for n, a in found.items() if a.dtype.kind == "f" and not np.isfinite(a).all()]
         if broken:
             problems.append(f"NaN or infinity in: {_listing(broken)}")
         if problems:
             raise CheckpointError(
-                f"Checkpoint must fit model {spec.name!r} ({spec.depth} blocks of width {spec.width}),"
+                f"Checkpoint must fit model {spec.name!r} ({spec.depth} blocks of width"
+                f" {spec.width}),"
                 f" which it does not: {'; '.join(problems)}"
             )
         out = {name: np.array(found[name], dtype=np.float32) for name in expected}
@@ -87,7 +90,7 @@ class FloatModel:
         return cls(spec=spec, tensors=out, notes=tuple(notes))
 
     def preprocess(self, images: np.ndarray) -> np.ndarray:
-        """Return uint8 images [n, H, W, channels] normalised: float64, ``(pixel/255 - mean) / std``."""
+        """Return uint8 images [n, H, W, channels] as ``(pixel / 255 - mean) / std``, float64."""
         spec = self.spec
         expected = (spec.image_size, spec.image_size, spec.channels)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
@@ -102,8 +105,8 @@ class FloatModel:
     ) -> np.ndarray:
         """Return the logits [n, classes] of normalised images [n, H, W, channels].
 
-        ``tap(name, array)`` receives every boundary, named as in the integer graph, batch axis first;
-        besides, ``blocks.N.fc1`` (before the activation function) and
+        ``tap(name, array)`` receives every boundary, named as in the integer graph, batch axis
+        first; besides, ``blocks.N.fc1`` (before the activation function) and
         ``norm.input`` (the class token's row of the last residual).
         """
         spec = self.spec
@@ -111,7 +114,7 @@ class FloatModel:
         see: Tap = tap if tap is not None else _no_tap
         n = images.shape[0]
         side, p = spec.image_size // spec.patch, spec.patch
-        patches = images.astype(dtype).reshape(n, side, p, side, p, spec.channels)
+        patches: np.ndarray = images.astype(dtype).reshape(n, side, p, side, p, spec.channels)
         patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(n, spec.patches, spec.patch_values)
         kernel = get("patch_embed.proj.weight").transpose(2, 3, 1, 0).reshape(-1, spec.width)
         x = patches @ kernel + get("patch_embed.proj.bias")
@@ -218,7 +221,8 @@ def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-# Error function: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26 (|error| <= 1.5e-7).
+# Error function: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26 (|error| <=
+# 1.5e-7).
 _ERF = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 
 
@@ -274,8 +278,10 @@ def _refuse_unsupported(tensors: Mapping[str, np.ndarray]) -> None:
             what = _REFUSED.get(part)
             if what is not None:
                 raise CheckpointError(
-                    f"Checkpoint must be a plain ViT or DeiT, without {what}, not one with {name!r};"
-                    " use the variant without it (for DeiT: deit_*_patch16_224, not deit_*_distilled_*)"
+                    f"Checkpoint must be a plain ViT or DeiT, without {what}, not one with"
+                    f" {name!r};"
+                    " use the variant without it (for DeiT: deit_*_patch16_224, not"
+                    " deit_*_distilled_*)"
                 )
 
 
@@ -299,7 +305,8 @@ _HF_TOP = {
     "classifier.weight": "head.weight",
     "classifier.bias": "head.bias",
 }
-# transformers up to 4: encoder.layer.N.attention.attention.query; from 5 on: layers.N.attention.q_proj.
+# transformers up to 4: encoder.layer.N.attention.attention.query; from 5 on:
+# layers.N.attention.q_proj.
 _HF_LAYER = re.compile(r"(?:encoder\.layer|layers)\.(\d+)\.(.+)\.(weight|bias)")
 _HF_QKV = re.compile(r"attention\.(?:attention\.(query|key|value)|([qkv])_proj)")
 
@@ -311,7 +318,9 @@ def _canonical(
     notes: list[str] = []
     if spec.name_map:
         found = _by_name_map(spec, tensors)
-    elif any(name.startswith(("vit.", "deit.")) or ".layernorm_before." in name for name in tensors):
+    elif any(
+        name.startswith(("vit.", "deit.")) or ".layernorm_before." in name for name in tensors
+    ):
         found = _from_hugging_face(spec, tensors, notes)
     else:
         found = dict(tensors)
@@ -346,8 +355,9 @@ def _from_hugging_face(
         else:
             found[_HF_TOP.get(name, full)] = array
     for name, three in parts.items():
-        shape = (spec.attention_width, spec.width) if name.endswith("weight") else None
-        shape = shape or (spec.attention_width,)
+        shape: tuple[int, ...] = (spec.attention_width,)
+        if name.endswith("weight"):
+            shape = (spec.attention_width, spec.width)
         absent = [letter for letter in "qkv" if letter not in three]
         wrong = [letter for letter in three if three[letter].shape != shape]
         if absent or wrong:
@@ -361,9 +371,7 @@ def _from_hugging_face(
     return found
 
 
-def _by_name_map(
-    spec: ModelSpec, tensors: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def _by_name_map(spec: ModelSpec, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     translate: dict[str, str] = {}
     for canonical, theirs in spec.name_map:
         blocks = range(spec.depth) if "{i}" in canonical else range(1)
@@ -372,7 +380,8 @@ def _by_name_map(
     absent = [theirs for theirs in translate if theirs not in tensors]
     if absent:
         raise CheckpointError(
-            f"Checkpoint must hold the names of the model file's name_map; missing: {_listing(absent)}"
+            "Checkpoint must hold the names of the model file's name_map; missing:"
+            f" {_listing(absent)}"
         )
     return {translate.get(name, name): array for name, array in tensors.items()}
 

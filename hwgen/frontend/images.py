@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images: uint8 [n, H, W, channels] from an archive, a folder, a seeded generator or the package."""
+"""Images, uint8 [n, H, W, channels]: archives, folders, a seeded generator, the package's own."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def synthetic_images(spec: ModelSpec, count: int, seed: int) -> np.ndarray:
     """Return ``count`` uint8 images whose amplitude spectrum falls as 1/f, as natural images' does.
 
     Field, D. J., "Relations between the statistics of natural images and the response properties of
-    cortical cells", J. Opt. Soc. Am. A 4 (1987). Channels are correlated; mean and contrast vary from image
-    to image. Equal arguments give equal images; image i does not depend on ``count``.
+    cortical cells", J. Opt. Soc. Am. A 4 (1987). Channels are correlated; mean and contrast vary
+    from image to image. Equal arguments give equal images; image i does not depend on ``count``.
     """
     size, channels = spec.image_size, spec.channels
     fy = np.fft.fftfreq(size)[:, None]
@@ -63,9 +63,9 @@ def synthetic_images(spec: ModelSpec, count: int, seed: int) -> np.ndarray:
 def load_images(source: str | Path, spec: ModelSpec, *, limit: int | None = None) -> ImageSet:
     """Return the images of an NPZ archive or of a folder.
 
-    NPZ: ``images`` uint8 [n, H, W, channels], optional ``labels`` [n]. Folder: image files (any order of
-    the file system, read sorted by name); with one subfolder per class (ImageNet's layout) the sorted
-    subfolders are the labels. Images of another size are refused, not resized.
+    NPZ: ``images`` uint8 [n, H, W, channels], optional ``labels`` [n]. Folder: image files (any
+    order of the file system, read sorted by name); with one subfolder per class (ImageNet's
+    layout) the sorted subfolders are the labels. Images of another size are refused, not resized.
 
     Raises:
         UsageError: the source does not exist or is neither form.
@@ -160,7 +160,9 @@ def _load_folder(path: Path, spec: ModelSpec, limit: int | None) -> ImageSet:
         if file.suffix.lower() in _IMAGE_SUFFIXES
     ]
     if not files:
-        raise FormatError(f"{path}: must hold image files ({', '.join(_IMAGE_SUFFIXES)}), holds none")
+        raise FormatError(
+            f"{path}: must hold image files ({', '.join(_IMAGE_SUFFIXES)}), holds none"
+        )
     if classes and len(classes) > spec.classes:
         raise FormatError(
             f"{path}: must have at most {spec.classes} class folders, not {len(classes)}"
@@ -179,7 +181,8 @@ def _load_folder(path: Path, spec: ModelSpec, limit: int | None) -> ImageSet:
                 if picture.size != (spec.image_size, spec.image_size):
                     raise FormatError(
                         f"{file}: must be {spec.image_size}x{spec.image_size} pixels for model"
-                        f" {spec.name!r} (it is not resized), not {picture.size[0]}x{picture.size[1]}"
+                        f" {spec.name!r} (it is not resized), not"
+                        f" {picture.size[0]}x{picture.size[1]}"
                     )
                 pixels = np.asarray(picture.convert(mode), dtype=np.uint8)
         except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:

@@ -60,7 +60,7 @@ MODELS: dict[str, ModelSpec] = {
 
 
 def _long_forms() -> dict[str, ModelSpec]:
-    """timm's long names: ``<short name>_patch<P>_<image size>``."""
+    """Long names as timm has them: ``<short name>_patch<P>_<image size>``."""
     table: dict[str, ModelSpec] = {}
     variants = {
         "deit_tiny": [(16, 224)],
@@ -91,7 +91,8 @@ def get_model(name_or_path: str | Path) -> ModelSpec:
     """Return the specification of a known model's name or of a JSON model file.
 
     Raises:
-        ModelError: the name is unknown (the nearest legal names are in the message), or the file is bad.
+        ModelError: the name is unknown (the nearest legal names are in the message), or the file
+        is bad.
     """
     text = str(name_or_path)
     if text in MODELS:
@@ -105,7 +106,8 @@ def get_model(name_or_path: str | Path) -> ModelSpec:
         return _read_model_file(path)
     near = difflib.get_close_matches(text, model_names(), n=3, cutoff=0.4) or list(MODELS)
     raise ModelError(
-        f"Model must be a known name or a JSON file, not {text!r}; the nearest names: {', '.join(near)}"
+        f"Model must be a known name or a JSON file, not {text!r}; the nearest names:"
+        f" {', '.join(near)}"
     )
 
 

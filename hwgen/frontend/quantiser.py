@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Post-training static quantisation: FloatModel and calibration images -> IntegerGraph.
 
-NumPy only. Weights symmetric per output channel, int8 activations with one static scale per tensor, one
-int16 residual stream, power-of-two factors (PTF, FQ-ViT, IJCAI 2022) in front of every LayerNorm.
+NumPy only. Weights symmetric per output channel, int8 activations with one static scale per
+tensor, one int16 residual stream, power-of-two factors (PTF, FQ-ViT, IJCAI 2022) in front of every
+LayerNorm.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -85,7 +85,8 @@ def quantise(
     Args:
         model: the float model.
         images: calibration images uint8 [n, H, W, channels], or their :func:`calibrate` result.
-        weight_bits: 1..8. A number holds for the encoder's matrices (patch embedding and head stay at 8);
+        weight_bits: 1..8. A number holds for the encoder's matrices (patch embedding and head stay
+        at 8);
             a mapping from :func:`layer_names` to widths may name any layer, the others have 8.
         squares: AILayerNorm's mode.
         vec: slice length V of E2Softmax.
@@ -118,9 +119,9 @@ def quantise_weights(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return codes int8 [K, N] and scales float64 [N] of weights [K, N].
 
-    Symmetric per column. 1 bit: sign times mean magnitude, sign(0) = +1. 2..6 bits: the clip level with
-    the least error, each input weighed by ``importance`` [K] (its mean square). 7 and 8 bits: the largest
-    magnitude. A scale is never below ``least`` [N]; a column of zeros gets ``least``.
+    Symmetric per column. 1 bit: sign times mean magnitude, sign(0) = +1. 2..6 bits: the clip level
+    with the least error, each input weighed by ``importance`` [K] (its mean square). 7 and 8 bits:
+    the largest magnitude. A scale is never below ``least`` [N]; a column of zeros gets ``least``.
     """
     w = weights.astype(np.float64)
     if bits == 1:
@@ -237,9 +238,7 @@ class _Builder:
         bias = self.model.tensors.get(f"{name}.bias")
         return np.zeros(columns) if bias is None else bias.astype(np.float64)
 
-    def _tensor(
-        self, name: str, shape: tuple[int, ...], dtype: DataType, codes: _Codes
-    ) -> None:
+    def _tensor(self, name: str, shape: tuple[int, ...], dtype: DataType, codes: _Codes) -> None:
         self.tensors[name] = Tensor(
             name=name, shape=shape, dtype=dtype, scale=codes.scale, zero_point=codes.zero_point
         )
@@ -275,8 +274,8 @@ class _Builder:
     ) -> tuple[np.ndarray, Requantise]:
         """Return weight codes int8 [K, N] and requantise constants of a layer.
 
-        ``target`` is the output's scale (one, or per column); ``mean`` and ``importance`` [K] are mean and
-        mean square of the layer's float input.
+        ``target`` is the output's scale (one, or per column); ``mean`` and ``importance`` [K] are
+        mean and mean square of the layer's float input.
         """
         bits = self.widths[layer]
         columns = weights.shape[1]
@@ -293,8 +292,10 @@ class _Builder:
             column = int(np.argmax(too_large))
             raise CheckpointError(
                 f"Weights of layer {layer!r} must be small enough for a 16-bit multiplier;"
-                f" column {column} (largest magnitude {np.abs(weights[:, column]).max():.3g}) is not:"
-                f" one weight step is {ratio[column]:.3g} output codes, at most 32767 can be represented"
+                f" column {column} (largest magnitude {np.abs(weights[:, column]).max():.3g}) is"
+                " not:"
+                f" one weight step is {ratio[column]:.3g} output codes, at most 32767 can be"
+                " represented"
             )
         multiplier, shift = _multipliers(ratio)
         multiplier[unused] = 0
@@ -325,7 +326,8 @@ class _Builder:
         self.ops.append(ImageCodes(name="image_codes", output="image_codes", patch=spec.patch))
         pixels = _Codes(scale=1.0)
         self._tensor("image_codes", (spec.patches, spec.patch_values), "int8", pixels)
-        # d = pixel - 128, x = (pixel / 255 - mean) / std = d / (255 std) + (128 / 255 - mean) / std.
+        # d = pixel - 128, x = (pixel / 255 - mean) / std = d / (255 std) + (128 / 255 - mean) /
+        # std.
         kernel = self.model.tensors["patch_embed.proj.weight"].astype(np.float64)
         kernel = kernel.transpose(2, 3, 1, 0)  # [dy, dx, channel, width]
         mean, std = np.asarray(spec.mean), np.asarray(spec.std)
@@ -353,9 +355,7 @@ class _Builder:
 
     def _stream(self, name: str) -> None:
         spec = self.model.spec
-        self._tensor(
-            name, (spec.tokens, spec.width), "int16", _Codes(scale=self.residual_scale)
-        )
+        self._tensor(name, (spec.tokens, spec.width), "int16", _Codes(scale=self.residual_scale))
 
     def _block(self, name: str, stream: str) -> str:
         spec = self.model.spec
@@ -391,7 +391,11 @@ class _Builder:
         )
         self._tensor(f"{name}.attention", (tokens, inner), "int8", attention)
         stream = self._residual_linear(
-            f"{name}.proj", f"{name}.attn.proj", f"{name}.attention", attention, stream,
+            f"{name}.proj",
+            f"{name}.attn.proj",
+            f"{name}.attention",
+            attention,
+            stream,
             f"{name}.residual1",
         )
         norm2 = self._layer_norm(f"{name}.norm2", stream)
@@ -411,9 +415,7 @@ class _Builder:
             scale = max(symmetric_scale(seen.rows, seen.peak), least)
             codes = _Codes(scale=scale)
         else:
-            scale, zero_point = affine_scale(
-                seen.rows, seen.minimum, seen.maximum, least=least
-            )
+            scale, zero_point = affine_scale(seen.rows, seen.minimum, seen.maximum, least=least)
             codes = _Codes(scale=scale, zero_point=zero_point)
         # Snapping may have moved the scale below the bound by one part in 4096.
         if np.rint(np.abs(gamma).max() / codes.scale) > 127:
@@ -465,7 +467,7 @@ class _Builder:
         return codes
 
     def _residual_rows(self, name: str, stream: str, rows: int | None) -> np.ndarray:
-        """Sample of a LayerNorm's input as residual codes, int16 [n, C]; warns about large means."""
+        """Sample of a LayerNorm's input as residual codes, int16 [n, C]; warns of large means."""
         key = "norm.input" if name == "norm" and rows == 1 else stream
         sample = self._see(key).rows.astype(np.float64)
         sigma = sample.std(axis=1)
@@ -664,7 +666,8 @@ def _multiplier(ratio: float, where: str) -> tuple[int, int]:
     """The same for one ratio."""
     if not 2.0**-31 <= ratio < 2.0**15:
         raise CheckpointError(
-            f"Scale ratio of {where!r} must be within 2^-31..2^15 for a 16-bit multiplier and a shift"
+            f"Scale ratio of {where!r} must be within 2^-31..2^15 for a 16-bit multiplier and a"
+            " shift"
             f" of 1..47, not {ratio:.3g}"
         )
     m, e = _multipliers(np.array([ratio]))
@@ -695,9 +698,9 @@ def _search_ptf(
 ) -> tuple[int, int, np.ndarray]:
     """Return PTF shift t, zero point and alpha [C] of a LayerNorm.
 
-    Per t and zero point every channel takes the alpha of its least squared error (FQ-ViT's rule), errors
-    weighed as the normalised output sees them (gamma^2 / sigma^2). Among the best of every t the unit's
-    own output decides, so the compressed squares and the statistics count too.
+    Per t and zero point every channel takes the alpha of its least squared error (FQ-ViT's rule),
+    errors weighed as the normalised output sees them (gamma^2 / sigma^2). Among the best of every
+    t the unit's own output decides, so the compressed squares and the statistics count too.
     """
     r = residual.astype(np.int32)
     x = r * residual_scale
@@ -738,9 +741,10 @@ def _search_ptf(
 def _activation_table(
     kind: str, before: Boundary, after: Boundary
 ) -> tuple[_Codes, _Codes, np.ndarray]:
-    """Return the codes of fc1's result, those of the activation's output, and the table between them.
+    """Return the codes before and after the activation function, and the table between them.
 
-    The input's clip is chosen by the error after the function: what lies far below 0 needs no codes.
+    The input's clip is chosen by the error after the function: what lies far below 0 needs no
+    codes.
     """
     x = before.rows.reshape(-1).astype(np.float64)
     x = x[:: max(1, x.size >> 15)]
@@ -769,7 +773,9 @@ def _activation_table(
 
     def out_codes(high_end: float) -> _Codes:
         scale = snap((high_end - out_low) / 254)
-        return _Codes(scale=scale, zero_point=int(np.clip(round(-127 - out_low / scale), -128, 127)))
+        return _Codes(
+            scale=scale, zero_point=int(np.clip(round(-127 - out_low / scale), -128, 127))
+        )
 
     def out_error(high_end: float) -> float:
         c = out_codes(high_end)

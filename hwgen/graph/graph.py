@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The integer graph: an ordered list of operations with their tensors; validated, saved and loaded.
 
-File format: safetensors. Arrays are named ``<operation>.<field>``; the one metadata entry ``hwgen.graph`` is
-a JSON object ``{schema_version, spec, tensors, ops, metadata}``. Equal graphs give equal bytes.
+File format: safetensors. Arrays are named ``<operation>.<field>``; the one metadata entry
+``hwgen.graph`` is a JSON object ``{schema_version, spec, tensors, ops, metadata}``. Equal graphs
+give equal bytes.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ class GraphMetadata:
     squares: str = "compressed"
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    #: Fraction of attention logits that the clip changes in calibration, per AttentionLogits operation.
+    #: Fraction of attention logits that the clip changes in calibration, per AttentionLogits
+    #: operation.
     logit_saturation: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -93,7 +95,8 @@ class GraphMetadata:
 class IntegerGraph:
     """A quantised Vision Transformer: operations in execution order. Valid by construction.
 
-    The input is one image, uint8 [H, W, channels]; the output is the last operation's, int16 [1, classes].
+    The input is one image, uint8 [H, W, channels]; the output is the last operation's, int16 [1,
+    classes].
     """
 
     spec: ModelSpec
@@ -165,7 +168,7 @@ class IntegerGraph:
         return sum(self.op_macs(op) for op in self.ops)
 
     def op_macs(self, op: Op) -> int:
-        """Multiply-accumulates of one operation per image; 0 for those that are no matrix multiply."""
+        """Multiply-accumulates of one operation per image; 0 without a matrix multiply."""
         match op:
             case Embedding() | Linear() | QueryKeyValue():
                 return int(self.tensors[op.input].shape[0] * op.weights.size)
@@ -213,9 +216,7 @@ class IntegerGraph:
                 )
             used: set[str] = set()
             ops = tuple(_decode_op(item, arrays, used) for item in document["ops"])
-            tensors = [
-                _decode(Tensor, item, "tensors", {}, used) for item in document["tensors"]
-            ]
+            tensors = [_decode(Tensor, item, "tensors", {}, used) for item in document["tensors"]]
             graph = cls(
                 spec=ModelSpec.from_json(document["spec"]),
                 ops=ops,
@@ -284,7 +285,7 @@ def _decode(
         place = f"{where}.{f.name}"
         if kind == "Array" or (kind == "Array | None" and value is not None):
             key = value.get("array") if isinstance(value, dict) else None
-            if key not in arrays or key in used:
+            if not isinstance(key, str) or key not in arrays or key in used:
                 raise FormatError(f"{place} must name an array of the file, not {value!r:.120}")
             used.add(key)
             value = arrays[key]
@@ -293,10 +294,14 @@ def _decode(
         elif kind.startswith("tuple"):
             element = int if kind == "tuple[int, ...]" else str
             if not isinstance(value, list) or not all(type(v) is element for v in value):
-                raise FormatError(f"{place} must be a list of {element.__name__}, not {value!r:.120}")
+                raise FormatError(
+                    f"{place} must be a list of {element.__name__}, not {value!r:.120}"
+                )
             value = tuple(value)
         elif kind.startswith("Mapping"):
-            if not isinstance(value, dict) or not all(type(v) in (int, float) for v in value.values()):
+            if not isinstance(value, dict) or not all(
+                type(v) in (int, float) for v in value.values()
+            ):
                 raise FormatError(f"{place} must be an object of numbers, not {value!r:.120}")
         elif kind in _PLAIN and type(value) not in _PLAIN[kind]:
             raise FormatError(f"{place} must be {kind}, not {value!r:.120}")
@@ -406,18 +411,14 @@ def _infer_linear(op: Linear, made: Mapping[str, Tensor]) -> _Result:
                 f" not {(r.zero_point, r.low, r.high)}"
             )
         if op.residual is not None and _input(made, op.residual, "int16") != out:
-            raise FormatError(
-                f"residual must have shape {out}, not {made[op.residual].shape}"
-            )
+            raise FormatError(f"residual must have shape {out}, not {made[op.residual].shape}")
         return {op.output: (out, "int16")}
     if op.table is not None:
         _check_shape("table", op.table, (256,))
     return {op.output: (out, "int8")}
 
 
-def _input(
-    made: Mapping[str, Tensor], name: str, dtype: str, *, axes: int = 2
-) -> tuple[int, ...]:
+def _input(made: Mapping[str, Tensor], name: str, dtype: str, *, axes: int = 2) -> tuple[int, ...]:
     tensor = made.get(name)
     if tensor is None:
         raise FormatError(f"input {name!r} must be produced by an earlier operation; it is not")

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is a graph alive? A dead one (constant logits, saturated boundaries) would match anything bit for bit."""
+"""Is a graph alive?
+
+A dead one (constant logits, saturated boundaries) would match anything bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,9 @@ class Liveness:
     """How a graph behaves on some images."""
 
     boundaries: tuple[BoundaryLiveness, ...]
-    logit_spread: float  #: standard deviation of the real-valued logits over classes, mean of the images
+    logit_spread: (
+        float  #: standard deviation of the real-valued logits over classes, mean of the images
+    )
     image_spread: float  #: standard deviation of a class's logit over images, mean of the classes
 
 
@@ -52,7 +57,8 @@ def measure_liveness(graph: IntegerGraph, images: np.ndarray) -> Liveness:
         op = makers[name]
         edges = _edges(op, graph.tensors[name].dtype)
         edge = sum(int(counts[code + 32768]) for code in edges)
-        # A boundary cannot show more codes than it has values (a small head), nor an image more than it has.
+        # A boundary cannot show more codes than it has values (a small head), nor an image more
+        # than it has.
         least = LEAST_SOFTMAX_CODES if isinstance(op, Softmax) else LEAST_CODES
         rows.append(
             BoundaryLiveness(
@@ -70,10 +76,11 @@ def measure_liveness(graph: IntegerGraph, images: np.ndarray) -> Liveness:
 
 
 def check_alive(graph: IntegerGraph, images: np.ndarray) -> Liveness:
-    """Return the measured liveness; raise :class:`HwgenError` where a boundary or the logits are dead.
+    """Return the measured liveness; raise :class:`HwgenError` where the graph is dead.
 
-    Asked for: every boundary uses at least 64 codes (softmax 8) and has less than 1 % of them on the edge of
-    its clip; the logits' standard deviation over the classes is at least 1.5, and they depend on the image.
+    Asked for: every boundary uses at least 64 codes (softmax 8) and has less than 1 % of them on
+    the edge of its clip; the logits' standard deviation over the classes is at least 1.5, and they
+    depend on the image.
     """
     found = measure_liveness(graph, images)
     problems = [

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operations of the integer graph: one frozen dataclass per operation.
 
-Every operation names its input and output tensors; shapes are per image, without the batch axis. All
-constants are integer arrays in the formats of the numerics package. Floating point appears only as the
-``scale`` of a :class:`Tensor`, which is information for reports and never takes part in the arithmetic.
+Every operation names its input and output tensors; shapes are per image, without the batch axis.
+All constants are integer arrays in the formats of the numerics package. Floating point appears
+only as the ``scale`` of a :class:`Tensor`, which is information for reports and never takes part
+in the arithmetic.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ DataType = Literal["uint8", "int8", "int16"]
 class Tensor:
     """One named tensor: a layer boundary that the accelerator materialises.
 
-    ``real value = (code - zero_point) * scale``; ``shape`` is ``(tokens, channels)`` except for attention
-    logits and codes, which are ``(heads, tokens, tokens)``.
+    ``real value = (code - zero_point) * scale``; ``shape`` is ``(tokens, channels)`` except for
+    attention logits and codes, which are ``(heads, tokens, tokens)``.
     """
 
     name: str
@@ -36,8 +37,8 @@ class Tensor:
 class Requantise:
     """Constants of one requantise step, per output column.
 
-    ``out = clip(rshr((acc + bias) * multiplier, shift) + zero_point, low, high)`` for int8 outputs; the
-    int16 forms (residual, head) use ``bias``, ``multiplier`` and ``shift`` only.
+    ``out = clip(rshr((acc + bias) * multiplier, shift) + zero_point, low, high)`` for int8
+    outputs; the int16 forms (residual, head) use ``bias``, ``multiplier`` and ``shift`` only.
     """
 
     bias: Array  #: int32 [N]
@@ -70,9 +71,9 @@ class ImageCodes(Op):
 class Embedding(Op):
     """Patch embedding in the residual form: int16 [tokens, width].
 
-    Row of patch p: ``clip(rshr((codes @ weights + bias) * m, e) + position[first + p])`` with ``first = 1``
-    when there is a class token, else 0. With a class token row 0 of the output is ``position[0]`` itself
-    (class embedding + its position, already added).
+    Row of patch p: ``clip(rshr((codes @ weights + bias) * m, e) + position[first + p])`` with
+    ``first = 1`` when there is a class token, else 0. With a class token row 0 of the output is
+    ``position[0]`` itself (class embedding + its position, already added).
     """
 
     input: str
@@ -87,8 +88,8 @@ class Embedding(Op):
 class LayerNorm(Op):
     """PTF codes read off the int16 residual by shifts, then AILayerNorm -> int8.
 
-    ``x = clip(rshr(r, ptf_shift + alpha_c) + zero_point, 0, 255)``. ``rows`` limits the operation to the
-    first rows of the input (the class token's, before the head); ``None`` means all.
+    ``x = clip(rshr(r, ptf_shift + alpha_c) + zero_point, 0, 255)``. ``rows`` limits the operation
+    to the first rows of the input (the class token's, before the head); ``None`` means all.
     """
 
     input: str
@@ -108,8 +109,8 @@ class LayerNorm(Op):
 class Linear(Op):
     """``requantise(input @ weights)``; optionally followed by a 256-entry table (GELU).
 
-    int8 in; int8 out in general; int16 out for ``residual`` (added in place: input of the same shape) and for
-    ``wide=True`` (the head: the residual form with r = 0).
+    int8 in; int8 out in general; int16 out for ``residual`` (added in place: input of the same
+    shape) and for ``wide=True`` (the head: the residual form with r = 0).
     """
 
     input: str
@@ -125,8 +126,8 @@ class Linear(Op):
 class QueryKeyValue(Op):
     """The three projections of attention from one input; outputs ``<output>.q``, ``.k``, ``.v``.
 
-    Column order of weights and constants: q of all heads, k of all heads, v of all heads, ``head_dim``
-    columns a head. The constants' clip is -127..127 with zero point 0 for all three.
+    Column order of weights and constants: q of all heads, k of all heads, v of all heads,
+    ``head_dim`` columns a head. The constants' clip is -127..127 with zero point 0 for all three.
     """
 
     input: str
@@ -144,7 +145,10 @@ class QueryKeyValue(Op):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AttentionLogits(Op):
-    """Per head ``clip(rshr(q @ k.T * m, e), -128, 127)`` -> int8 [heads, tokens, tokens], scale 2^-f."""
+    """Per head ``clip(rshr(q @ k.T * m, e), -128, 127)`` -> int8 of scale 2^-f.
+
+    Output [heads, tokens, tokens].
+    """
 
     query: str
     key: str
@@ -178,8 +182,9 @@ class AttentionValues(Op):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MeanPool(Op):
-    """Mean over the tokens from ``first`` on: ``clip(rshr(row_sum * m, e), -128, 127)`` -> int8 [1, C].
+    """Mean over the tokens from ``first`` on, int8 [1, C].
 
+    ``clip(rshr(row_sum * m, e), -128, 127)``.
     1/N sits in the multiplier; applied to the output of the final LayerNorm.
     """
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The safetensors container, read with suspicion and written deterministically.
 
-Layout (public specification of safetensors): 8 bytes little-endian header length, the header as JSON
-``{name: {"dtype", "shape", "data_offsets": [begin, end]}, "__metadata__": {str: str}}``, then the data.
-Every size is checked against the file's before memory is taken; the data must cover the rest of the file
-without gaps and overlaps, so two files of equal meaning cannot differ in hidden bytes.
+Layout (public specification of safetensors): 8 bytes little-endian header length, the header as
+JSON ``{name: {"dtype", "shape", "data_offsets": [begin, end]}, "__metadata__": {str: str}}``, then
+the data. Every size is checked against the file's before memory is taken; the data must cover the
+rest of the file without gaps and overlaps, so two files of equal meaning cannot differ in hidden
+bytes.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
     """Return the tensors and the metadata of a file; BF16 comes back as float32 (exact).
 
     Raises:
-        FormatError: the file is not a well-formed safetensors file; the message says what and where.
+        FormatError: the file is not a well-formed safetensors file; the message says what and
+        where.
     """
     path = Path(path)
     try:
@@ -72,9 +74,10 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
 def write_safetensors(
     path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-    """Write a file whose bytes depend on names, values and metadata only; replaces it atomically."""
+    """Write a file, atomically; its bytes depend on names, values and metadata only."""
     path = Path(path)
-    # Wide types first, then by name: every tensor is aligned to its item size, as the format's writers do.
+    # Wide types first, then by name: every tensor is aligned to its item size, as the format's
+    # writers do.
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
     offset = 0
@@ -123,7 +126,8 @@ def _read_header(
     (length,) = struct.unpack("<Q", stream.read(8))
     if length > min(MAX_HEADER_BYTES, size - 8) or length < 2:
         raise FormatError(
-            f"{path}: header length must be 2..{min(MAX_HEADER_BYTES, size - 8)} bytes (the file has"
+            f"{path}: header length must be 2..{min(MAX_HEADER_BYTES, size - 8)} bytes (the file"
+            " has"
             f" {size}), not {length}: truncated, or not a safetensors file"
         )
     try:
@@ -142,13 +146,15 @@ def _read_header(
         if begin != position:
             kind = "overlap" if begin < position else "leave a gap before"
             raise FormatError(
-                f"{path}: tensor {name!r} must start at data offset {position}, not {begin}: tensors"
+                f"{path}: tensor {name!r} must start at data offset {position}, not {begin}:"
+                " tensors"
                 f" {kind} it"
             )
         position = end
     if position != size - start:
         raise FormatError(
-            f"{path}: tensors must cover the file's {size - start} data bytes exactly, not {position}:"
+            f"{path}: tensors must cover the file's {size - start} data bytes exactly, not"
+            f" {position}:"
             f" {'truncated file' if position > size - start else 'bytes that no tensor owns'}"
         )
     return entries, metadata, start

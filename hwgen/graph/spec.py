@@ -32,9 +32,9 @@ _BOUNDS: dict[str, tuple[int, int]] = {
 class ModelSpec:
     """One Vision Transformer: pre-norm encoder, learned position embedding, one linear head.
 
-    ``image_size``, ``patch`` in pixels (square); ``mean`` and ``std`` per channel on the 0..1 pixel scale.
-    ``name_map`` translates a checkpoint with names of its own: canonical (timm) name -> name in the
-    checkpoint, ``{i}`` standing for the block's number.
+    ``image_size``, ``patch`` in pixels (square); ``mean`` and ``std`` per channel on the 0..1
+    pixel scale. ``name_map`` translates a checkpoint with names of its own: canonical (timm) name
+    -> name in the checkpoint, ``{i}`` standing for the block's number.
     """
 
     name: str
@@ -85,7 +85,8 @@ class ModelSpec:
             )
         if self.pooling == "class_token" and not self.class_token:
             raise ModelError(
-                "Model field 'pooling' must be 'mean' when there is no class token, not 'class_token'"
+                "Model field 'pooling' must be 'mean' when there is no class token, not"
+                " 'class_token'"
             )
         if not _is_real(self.layer_norm_epsilon) or not 0 < self.layer_norm_epsilon <= 1:
             raise ModelError(
@@ -150,7 +151,8 @@ class ModelSpec:
         unknown = sorted(set(data) - set(fields), key=str)
         if unknown:
             raise ModelError(
-                f"Model file's keys must be among {', '.join(fields)}, not {', '.join(map(repr, unknown))}"
+                f"Model file's keys must be among {', '.join(fields)}, not"
+                f" {', '.join(map(repr, unknown))}"
             )
         missing = [
             n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in data

@@ -138,9 +138,7 @@ def torch_forward(spec: ModelSpec, state: dict[str, np.ndarray], images: np.ndar
         y = f.linear(y, p("mlp.fc2.weight"), p("mlp.fc2.bias"))
         scale = p("ls2.gamma")
         x = x + (y if scale is None else y * scale)
-    x = f.layer_norm(
-        x, (spec.width,), s["norm.weight"], s["norm.bias"], spec.layer_norm_epsilon
-    )
+    x = f.layer_norm(x, (spec.width,), s["norm.weight"], s["norm.bias"], spec.layer_norm_epsilon)
     x = x[:, 0] if spec.pooling == "class_token" else x[:, int(spec.class_token) :].mean(1)
     return f.linear(x, s["head.weight"], s["head.bias"]).numpy()
 

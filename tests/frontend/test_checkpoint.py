@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+import sys
+
+import numpy as np
+import pytest
+
+from hwgen.errors import CheckpointError
+from hwgen.frontend.checkpoint import load_checkpoint
+from hwgen.graph.safetensors_file import write_safetensors
+
+
+def container(header, data=b"", *, length=None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_reads_what_the_library_writes(tmp_path, dtype):
+    library = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
+    tensors = {
+        "a.weight": np.arange(6, dtype=dtype).reshape(2, 3),
+        "scalar": np.array(1.5, dtype=dtype),
+        "empty": np.zeros((0, 4), dtype),
+    }
+    path = tmp_path / "c.safetensors"
+    library.save_file(tensors, path, metadata={"format": "pt"})
+    got = load_checkpoint(path)
+    assert set(got) == set(tensors)
+    for name, array in tensors.items():
+        assert got[name].dtype == np.float32
+        assert got[name].shape == array.shape
+        assert np.array_equal(got[name], array)
+
+
+def test_bfloat16_is_exact(tmp_path):
+    data = np.array([0x3F80, 0xC040], "<u2").tobytes()  # 1.0, -3.0
+    path = tmp_path / "c.safetensors"
+    path.write_bytes(container({"x": entry("BF16", (2,), (0, 4))}, data))
+    assert load_checkpoint(path)["x"].tolist() == [1.0, -3.0]
+
+
+def test_the_library_reads_what_we_write(tmp_path):
+    library = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
+    tensors = {"b": np.arange(3, dtype=np.int8), "a": np.ones((2, 2), np.float32)}
+    path = tmp_path / "c.safetensors"
+    write_safetensors(path, tensors, {"k": "v"})
+    got = library.load_file(path)
+    assert all(np.array_equal(got[name], tensors[name]) for name in tensors)
+
+
+DUPLICATE = b'{"a":' + json.dumps(entry()).encode() + b',"a":' + json.dumps(entry()).encode() + b"}"
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (b"", "at least 8 bytes, not 0"),
+        (b"\x01\x02", "at least 8 bytes, not 2"),
+        (container({}, length=2**63), "header length must be"),
+        (container({}, length=2**40), "header length must be"),
+        (container(b"not json"), "header must be JSON"),
+        (container(b"\xff\xfe"), "header must be JSON"),
+        (container([1]), "header must be a JSON object"),
+        (container(b"[" * 50000), "header must be JSON"),
+        (container({"a": entry()}, b"1234"), "truncated file"),
+        (container({"a": entry(offsets=(0, 800), shape=(200,))}, b"12345678"), "truncated file"),
+        (container({"a": entry()}, bytes(9)), "bytes that no tensor owns"),
+        (container({"a": entry(offsets=(4, 12))}, bytes(12)), "leave a gap before it"),
+        (container({"a": entry(), "b": entry()}, bytes(8)), "overlap it"),
+        (container({"a": entry(shape=(2**40, 2**40))}, bytes(8)), "must take .* bytes"),
+        (container({"a": entry(shape=(-1, -2))}, bytes(8)), "shape must be a list of sizes"),
+        (container({"a": entry(shape=(True, 2))}, bytes(8)), "shape must be a list of sizes"),
+        (container({"a": entry(shape=(1,) * 40 + (2,))}, bytes(8)), "at most 8 axes"),
+        (container({"a": entry(offsets=(8, 0))}, bytes(8)), "data_offsets must be"),
+        (container({"a": entry(dtype="F33")}, bytes(8)), "dtype must be one of"),
+        (container({"a": 5}, bytes(8)), "must have dtype, shape and data_offsets"),
+        (container({"__metadata__": {"a": 1}}), "__metadata__ must be an object of strings"),
+        (container(DUPLICATE, bytes(8)), "duplicate name 'a'"),
+    ],
+)
+def test_malformed_safetensors(tmp_path, data, match):
+    path = tmp_path / "c.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=match):
+        load_checkpoint(path)
+
+
+def test_every_truncation_is_refused(tmp_path):
+    whole = tmp_path / "whole.safetensors"
+    write_safetensors(whole, {"a": np.ones(3, np.float32)}, {})
+    data = whole.read_bytes()
+    path = tmp_path / "c.safetensors"
+    for size in range(len(data)):
+        path.write_bytes(data[:size])
+        with pytest.raises(CheckpointError):
+            load_checkpoint(path)
+
+
+@pytest.mark.parametrize("wrap", [(), ("model",), ("state_dict",), ("state_dict", "model")])
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin"])
+def test_torch_containers(tmp_path, wrap, suffix):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    state = {"head.bias": torch.tensor([1.0, 2.0], dtype=torch.bfloat16)}
+    for key in wrap:
+        state = {key: state, "epoch": 3}
+    path = tmp_path / f"c{suffix}"
+    torch.save(state, path)
+    assert load_checkpoint(path)["head.bias"].tolist() == [1.0, 2.0]
+
+
+class Payload:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return (exec, (f"open({str(self.target)!r}, 'w').close()",))
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_a_pickle_payload_is_refused_and_not_executed(tmp_path, writer):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    marker, path = tmp_path / "executed", tmp_path / "c.pt"
+    content = {"x": Payload(marker)}
+    if writer == "torch":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    with pytest.raises(CheckpointError, match="nothing in it was executed"):
+        load_checkpoint(path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04 broken", b"random text", bytes(100)])
+def test_damaged_torch_files(tmp_path, data):
+    pytest.importorskip("torch", reason="torch is not installed")
+    path = tmp_path / "c.pt"
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError):
+        load_checkpoint(path)
+
+
+def test_torch_files_without_torch(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    path = tmp_path / "c.pt"
+    path.write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"needs torch, which is not installed.*safetensors"):
+        load_checkpoint(path)
+
+
+def test_state_dict_must_hold_tensors(tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    path = tmp_path / "c.pt"
+    torch.save({"a": 3}, path)
+    with pytest.raises(CheckpointError, match="must map names to tensors"):
+        load_checkpoint(path)
+    torch.save([1], path)
+    with pytest.raises(CheckpointError, match="must hold a state dict"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "match"), [("none.safetensors", "missing"), ("folder", "a folder"), ("c.txt", "not ")]
+)
+def test_paths_that_are_no_checkpoint(tmp_path, name, match):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "c.txt").write_text("x")
+    with pytest.raises(CheckpointError, match=match):
+        load_checkpoint(tmp_path / name)

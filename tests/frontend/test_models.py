@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hwgen.errors import ModelError
+from hwgen.frontend.models import ALIASES, MODELS, ModelSpec, get_model
+
+
+@pytest.mark.parametrize("name", [*MODELS, *ALIASES])
+def test_every_name_is_known(name):
+    assert get_model(name).name == name
+
+
+def test_geometry_of_deit():
+    spec = get_model("deit_small")
+    assert (spec.tokens, spec.width, spec.heads, spec.attention_width) == (197, 384, 6, 384)
+    assert get_model("vit_large_patch16_384").tokens == 577
+    assert get_model("deit_tiny_patch16_224.fb_in1k").width == 192
+
+
+def test_unknown_name_gives_the_nearest():
+    with pytest.raises(ModelError, match=r"not 'deit_tny'; the nearest names: .*deit_tiny"):
+        get_model("deit_tny")
+
+
+def test_model_file_round_trip(tmp_path):
+    spec = MODELS["vit_tiny"]
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps(spec.to_json()))
+    assert get_model(path) == spec
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"colour": 1}, r"keys must be among .*not 'colour'"),
+        ({"width": "64"}, r"'width' must be an integer in 8\.\.8192, not '64'"),
+        ({"depth": True}, r"'depth' must be an integer"),
+        ({"depth": 0}, r"'depth' must be an integer in 1\.\.256, not 0"),
+        ({"image_size": 225}, r"multiple of the patch \(16\), not 225; the nearest is 224"),
+        ({"pooling": "max"}, r"'pooling' must be one of class_token, mean, not 'max'"),
+        ({"class_token": False}, r"must be 'mean' when there is no class token"),
+        ({"mean": [0.5]}, r"'mean' must be 3 numbers"),
+        ({"std": [0.5, 0.0, 0.5]}, r"'std' must be positive"),
+        ({"layer_norm_epsilon": float("nan")}, r"'layer_norm_epsilon' must be a number"),
+        ({"activation": "swish"}, r"'activation' must be one of"),
+        ({"name_map": [1]}, r"'name_map' must be an object"),
+    ],
+)
+def test_bad_model_files(tmp_path, change, match):
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps({**MODELS["vit_tiny"].to_json(), **change}))
+    with pytest.raises(ModelError, match=match):
+        get_model(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", "\ud800".encode("utf-16", "surrogatepass"), "[" * 9999]
+)
+def test_files_that_are_no_model(tmp_path, text):
+    path = tmp_path / "m.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ModelError, match="Model file must"):
+        get_model(path)
+
+
+def test_missing_field_is_named():
+    with pytest.raises(ModelError, match="must give width, depth"):
+        ModelSpec.from_json({"name": "x", "heads": 1, "mlp_hidden": 8})
