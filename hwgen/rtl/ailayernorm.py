@@ -54,6 +54,8 @@ def stage_1_latency(lanes: int) -> int:
 
 def parameters_layout(lanes: int, max_channels: int) -> data.StructLayout:
     """One write of parameters: lanes with ``enable`` set of one group of one slot."""
+    if lanes < 2 or lanes & (lanes - 1):
+        raise ConfigError(f"Lanes of AILayerNorm must be a power of two from 2 up, not {lanes!r}")
     return data.StructLayout(
         {
             "slot": 1,
@@ -111,8 +113,6 @@ class AILayerNorm(wiring.Component):
     o_stream: Out
 
     def __init__(self, lanes: int, max_channels: int) -> None:
-        if lanes < 2 or lanes & (lanes - 1):
-            raise ConfigError(f"Lanes of AILayerNorm must be a power of two from 2 up, not {lanes!r}")
         self.lanes = lanes
         self.max_channels = max_channels
         self.shape = AILayerNormShape(lanes=lanes, max_channels=max_channels)
@@ -161,7 +161,8 @@ class AILayerNorm(wiring.Component):
         output_zero_point = register(m, self.output_zero_point, "output_zero_point_set")
         last_group = register(m, (channels - 1)[exact_log2(lanes) :][: self.group_bits], "last_group")
         tail = channels[: exact_log2(lanes)]
-        tail_mask = register(m, Cat((tail == 0) | (tail > i) for i in range(lanes)), "tail_mask")
+        beyond = [tail > i for i in range(lanes - 1)] + [Const(0, 1)]
+        tail_mask = register(m, Cat((tail == 0) | bit for bit in beyond), "tail_mask")
         variance_floor = register(m, register(m, channels * channels, "floor_m"), "variance_floor")
         shift_base = register(
             m, self.gamma_shift - self.beta_fraction_bits + (RSQRT_BITS - 1), "shift_base"

@@ -57,7 +57,8 @@ def leading_one(bits: Sequence[Value]) -> tuple[Value, Value]:
     half = 1 << (ceil_log2(len(bits)) - 1)
     low_found, low = leading_one(bits[:half])
     high_found, high = leading_one(bits[half:])
-    return low_found | high_found, Cat(Mux(high_found, high, low), high_found)
+    index = Cat(Mux(high_found, high, low), high_found) if half > 1 else high_found
+    return low_found | high_found, index
 
 
 def lookup(table: Sequence[int], bits: int, index: Value) -> Value:
