@@ -35,6 +35,11 @@ SNAPSHOT_DELAY = 1
 #: The watchdog of the simulated host, cycles without a completed instruction.
 WATCHDOG_CYCLES = 1_000_000
 
+# Names of one declaration, without its range.
+_DECLARATION = re.compile(
+    r"^\s*(?:input|output|wire|reg)\b(?:\s+reg\b)?\s*(?:\[[^\]]*\])?([\w\s,]+)[;=]", re.MULTILINE
+)
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -104,9 +109,11 @@ def probe_control(verilog: str) -> str:
     counters = set(COUNTER_SIGNALS)
     for name, start, end in zip(names, starts, [*starts[1:], len(verilog)], strict=True):
         body = verilog[start:end]
-        declared = set(
-            re.findall(r"^\s*(?:input|output|wire|reg)\b[^;=]*?(\w+)\s*[;=]", body, re.M)
-        )
+        declared = {
+            name
+            for names_text in _DECLARATION.findall(body)
+            for name in re.findall(r"\w+", names_text)
+        }
         wanted = [signal for signal in BANK_SIGNALS if signal in declared]
         if len(wanted) != len(BANK_SIGNALS):
             wanted = []

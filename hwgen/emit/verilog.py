@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deterministic Verilog: the same component gives the same bytes in any folder and any hash seed."""
+"""Deterministic Verilog: the same bytes for the same component in any folder and any hash seed."""
 
 from __future__ import annotations
 

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The frame harness on a stand-in for the accelerator: data, memory model, boundaries, failures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwgen.config import AcceleratorConfig
+from hwgen.errors import FormatError, SimulationError
+from hwgen.isa.instructions import Engine
+from hwgen.sim import boundaries
+from hwgen.sim.frame import FrameSetup, Memory, run_frames
+from hwgen.sim.verilator import Source
+
+pytestmark = pytest.mark.verilator
+
+TOP = (Path(__file__).parent / "fake_top.v").read_text()
+BURSTS, BEATS = 32, 512
+RNG = np.random.default_rng(11)
+IMAGE = RNG.integers(0, 256, BEATS * 16, np.uint8)
+INPUTS = RNG.integers(0, 256, (3, 256), np.uint8)
+
+
+def part(count: int, base: int, first_token: int, tokens: int) -> dict[str, object]:
+    return {
+        "engine": "LOAD",
+        "count": count,
+        "base": base,
+        "stride": 32,
+        "first_token": first_token,
+        "tokens": tokens,
+        "first_channel": 0,
+        "channels": 20,
+    }
+
+
+def tensor(name: str, *parts: dict[str, object]) -> dict[str, object]:
+    return {"name": name, "shape": [32, 20], "dtype": "int8", "parts": list(parts)}
+
+
+# Words 0..31 hold slice 0 and words 32..63 slice 1 of 20 channels; four bursts fill the bank, 32 bursts
+# in all overwrite it seven times. One tensor is recorded in two pieces from different rounds.
+TABLE = {
+    "schema": "hwgen.boundaries",
+    "schema_version": 1,
+    "tensors": [
+        tensor("third round", part(12, 0, 0, 32)),
+        tensor("mixed rounds", part(16, 0, 0, 5), part(20, 0, 5, 27)),
+        tensor("complement", part(28, 1 << 17, 0, 32)),
+    ],
+}
+
+
+def setup(text: str = TOP, table: dict[str, object] = TABLE) -> FrameSetup:
+    return FrameSetup(
+        verilog=(Source("fake.v", text.encode()),),
+        top="fake",
+        config=AcceleratorConfig(),
+        image=IMAGE.tobytes(),
+        input_bytes=256,
+        output_bytes=16,
+        boundaries=boundaries.parse(table),
+    )
+
+
+def reference_sum(image: np.ndarray) -> int:
+    beats = [int.from_bytes(row.tobytes(), "little") for row in IMAGE.reshape(-1, 16)]
+    return (sum(beats) + int.from_bytes(image[:16].tobytes(), "little")) % (1 << 128)
+
+
+def reference_tensor(round_index: int) -> np.ndarray:
+    words = IMAGE.reshape(8, 64, 16)[round_index]
+    return np.concatenate([words[:32], words[32:, :4]], axis=1).view(np.int8)
+
+
+def test_frames_follow_each_other_without_reset() -> None:
+    results = run_frames(setup(), INPUTS)
+    for frame, image in zip(results.frames, INPUTS, strict=True):
+        assert int.from_bytes(frame.output.tobytes(), "little") == reference_sum(image)
+        assert list(frame.boundaries) == ["third round", "mixed rounds", "complement"]
+        np.testing.assert_array_equal(frame.boundaries["third round"], reference_tensor(2))
+        mixed = np.concatenate([reference_tensor(3)[:5], reference_tensor(4)[5:]])
+        np.testing.assert_array_equal(frame.boundaries["mixed rounds"], mixed)
+        np.testing.assert_array_equal(frame.boundaries["complement"], ~reference_tensor(6))
+        assert len(frame.completions[Engine.LOAD]) == BURSTS
+        assert np.all(np.diff(frame.completions[Engine.LOAD]) >= 16)
+        assert len(frame.completions[Engine.DRAIN]) == 0
+    # The same work takes the same time, and the pins agree with the counter.
+    assert len(set(results.cycles)) == 1
+    assert results.frames[0].counters["CYCLES"] + 1 == results.cycles[0]
+
+
+def test_power_up_content_does_not_matter() -> None:
+    first = run_frames(setup(), INPUTS[:1], seed=1).frames[0]
+    second = run_frames(setup(), INPUTS[:1], seed=2).frames[0]
+    assert first.cycles == second.cycles
+    assert first.output.tolist() == second.output.tolist()
+
+
+@pytest.mark.parametrize(
+    ("latency", "bandwidth", "beat_cycles"),
+    [(100, 16.0, 1.0), (10, 16.0, 1.0), (100, 64.0, 1.0), (100, 4.0, 4.0), (50, 10.5, 16 / 10.5)],
+)
+def test_latency_and_bandwidth(latency: int, bandwidth: float, beat_cycles: float) -> None:
+    frame = run_frames(setup(), INPUTS[:1], memory=Memory(latency, bandwidth)).frames[0]
+    # Reads: latency, then beats at the bandwidth; then one write whose response takes the latency.
+    expected = 2 * latency + (BEATS + 17) * beat_cycles + (8 if beat_cycles == 1 else 0)
+    assert expected - 8 <= frame.cycles <= expected + 8
+    assert abs(frame.completions[Engine.LOAD][0] - (latency + 16 * beat_cycles)) <= 10
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("assign m_axi0_arsize = 4", "assign m_axi0_arsize = 3", "AR must be an aligned"),
+        ("arlen = 15", "arlen = 16", "in no region|within 4 KiB"),
+        ("{registers[9], registers[8]}", "{32'd0, registers[8]}", "in no region"),
+        ("assign m_axi0_wlast = 1", "assign m_axi0_wlast = 0", "WLAST"),
+        ("assign s_axil_bresp = 0", "assign s_axil_bresp = 2", "BRESP is 2"),
+        ("32'h48574731", "32'h48574732", "IDENTITY must read"),
+        (
+            "registers[6'h3f] <= 0",
+            "registers[6'h3f] <= 2",
+            "reports READ_ERROR .cause address 0x123",
+        ),
+        ("& (issued <= BURSTS)", "& (issued < BURSTS)", "no instruction completed in"),
+        ("beats[3:0] == 15", "beats[3:0] == 15 & ~beats[8]", "a layer boundary waits for 20"),
+    ],
+)
+def test_faults_of_the_design_are_named(old: str, new: str, message: str) -> None:
+    assert old in TOP
+    with pytest.raises(SimulationError, match=message):
+        run_frames(setup(TOP.replace(old, new)), INPUTS[:1])
+
+
+def test_changed_verilog_changes_the_result() -> None:
+    changed = TOP.replace("sum <= sum + m_axi0_rdata", "sum <= sum + m_axi0_rdata + 1")
+    frame = run_frames(setup(changed), INPUTS[:1]).frames[0]
+    assert int.from_bytes(frame.output.tobytes(), "little") == reference_sum(INPUTS[0]) + BEATS + 1
+
+
+def test_waveform(tmp_path: Path) -> None:
+    run_frames(setup(), INPUTS[:1], vcd=tmp_path / "wave.vcd")
+    assert "$enddefinitions" in (tmp_path / "wave.vcd").read_text()[:100_000]
+
+
+def test_input_of_another_size_is_refused() -> None:
+    with pytest.raises(FormatError, match="image 0: Input must be at most 256 bytes, not 257"):
+        run_frames(setup(), [bytes(257)])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"channels": 19}, "cover the tensor exactly once"),
+        ({"engine": "ALU"}, "engine must be one of"),
+        ({"base": 1 << 20}, "base must be in"),
+        ({"first_token": 1}, "tokens must be in 1..31"),
+        ({"index": [0]}, "index must pick"),
+    ],
+)
+def test_malformed_tables_are_refused(change: dict[str, object], message: str) -> None:
+    table = TABLE | {"tensors": [tensor("x", part(1, 0, 0, 32) | change)]}
+    with pytest.raises(FormatError, match=message):
+        boundaries.parse(table)
+
+
+def test_boundary_outside_its_bank_is_refused() -> None:
+    table = TABLE | {"tensors": [tensor("x", part(1, 40, 0, 32))]}
+    with pytest.raises(SimulationError, match="outside the banks"):
+        run_frames(replace(setup(), boundaries=boundaries.parse(table)), INPUTS[:1])
