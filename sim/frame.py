@@ -257,7 +257,7 @@ def run_frames(
         wall_seconds = time.monotonic() - started
         outputs = np.fromfile(folder / "outputs", np.uint8).reshape(-1, setup.output_bytes)
         record_bytes = sum(part.tokens * slices * rows for part, slices in parts)
-        records = np.fromfile(folder / "boundaries", np.uint8).reshape(-1, record_bytes)
+        records = np.fromfile(folder / "boundaries", np.uint8).reshape(len(regions), record_bytes)
     frames = []
     for index in range(len(regions)):
         frames.append(_frame(setup, lines, index, outputs[index], records[index]))

@@ -42,8 +42,8 @@ def tensor(name: str, *parts: dict[str, object]) -> dict[str, object]:
     return {"name": name, "shape": [32, 20], "dtype": "int8", "parts": list(parts)}
 
 
-# Words 0..31 hold slice 0 and words 32..63 slice 1 of 20 channels; four bursts fill the bank, 32 bursts
-# in all overwrite it seven times. One tensor is recorded in two pieces from different rounds.
+# Words 0..31 hold slice 0 and words 32..63 slice 1 of 20 channels; four bursts fill the bank, 32
+# bursts in all overwrite it seven times. One tensor is recorded in two pieces of different rounds.
 TABLE = {
     "schema": "hwgen.boundaries",
     "schema_version": 1,

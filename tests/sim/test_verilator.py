@@ -68,7 +68,11 @@ def test_content_decides() -> None:
 @pytest.mark.parametrize(
     ("verilog", "harness", "message"),
     [
-        (VERILOG.replace(b"8'd1", b"9'd1"), HARNESS, "WIDTHTRUNC"),  # warnings are errors
+        (
+            VERILOG.replace(b"q + 8'd1", b"q + extra"),
+            HARNESS,
+            "IMPLICIT|extra",
+        ),  # warnings are errors
         (VERILOG.replace(b"endmodule", b""), HARNESS, "syntax error"),
         (VERILOG, HARNESS.replace(b"dut.q", b"dut.p"), r"Compiling main.cpp.*\n.*no member named"),
     ],

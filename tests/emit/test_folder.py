@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Manifest and folder: complete, refused where they must be, replaced as a whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hwgen.config import AcceleratorConfig
+from hwgen.emit import folder as folder_module
+from hwgen.emit.folder import write_folder
+from hwgen.emit.manifest import Manifest, ProgramFacts, digest
+from hwgen.errors import ConfigError, FormatError
+
+
+def files(text: str = "module x; endmodule\n") -> dict[str, bytes]:
+    return {"x.v": text.encode(), "program.bin": b"\1\2", "b.json": b"{}", "g.safetensors": b"g"}
+
+
+def manifest(content: dict[str, bytes]) -> Manifest:
+    return Manifest(
+        name="x",
+        top="x",
+        model="digits",
+        board="zcu102",
+        config=AcceleratorConfig(),
+        program=ProgramFacts(
+            image="program.bin",
+            boundaries="b.json",
+            graph="g.safetensors",
+            instructions=3,
+            input_shape=(28, 28, 1),
+            input_bytes=784,
+            output_bytes=32,
+            classes=10,
+            macs=1000,
+            predicted_cycles=500,
+        ),
+        simulation=("x.v",),
+        synthesis=("x.v",),
+        files={name: digest(data) for name, data in content.items()},
+        extra={"weight_bits": {"block0": 4}},
+    )
+
+
+def write(path: Path, text: str = "module x; endmodule\n") -> Path:
+    return write_folder(path, files(text), manifest(files(text)))
+
+
+def content(path: Path) -> dict[str, bytes]:
+    return {entry.name: entry.read_bytes() for entry in path.iterdir()}
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = write(tmp_path / "rtl_out" / "x")
+    loaded = Manifest.load(path)
+    assert loaded == manifest(files())
+    assert loaded.to_bytes() == (path / "manifest.json").read_bytes()
+    assert loaded.changed_files(path) == []
+    (path / "x.v").write_text("changed")
+    (path / "b.json").unlink()
+    assert loaded.changed_files(path) == ["b.json", "x.v"]
+
+
+def test_own_folder_is_replaced(tmp_path: Path) -> None:
+    path = write(tmp_path / "x")
+    (path / "report.html").write_text("old report")
+    write(path, "other")
+    assert content(path).keys() == {*files(), "manifest.json"}
+    assert (path / "x.v").read_text() == "other"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
+
+
+def test_replacing_without_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_module, "_exchange", lambda first, second: False)
+    path = write(tmp_path / "x")
+    write(path, "other")
+    assert (path / "x.v").read_text() == "other"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
+
+
+def test_foreign_folders_are_refused(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="must be absent, empty or a design of hwgen"):
+        write(foreign)
+    own = write(tmp_path / "own")
+    (own / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"move 'notes.txt' elsewhere"):
+        write(own)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="must be a folder"):
+        write(tmp_path / "file")
+    link = tmp_path / "link"
+    link.symlink_to(own)
+    with pytest.raises(ConfigError, match="must be a folder"):
+        write(link)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert content(write(empty)).keys() == {*files(), "manifest.json"}
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_failure_leaves_the_old_design(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    path = write(tmp_path / "x")
+    before = content(path)
+
+    def full(_: int) -> None:
+        raise error
+
+    monkeypatch.setattr(folder_module.os, "fsync", full)
+    with pytest.raises((ConfigError, KeyboardInterrupt)) as caught:
+        write(path, "other")
+    if isinstance(error, OSError):
+        assert "No space left on device" in str(caught.value)
+    assert content(path) == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
+
+
+def test_names_choose_no_place(tmp_path: Path) -> None:
+    for name in ("../x.v", "a/b.v", "/etc/x", "..", "", ".hidden"):
+        with pytest.raises(FormatError, match="File name must be"):
+            replace(manifest(files()), files={**manifest(files()).files, name: "0"})
+    with pytest.raises(FormatError, match="exactly the files"):
+        write_folder(tmp_path / "x", {**files(), "more.v": b""}, manifest(files()))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": "other"}, "must have the schema"),
+        ({"schema_version": 2}, "must have schema version 1, not 2"),
+        ({"simulation": ["../../x.v"]}, "File name must be"),
+        ({"simulation": ["y.v"]}, r"must have a digest; check \['y.v'\]"),
+        ({"files": {"x.v": 3}}, "table of digests"),
+        ({"top": 3}, "top must be text"),
+        ({"program": {}}, "program must have the keys"),
+        ({"config": {}}, "exactly the keys"),
+    ],
+)
+def test_malformed_manifests_are_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    path = write(tmp_path / "x")
+    values = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(values | change))
+    with pytest.raises(FormatError, match=message):
+        Manifest.load(path)
+
+
+def test_missing_and_broken_manifests(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="must hold a readable manifest"):
+        Manifest.load(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(FormatError, match="must be JSON"):
+        Manifest.load(tmp_path)
