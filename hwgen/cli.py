@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``hwgen``.
+
+Exit status: 0 done; 1 the request cannot be met, data are bad or a check failed; 2 wrong usage;
+130 interrupted. With ``--json`` standard output carries one JSON object and nothing else, a failure
+being ``{"error": ...}``; progress and messages go to standard error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from hwgen import __version__
+from hwgen.errors import DoesNotFitError, HwgenError, MismatchError
+
+INTERRUPTED = 130
+
+#: Disk and memory conditions that are no fault of the program.
+_SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE)
+
+
+class Output:
+    """Where results go: tables, or one JSON object on the real standard output."""
+
+    def __init__(self, *, as_json: bool, stream: IO[str]) -> None:
+        """``stream`` is standard output as it was before anything could write to it."""
+        self.as_json = as_json
+        self.stream = stream
+
+    def result(self, values: dict[str, Any], table: Callable[[], None]) -> None:
+        """Write the result of a command in the form that was asked for."""
+        if self.as_json:
+            self.write(values)
+        else:
+            table()
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Write one JSON object."""
+        print(json.dumps(values, allow_nan=False, default=str), file=self.stream, flush=True)
+
+
+@contextlib.contextmanager
+def _output(as_json: bool) -> Iterator[Output]:
+    """Keep standard output for the JSON object: whatever else is printed goes to standard error.
+
+    The file descriptor itself is redirected, because libraries in C++ print there too.
+    """
+    if not as_json:
+        yield Output(as_json=False, stream=sys.stdout)
+        return
+    try:
+        number = sys.stdout.fileno()
+        sys.stdout.flush()
+        kept = os.dup(number)
+    except (OSError, ValueError, AttributeError):  # no real file: a test, or a closed stream
+        stream = sys.stdout
+        with contextlib.redirect_stdout(sys.stderr):
+            yield Output(as_json=True, stream=stream)
+        return
+    try:
+        os.dup2(sys.stderr.fileno(), number)
+        with os.fdopen(os.dup(kept), "w", encoding="utf-8") as stream:
+            yield Output(as_json=True, stream=stream)
+        sys.stdout.flush()
+    finally:
+        os.dup2(kept, number)
+        os.close(kept)
+
+
+def describe_error(error: BaseException) -> dict[str, Any]:
+    """A failure as the JSON object that ``--json`` prints."""
+    values: dict[str, Any] = {"error": _sentence(error), "kind": type(error).__name__}
+    if isinstance(error, MismatchError):
+        values["first_difference"] = error.first_difference
+        values["matches_reference"] = False
+    if isinstance(error, DoesNotFitError):
+        values |= {
+            "resource": error.resource,
+            "demand": error.demand,
+            "bound": error.bound,
+            "unit": error.unit,
+            "levers": list(error.levers),
+        }
+    return values
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    return str(error) or type(error).__name__
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status; nothing a user does gives a traceback."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        # Options of the program that follows `--` are not ours.
+        ours = given[: given.index("--")] if "--" in given else given
+        with _output("--json" in ours) as output:
+            return _run(given, output)
+    except BrokenPipeError:  # the reader of our output went away
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(given: list[str], output: Output) -> int:
+    def fail(error: BaseException, status: int, text: str | None = None) -> int:
+        print(text or f"error: {_sentence(error)}", file=sys.stderr)
+        if output.as_json:
+            output.write(describe_error(error))
+        return status
+
+    try:
+        status = commands.main(args=given, prog_name="hwgen", standalone_mode=False, obj=output)
+        return status if isinstance(status, int) else 0
+    except HwgenError as error:
+        return fail(error, error.exit_status)
+    except click.exceptions.NoArgsIsHelpError as error:
+        return fail(error, 2, error.format_message())
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f"\nTry '{context.command_path} --help'." if context is not None else ""
+        return fail(error, 2, f"error: {error.format_message()}{hint}")
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        return fail(KeyboardInterrupt("interrupted"), INTERRUPTED)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.errno not in _SYSTEM_ERRORS:
+            return _bug(error, fail)
+        place = f"{error.filename}: " if error.filename else ""
+        return fail(HwgenError(f"{place}{error.strerror}"), 1)
+    except MemoryError:
+        return fail(HwgenError("Memory must suffice for the model, and does not"), 1)
+    except Exception as error:
+        return _bug(error, fail)
+
+
+def _bug(error: Exception, fail: Callable[..., int]) -> int:
+    traceback.print_exc()
+    text = f"error: this is a fault of hwgen {__version__}, please report it with the lines above"
+    return fail(HwgenError(f"{type(error).__name__}: {error}"), 1, text)
+
+
+def _examples(*lines: str) -> str:
+    """An epilogue with examples, one command a line (``\\b``: keep the line breaks)."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
+    )(command)
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_examples(
+        "hwgen run                                  the embedded default model, every stage",
+        "hwgen run deit_tiny --checkpoint deit_tiny.safetensors",
+        "hwgen simulate rtl_out/digits_zcu102 --images 5",
+        "hwgen doctor                               is everything here that is needed?",
+    ),
+)
+@click.version_option(__version__, prog_name="hwgen")
+def commands() -> None:
+    """Generate an accelerator for a quantised Vision Transformer, and prove it by simulation."""
+
+
+@commands.command(epilog=_examples("hwgen models", "hwgen models --json"))
+@_json_option
+@click.pass_obj
+def models(output: Output, as_json: bool) -> None:
+    """List the known models."""
+    from hwgen.frontend.models import ALIASES, MODELS, default_checkpoint
+    from hwgen.report.terminal import print_table
+
+    rows = []
+    values = []
+    for name, spec in {**MODELS, **ALIASES}.items():
+        embedded = default_checkpoint(spec) is not None
+        values.append(
+            {
+                "name": name,
+                "image_size": spec.image_size,
+                "channels": spec.channels,
+                "patch": spec.patch,
+                "width": spec.width,
+                "depth": spec.depth,
+                "heads": spec.heads,
+                "classes": spec.classes,
+                "embedded_checkpoint": embedded,
+            }
+        )
+        rows.append(
+            [
+                *map(str, (name, spec.image_size, spec.patch, spec.width, spec.depth, spec.heads)),
+                str(spec.classes),
+                "embedded" if embedded else "--checkpoint",
+            ]
+        )
+    header = ("model", "image", "patch", "width", "blocks", "heads", "classes", "checkpoint")
+    output.result({"models": values}, lambda: print_table("Models", rows, header=header))
+
+
+@commands.command(epilog=_examples("hwgen doctor", "hwgen doctor --json"))
+@_json_option
+@click.pass_obj
+def doctor(output: Output, as_json: bool) -> int:
+    """Check that everything is installed that hwgen needs; status 1 if something is missing."""
+    from hwgen.doctor import examine, healthy
+    from hwgen.report.terminal import print_table
+
+    checks = examine()
+    good = healthy(checks)
+
+    def table() -> None:
+        rows = [
+            [
+                "ok" if check.ok else ("MISSING" if check.needed else "absent"),
+                check.name,
+                check.found if check.ok else check.advice,
+            ]
+            for check in checks
+        ]
+        print_table("hwgen doctor", rows, header=("", "what", "found, or what to do"))
+
+    output.result({"ok": good, "checks": [check.to_json() for check in checks]}, table)
+    return 0 if good else 1
+
+
+_MODEL_HELP = "MODEL is a known name (see 'hwgen models') or a JSON model file."
+
+_checkpoint_option = click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Weights: .safetensors, .pt, .pth or .bin.",
+)
+_calibration_option = click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="DIR|NPZ",
+    help="Calibration images. Default: the model's own, or seeded synthetic ones.",
+)
+_weight_bits_option = click.option(
+    "--weight-bits",
+    type=click.IntRange(1, 8),
+    default=8,
+    show_default=True,
+    help="Width of the encoder's weights.",
+)
+_squares_option = click.option(
+    "--squares",
+    type=click.Choice(["compressed", "exact"]),
+    default="compressed",
+    show_default=True,
+    help="Squares of AILayerNorm.",
+)
+
+
+@commands.command(
+    epilog=_MODEL_HELP
+    + "\n\n"
+    + _examples(
+        "hwgen quantize digits -o digits.graph",
+        "hwgen quantize deit_tiny --checkpoint deit_tiny.safetensors -o tiny.graph",
+        "hwgen quantize vit_base --checkpoint b.pt --calibration images/ --weight-bits 4 -o b.g",
+    )
+)
+@click.argument("model")
+@_checkpoint_option
+@_calibration_option
+@_weight_bits_option
+@_squares_option
+@click.option("-o", "--output", "graph_path", type=click.Path(path_type=Path), required=True)
+@_json_option
+@click.pass_obj
+def quantize(
+    output: Output,
+    model: str,
+    checkpoint: Path | None,
+    calibration: Path | None,
+    weight_bits: int,
+    squares: str,
+    graph_path: Path,
+    as_json: bool,
+) -> None:
+    """Quantise a checkpoint to an integer graph."""
+    from hwgen import flow
+    from hwgen.report.terminal import Reporter, print_table
+
+    reporter = Reporter()
+    request = flow.Request.of(
+        model,
+        checkpoint=checkpoint,
+        calibration=calibration,
+        weight_bits=weight_bits,
+        squares=squares,
+    )
+    flow.check_output_file(graph_path)
+    graph = flow.quantise(flow.load(request, reporter), reporter)
+    graph.save(graph_path)
+    facts = flow.describe_graph(graph) | {"graph": str(graph_path)}
+    for warning in graph.metadata.warnings:
+        reporter.warn(warning)
+    output.result(
+        facts, lambda: print_table(str(graph_path), [[k, _short(v)] for k, v in facts.items()])
+    )
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        return str(value)
+    return f"{value:,}"

