@@ -202,7 +202,7 @@ class Accelerator(wiring.Component):
         # Array.
         m.d.comb += [
             array.activations.eq(matmul.activations),
-            array.signed.eq(matmul.signed),
+            array.signed_codes.eq(matmul.signed_codes),
             array.swap.eq(matmul.swap),
             array.entry.eq(matmul.entry),
             array.weight_valid.eq(stationary.weight_valid),

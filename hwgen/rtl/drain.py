@@ -44,11 +44,11 @@ class ConstantLoader(wiring.Component):
         m = Module()
         config = self.config
         parts = config.memory_ports  # 128-bit parts of a wide beat, two columns each
-        part = Signal(range(parts))
+        part = Signal(max(1, bits_for(parts - 1)))
         pair = Signal(range(config.lanes // 2))  # pair of columns within the group
-        group = Signal(range(config.groups))
+        group = Signal(max(1, bits_for(config.groups - 1)))
         filling = Signal(init=1)
-        wait = Signal(range(self.settle + 1))
+        settling = Signal(range(self.settle + 1))
         in_use = Signal(init=1)  # so that set 0 is filled first
         m.d.comb += [self.loaded.eq(~filling), self.set_index.eq(in_use)]
 
@@ -56,13 +56,13 @@ class ConstantLoader(wiring.Component):
         tile_done = group_done & (group == config.groups - 1)
         fill = Signal()
         m.d.comb += [
-            fill.eq(self.i_stream.valid & filling & (wait == 0)),
-            self.i_stream.ready.eq(filling & (wait == 0) & ((part == parts - 1) | tile_done)),
+            fill.eq(self.i_stream.valid & filling & (settling == 0)),
+            self.i_stream.ready.eq(filling & (settling == 0) & ((part == parts - 1) | tile_done)),
         ]
         record = Signal(128)
         m.d.comb += record.eq(self.i_stream.payload.word_select(part, 128))
-        with m.If(wait != 0):
-            m.d.sync += wait.eq(wait - 1)
+        with m.If(settling != 0):
+            m.d.sync += settling.eq(settling - 1)
         with m.If(fill):
             m.d.sync += [
                 pair.eq(Mux(group_done, 0, pair + 1)),
@@ -71,7 +71,7 @@ class ConstantLoader(wiring.Component):
             with m.If(group_done):
                 m.d.sync += [filling.eq(0), group.eq(Mux(tile_done, 0, group + 1))]
         with m.If(self.take):
-            m.d.sync += [in_use.eq(~in_use), filling.eq(1), wait.eq(self.settle)]
+            m.d.sync += [in_use.eq(~in_use), filling.eq(1), settling.eq(self.settle)]
 
         for lane in range(config.lanes):
             word = record[64 * (lane % 2) : 64 * (lane % 2) + 64]
@@ -136,7 +136,7 @@ class DrainEngine(wiring.Component):
 
         active = Signal()  # a group is being issued
         bank = Signal()
-        tile, group = Signal(16), Signal(range(config.groups))
+        tile, group = Signal(16), Signal(max(1, bits_for(config.groups - 1)))
         row = Signal(12)
         columns_left = Signal(16)
         slice_base = Signal(WORD_ADDRESS_BITS)

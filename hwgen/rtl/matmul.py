@@ -33,7 +33,7 @@ class MatmulEngine(wiring.Component):
                 "stationary_from_memory": In(1),
                 "bank_release": In(2),
                 "activations": Out(config.word_bits),
-                "signed": Out(1),
+                "signed_codes": Out(1),
                 "swap": Out(1),
                 "entry": Out(self.layout),
                 "active": Out(1),
@@ -135,7 +135,7 @@ class MatmulEngine(wiring.Component):
         m.d.comb += [
             self.entry.eq(arrived[: self.layout.size]),
             self.swap.eq(arrived[self.layout.size]),
-            self.signed.eq(arrived[self.layout.size + 1]),
+            self.signed_codes.eq(arrived[self.layout.size + 1]),
             self.activations.eq(self.read.data),
         ]
         with m.If(self.swap):

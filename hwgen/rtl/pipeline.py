@@ -15,6 +15,8 @@ from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
+from hwgen.isa.instructions import BY_NAME, WORD_ADDRESS_BITS
+
 
 def register(m: Module, value: ValueLike, name: str, *, reset: bool = False) -> Signal:
     """One register of the value's shape; data need no reset, valid bits do."""
@@ -144,4 +146,67 @@ class Credits(wiring.Component):
             m.d.sync += taken.eq(taken + 1)
         with m.Elif(self.give & ~self.take):
             m.d.sync += taken.eq(taken - 1)
+        return m
+
+
+class RowAddresses(wiring.Component):
+    """Word addresses of a tensor, row by row: ``base + word * stride + row``, one per ``step``.
+
+    ``start`` loads the first row in the next cycle; the other inputs are constant until ``end`` has been stepped over.
+    ``row_end`` marks a row's last word (index ``last_word``), ``end`` that of the last row.
+    """
+
+    start: In
+    base: In
+    stride: In
+    rows: In
+    last_word: In
+    step: In
+    address: Out
+    row_end: Out
+    end: Out
+
+    def __init__(self) -> None:
+        fields = {field.name: field.bits for field in BY_NAME["SOFTMAX"].fields}
+        super().__init__(
+            {
+                "start": In(1),
+                "base": In(WORD_ADDRESS_BITS),
+                "stride": In(fields["source_stride"]),
+                "rows": In(fields["rows"]),
+                "last_word": In(fields["length"]),
+                "step": In(1),
+                "address": Out(WORD_ADDRESS_BITS),
+                "row_end": Out(1),
+                "end": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        address = Signal(WORD_ADDRESS_BITS)
+        next_row = Signal(WORD_ADDRESS_BITS)
+        word = Signal.like(self.last_word)
+        rows_left = Signal.like(self.rows)
+        m.d.comb += [
+            self.address.eq(address),
+            self.row_end.eq(word == self.last_word),
+            self.end.eq(self.row_end & (rows_left == 1)),
+        ]
+        with m.If(self.start):
+            m.d.sync += [
+                address.eq(self.base),
+                next_row.eq(self.base + 1),
+                word.eq(0),
+                rows_left.eq(self.rows),
+            ]
+        with m.Elif(self.step):
+            m.d.sync += [word.eq(word + 1), address.eq(address + self.stride)]
+            with m.If(self.row_end):
+                m.d.sync += [
+                    word.eq(0),
+                    address.eq(next_row),
+                    next_row.eq(next_row + 1),
+                    rows_left.eq(rows_left - 1),
+                ]
         return m

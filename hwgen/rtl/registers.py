@@ -86,8 +86,9 @@ class Registers(wiring.Component):
             m.d.sync += counter.eq(counter + event)
         with m.If(self.start):
             m.d.sync += done.eq(0)
-            for counter in counters:
-                m.d.sync += counter.eq(0)
+            # A frame begins with the START write; its two cycles are over when the engines see it.
+            for counter, (name, _) in zip(counters, COUNTERS, strict=True):
+                m.d.sync += counter.eq(2 if name in ("CYCLES", "STALL_IDLE") else 0)
         with m.If(self.finished & ~failed):
             m.d.sync += [done.eq(1), pending.eq(1)]
         with m.If(self.error & ~failed & ~self.resetting):

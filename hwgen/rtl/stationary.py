@@ -37,6 +37,8 @@ class WeightGearbox(wiring.Component):
         m = Module()
         unit = gcd(self.beat_bits, self.row_bits)
         beat_units, row_units = self.beat_bits // unit, self.row_bits // unit
+        # Units that pad a pass to whole beats; they lie in the beat that holds the end of its last row.
+        padding = -self.pass_rows * row_units % beat_units
         # Holds less than a row before a beat is taken, or a whole row while it leaves.
         capacity = row_units + beat_units
         held = Signal(capacity * unit, reset_less=True)
@@ -50,13 +52,18 @@ class WeightGearbox(wiring.Component):
         m.d.comb += [
             self.o_stream.valid.eq(row_ready),
             self.o_stream.payload.eq(held[: self.row_bits]),
-            left.eq(Mux(take, Mux(last, 0, count - row_units), count)),
+            left.eq(count - Mux(take, Mux(last, row_units + padding, row_units), 0)),
             self.i_stream.ready.eq(left + beat_units <= capacity),
         ]
         with m.If(take):
             m.d.sync += row.eq(Mux(last, 0, row + 1))
         remaining = Signal.like(held)
-        m.d.comb += remaining.eq(Mux(take, held >> self.row_bits, held))
+        with m.If(take & last):
+            m.d.comb += remaining.eq(held >> (self.row_bits + padding * unit))
+        with m.Elif(take):
+            m.d.comb += remaining.eq(held >> self.row_bits)
+        with m.Else():
+            m.d.comb += remaining.eq(held)
         m.d.sync += [held.eq(remaining), count.eq(left)]
         with m.If(self.i_stream.valid & self.i_stream.ready):
             m.d.sync += count.eq(left + beat_units)
@@ -310,10 +317,10 @@ class StationaryEngine(wiring.Component):
         # V rows ------------------------------------------------------------------------------------------------
         # Word w of chain row p: token f_pass * R + (R-1-p), slice of channel (tile * C) // R + w.
         r_row = Signal(range(rows))  # chain row being requested
-        r_block = Signal(range(squares + 1))
+        r_block = Signal(max(1, bits_for(squares - 1)))
         r_token = Signal(13)
         r_slice_base = Signal(WORD_ADDRESS_BITS)
-        r_offset = Signal(range(max(1, rows // columns) + 1))  # which part of a word, for C < R
+        r_offset = Signal(max(1, bits_for(rows // columns)))  # which part of a word, for C < R
         arrived_row_valid = Signal()
         with m.If((command.source == StationarySource.ROWS) & f_active):
             m.d.comb += [
@@ -383,7 +390,7 @@ class StationaryEngine(wiring.Component):
         # Fetch: word of token tile * C + c, slice pass. One pass ahead of the emission.
         is_columns = command.source == StationarySource.COLUMNS
         c_column = Signal(range(square_columns))
-        c_block = Signal(range(squares))
+        c_block = Signal(max(1, bits_for(squares - 1)))
         c_token = Signal(13)
         c_pass_base = Signal(WORD_ADDRESS_BITS)
         half_free = ~filled.bit_select(f_half, 1)

@@ -236,7 +236,7 @@ class ColumnGroup(wiring.Component):
 class SystolicArray(wiring.Component):
     """R x C array of groups of ``group_columns`` columns.
 
-    ``activations`` (R bytes, byte r is reduction index r) with ``signed`` and ``swap`` (first row of a pass: take the
+    ``activations`` (R bytes, byte r is reduction index r) with ``signed_codes`` and ``swap`` (first row of a pass: take the
     shadow weights) enter with ``entry``; one row a cycle. Weights: ``weight_valid`` with ``weights`` (column 0
     lowest) for reduction indices R-1 ... 0 in turn, not before the swap of the pass before has entered.
     Group g is g cycles later in everything. ``bank_complete[b]``: the last group has written the tile's last row.
@@ -257,7 +257,7 @@ class SystolicArray(wiring.Component):
         super().__init__(
             {
                 "activations": In(8 * rows),
-                "signed": In(1),
+                "signed_codes": In(1),
                 "swap": In(1),
                 "entry": In(self.layout),
                 "weight_valid": In(1),
@@ -290,7 +290,7 @@ class SystolicArray(wiring.Component):
         swap = self.swap
         for p in range(rows):
             byte = self.activations.word_select(rows - 1 - p, 8)
-            value = Cat(byte, byte[7] & self.signed)
+            value = Cat(byte, byte[7] & self.signed_codes)
             if p:
                 line = Signal(9 * p, name=f"skew_{p}", reset_less=True)
                 m.d.sync += line.eq(Cat(value, line)[: 9 * p])
