@@ -100,12 +100,16 @@ def pack_words(words: Words, port: Port) -> npt.NDArray[np.uint8]:
     return np.frombuffer(bytes(packed), np.uint8).reshape(-1, port.bytes)
 
 
-def _assignment(port: Port, value: int) -> str:
-    if not -(1 << (port.width - 1)) <= value < 1 << port.width:
-        raise SimulationError(f"{port.name} must fit {port.width} bits, not {value!r}")
-    value &= (1 << port.width) - 1
-    data = ", ".join(f"0x{byte:02x}" for byte in value.to_bytes(port.bytes, "little"))
-    return f"  {{ const uint8_t v[] = {{{data}}}; pack(dut->{port.cpp_name}, v, sizeof(v)); }}"
+def _configuration(ports: Sequence[Port], settings: Mapping[str, int]) -> tuple[str, bytes]:
+    """Assignments of the static inputs from the head of the input file, and that head."""
+    lines, head = [], b""
+    for port in ports:
+        value = settings.get(port.name, 0)
+        if not -(1 << (port.width - 1)) <= value < 1 << port.width:
+            raise SimulationError(f"{port.name} must fit {port.width} bits, not {value!r}")
+        lines.append(f"  pack(dut->{port.cpp_name}, file.data() + {len(head)}, {port.bytes});")
+        head += (value & ((1 << port.width) - 1)).to_bytes(port.bytes, "little")
+    return "\n".join(lines), head
 
 
 def run_unit(
@@ -163,14 +167,14 @@ def run_unit(
         raise SimulationError(
             f"Configuration must name inputs of {top} ({sorted(free)}), not {unknown}"
         )
+    assignments, head = _configuration([ports[name] for name in sorted(free)], settings)
     source = Template(_TEMPLATE.read_text()).substitute(
         {short: port.cpp_name for short, port in streams.items()},
         input_bytes=streams["i_payload"].bytes,
         output_bytes=streams["o_payload"].bytes,
         output_bits=streams["o_payload"].width,
-        configuration="\n".join(
-            _assignment(ports[name], settings.get(name, 0)) for name in sorted(free)
-        ),
+        configuration=assignments,
+        configuration_bytes=len(head),
         reset_high="dut->rst = 1;" if "rst" in ports else "",
         reset_low="dut->rst = 0;" if "rst" in ports else "",
     )
@@ -187,7 +191,7 @@ def run_unit(
     ceiling = max_cycles or 10_000 + 64 * slowest * (len(packed) + output_count)
     with tempfile.TemporaryDirectory(prefix="hwgen-unit-") as folder:
         given, returned = Path(folder, "inputs"), Path(folder, "outputs")
-        given.write_bytes(packed.tobytes())
+        given.write_bytes(head + packed.tobytes())
         command = [str(executable), str(given), str(len(packed)), str(returned), str(output_count)]
         command += [str(mode.seed), str(mode.valid_percent), str(mode.ready_percent)]
         command += [str(int(mode.ready_after_valid)), str(ceiling)]

@@ -7,8 +7,9 @@ import ctypes
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from hwgen.emit.manifest import FILE_NAME, Manifest, check_file_name, digest
 from hwgen.errors import ConfigError, FormatError
@@ -17,11 +18,26 @@ from hwgen.errors import ConfigError, FormatError
 #: with it.
 LATER_FILES = frozenset({"report.html", "report.json", "synthesis.json", "trace.json"})
 
+
+class FolderManifest(Protocol):
+    """What a folder's manifest must offer here."""
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """SHA-256 of every file beside the manifest."""
+
+    def to_bytes(self) -> bytes:
+        """The manifest file's content."""
+
+
+#: Reads the manifest of a folder of one kind, or raises FormatError.
+Load = Callable[[Path], FolderManifest]
+
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
-def check_replaceable(folder: Path) -> None:
+def check_replaceable(folder: Path, load: Load = Manifest.load) -> None:
     """Refuse a folder that is not ours, or that holds something which is not ours.
 
     Raises:
@@ -35,7 +51,7 @@ def check_replaceable(folder: Path) -> None:
     if not names:
         return
     try:
-        manifest = Manifest.load(folder)
+        manifest = load(folder)
     except FormatError as error:
         raise ConfigError(
             "Output folder must be absent, empty or a design of hwgen; it holds other files",
@@ -59,7 +75,12 @@ def _exchange(first: Path, second: Path) -> bool:
     return bool(rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
 
 
-def write_folder(folder: Path, files: Mapping[str, bytes], manifest: Manifest) -> Path:
+def write_folder(
+    folder: Path,
+    files: Mapping[str, bytes],
+    manifest: FolderManifest,
+    load: Load = Manifest.load,
+) -> Path:
     """Write a design folder; an old design of ours is replaced, anything else refused.
 
     All is written into a sibling first and renamed at the end: a full disk or an interrupt leaves
@@ -69,6 +90,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes], manifest: Manifest) -
         folder: where; its parents are made.
         files: name -> content, without the manifest; names are plain file names.
         manifest: lists exactly these files.
+        load: reads a manifest of this kind: only a folder that has one is replaced.
 
     Raises:
         ConfigError: the folder is not ours, or cannot be written.
@@ -78,7 +100,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes], manifest: Manifest) -
     if {name: digest(data) for name, data in files.items()} != dict(manifest.files):
         raise FormatError("The manifest must list exactly the files that are written")
     folder = Path(os.path.abspath(folder))
-    check_replaceable(folder)
+    check_replaceable(folder, load)
     stage: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

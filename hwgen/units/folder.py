@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders of units: written, simulated and synthesised; simulation and synthesis use the files as they are."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hwgen import __version__
+from hwgen.emit.folder import write_folder
+from hwgen.emit.manifest import FILE_NAME, check_file_name, digest, tool_versions
+from hwgen.emit.verilog import convert
+from hwgen.errors import FormatError, HwgenError
+from hwgen.sim.unit_bench import Handshake, run_unit
+from hwgen.sim.verilator import Progress
+from hwgen.units.base import Unit, UnitResult, Value, Vectors
+from hwgen.units.vectors import check_vectors, load_vectors, save_vectors
+
+SCHEMA = "hwgen.unit"
+SCHEMA_VERSION = 1
+
+#: The back end writes operands at their own widths; Verilog extends them as meant.
+VERILATOR_OPTIONS = ("-Wno-WIDTHEXPAND", "-Wno-WIDTHTRUNC")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitManifest:
+    """What is in a unit's folder; equal inputs give equal bytes."""
+
+    unit: str  #: name of the unit
+    top: str  #: Verilog module
+    parameters: Mapping[str, Value]
+    verilog: tuple[str, ...]  #: files for simulation and synthesis
+    files: Mapping[str, str]  #: SHA-256 of every file beside the manifest
+    tools: Mapping[str, str] = field(default_factory=tool_versions)
+    generator: str = f"hwgen {__version__}"
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        for name in (*self.files, *self.verilog):
+            check_file_name(name)
+        if missing := sorted(set(self.verilog) - set(self.files)):
+            raise FormatError(f"Every file of the manifest must have a digest; check {missing}")
+
+    def to_bytes(self) -> bytes:
+        """The file's content."""
+        values = {
+            "schema": SCHEMA,
+            "schema_version": SCHEMA_VERSION,
+            "generator": self.generator,
+            "tools": dict(sorted(self.tools.items())),
+            "unit": self.unit,
+            "top": self.top,
+            "parameters": dict(self.parameters),
+            "simulation": list(self.verilog),
+            "synthesis": list(self.verilog),
+            "files": dict(sorted(self.files.items())),
+        }
+        return (json.dumps(values, indent=2, allow_nan=False) + "\n").encode()
+
+    @classmethod
+    def load(cls, folder: Path) -> UnitManifest:
+        """Read the manifest of a unit's folder.
+
+        Raises:
+            FormatError: the folder holds none, or one that is not well formed.
+        """
+        path = folder / FILE_NAME
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise FormatError(
+                f"Folder must hold a readable {FILE_NAME} (hwgen unit NAME -o writes one): {error}",
+                where=str(folder),
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"Manifest must be JSON: {error}", where=str(path)) from error
+        if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+            raise FormatError(f"Manifest must have the schema {SCHEMA!r}", where=str(path))
+        if values.get("schema_version") != SCHEMA_VERSION:
+            raise FormatError(
+                f"Manifest must have schema version {SCHEMA_VERSION}, "
+                f"not {values.get('schema_version')!r}; generate the unit again",
+                where=str(path),
+            )
+        try:
+            texts = {key: values[key] for key in ("unit", "top", "generator")}
+            tables = {key: values[key] for key in ("parameters", "files", "tools")}
+            names = values["simulation"]
+            if (
+                not all(isinstance(text, str) for text in texts.values())
+                or not all(isinstance(table, dict) for table in tables.values())
+                or not isinstance(names, list)
+                or not names
+            ):
+                raise FormatError("a field has the wrong type")
+            return cls(**texts, **tables, verilog=tuple(check_file_name(name) for name in names))
+        except (KeyError, TypeError, FormatError) as error:
+            raise FormatError(f"Manifest must be complete: {error}", where=str(path)) from error
+
+
+def find_unit(name: str) -> Unit:
+    """The unit of that name.
+
+    Raises:
+        FormatError: there is none.
+    """
+    from hwgen.units import UNITS
+
+    if name not in UNITS:
+        raise FormatError(f"Unit must be one of {', '.join(UNITS)}, not {name!r}")
+    return UNITS[name]
+
+
+def unit_verilog(unit: Unit, parameters: Mapping[str, object] | None = None) -> str:
+    """Verilog of a unit: one text, the same bytes for the same build parameters."""
+    component = unit.component(unit.resolve(parameters))
+    return convert(component, unit.module, unit.parts(component))
+
+
+def emit_unit(
+    unit: Unit, parameters: Mapping[str, object] | None, folder: str | os.PathLike[str]
+) -> Path:
+    """Write a unit's folder, Verilog and manifest; an old one of ours is replaced, anything else refused.
+
+    Raises:
+        UsageError: an unknown or illegal parameter.
+        ConfigError: the folder is not ours or cannot be written.
+    """
+    values = unit.resolve(parameters)
+    files = {f"{unit.module}.v": unit_verilog(unit, values).encode()}
+    manifest = UnitManifest(
+        unit=unit.name,
+        top=unit.module,
+        parameters=values,
+        verilog=tuple(files),
+        files={name: digest(content) for name, content in files.items()},
+    )
+    return write_folder(Path(folder), files, manifest, UnitManifest.load)
+
+
+def simulate(
+    unit: Unit,
+    parameters: Mapping[str, object] | None,
+    vectors: Vectors,
+    *,
+    handshake: Handshake | None = None,
+    verilog: str | None = None,
+    top: str | None = None,
+    where: str | None = None,
+    progress: Progress | None = None,
+) -> UnitResult:
+    """Push vectors through the Verilated unit and compare with the reference.
+
+    Args:
+        unit: the unit.
+        parameters: those that differ from the defaults.
+        vectors: arrays by name.
+        handshake: how VALID and READY are driven.
+        verilog: text to simulate; by default emitted now.
+        top: module of the text.
+        where: name of the vectors in messages.
+        progress: told about the build.
+
+    Raises:
+        FormatError: vectors that the unit does not take.
+        SimulationError: the unit broke the stream contract or did not finish.
+    """
+    values = unit.resolve(parameters)
+    checked = check_vectors(unit, vectors, where)
+    try:
+        expected = unit.reference(checked, values)
+        words = unit.encode(checked, values)
+    except HwgenError as error:
+        if error.where is None:
+            error.where = where
+        raise
+    text = unit_verilog(unit, values) if verilog is None else verilog
+    run = run_unit(
+        text,
+        top or unit.module,
+        words.inputs,
+        words.outputs,
+        configuration=words.configuration,
+        input_stream="i_stream",
+        output_stream="o_stream",
+        handshake=handshake,
+        options=VERILATOR_OPTIONS,
+        progress=progress,
+    )
+    outputs = unit.decode(run.outputs, checked, values)
+    difference = first_difference(expected, outputs)
+    return UnitResult(outputs, run.cycles, difference is None, difference)
+
+
+def first_difference(expected: Vectors, got: Vectors) -> dict[str, object] | None:
+    """The first element that differs; element types and shapes must agree as well."""
+    for name, array in expected.items():
+        other = got[name]
+        if array.dtype != other.dtype or array.shape != other.shape:
+            return {
+                "op": name,
+                "index": None,
+                "expected": f"{array.dtype} {list(array.shape)}",
+                "got": f"{other.dtype} {list(other.shape)}",
+            }
+        wrong: npt.NDArray[Any] = array != other
+        if wrong.any():
+            index = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
+            return {
+                "op": name,
+                "index": list(index),
+                "expected": int(array[index]),
+                "got": int(other[index]),
+            }
+    return None
+
+
+def _read(folder: Path, manifest: UnitManifest) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """The Verilog files, and the names of those that are not the emitted ones any more."""
+    contents = {}
+    for name in manifest.verilog:
+        try:
+            contents[name] = (folder / name).read_bytes()
+        except OSError as error:
+            raise FormatError(
+                f"Folder must hold {name}: {error.strerror or error}", where=str(folder)
+            ) from error
+    changed = [
+        name for name, content in contents.items() if digest(content) != manifest.files[name]
+    ]
+    return contents, tuple(changed)
+
+
+def simulate_folder(
+    folder: str | os.PathLike[str],
+    vectors: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    handshake: Handshake | None = None,
+    progress: Progress | None = None,
+) -> UnitResult:
+    """Simulate the Verilog files of a unit's folder, with the parameters of its manifest.
+
+    Args:
+        folder: as :func:`emit_unit` writes it; the files are used as they are.
+        vectors: archive of the inputs.
+        output: archive for what the unit returned, nothing else; written even if it is wrong.
+        handshake: how VALID and READY are driven.
+        progress: told about the build.
+
+    Raises:
+        FormatError: the folder or the vectors are not well formed.
+        SimulationError: the unit broke the stream contract or did not finish.
+    """
+    folder = Path(folder)
+    manifest = UnitManifest.load(folder)
+    unit = find_unit(manifest.unit)
+    try:
+        values = unit.resolve(manifest.parameters)
+    except HwgenError as error:
+        raise FormatError(str(error), where=str(folder / FILE_NAME)) from error
+    contents, changed = _read(folder, manifest)
+    arrays = load_vectors(unit, vectors)
+    result = simulate(
+        unit,
+        values,
+        arrays,
+        handshake=handshake,
+        verilog="\n".join(content.decode("utf-8", "replace") for content in contents.values()),
+        top=manifest.top,
+        where=str(vectors),
+        progress=progress,
+    )
+    if output is not None:
+        save_vectors(result.outputs, output)
+    return UnitResult(
+        result.outputs, result.cycles, result.matches_reference, result.first_difference, changed
+    )
+
+
+def synthesise_folder(folder: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
+    """Measured resources of the Verilog files of a unit's folder."""
+    raise NotImplementedError
