@@ -24,8 +24,9 @@ from hwgen.isa.instructions import OFFSET_BITS, WORD_ADDRESS_BITS
 from hwgen.rtl.ports import READ_LATENCY, command_layout
 from hwgen.sim.unit_bench import Handshake, run_unit
 
-#: What Yosys writes and Verilator remarks: operands at their own widths, which Verilog extends as meant.
-OPTIONS = ("-Wno-WIDTHEXPAND", "-Wno-WIDTHTRUNC")
+#: The back end writes operands at their own widths, which Verilog extends as meant, and cases that keep a default
+#: assigned before them.
+OPTIONS = ("-Wno-WIDTHEXPAND", "-Wno-WIDTHTRUNC", "-Wno-CASEINCOMPLETE")
 
 
 class Grant(IntEnum):
@@ -104,7 +105,9 @@ class EngineBench(wiring.Component):
                 request += [port.data, port.enable]
             now, before = Cat(*request), Signal(len(Cat(*request)))
             m.d.sync += before.eq(now)
-            outside = port.address[index_bits:OFFSET_BITS].any() | port.address[OFFSET_BITS + 1 :].any()
+            outside = (
+                port.address[index_bits:OFFSET_BITS].any() | port.address[OFFSET_BITS + 1 :].any()
+            )
             with m.If((seen & (~port.valid | (now != before))) | (port.valid & outside)):
                 m.d.sync += fault.eq(1)
 
@@ -158,54 +161,51 @@ class EngineBench(wiring.Component):
             ]
         phase = Signal(3)
         quiet = idle & ~enable.any()
-        with m.If(offered):
-            with m.Switch(item.kind):
-                with m.Case(_Kind.WRITE):
-                    with m.If(quiet):
-                        m.d.comb += self.i_stream.ready.eq(1)
-                        m.d.sync += [
-                            write.address.eq(index(look)),
-                            write.data.eq(item.body[WORD_ADDRESS_BITS:]),
-                            enable.eq(~0),
-                        ]
-                        m.d.comb += look.eq(item.body[:WORD_ADDRESS_BITS])
-                with m.Case(_Kind.PARAMETER):
-                    m.d.comb += self.i_stream.ready.eq(1)
-                    if self.has_parameters:
-                        m.d.comb += engine.parameter_valid.eq(1)
-                with m.Case(_Kind.COMMAND):
+        with m.If(offered), m.Switch(item.kind):
+            with m.Case(_Kind.WRITE), m.If(quiet):
+                m.d.comb += self.i_stream.ready.eq(1)
+                m.d.sync += [
+                    write.address.eq(index(look)),
+                    write.data.eq(item.body[WORD_ADDRESS_BITS:]),
+                    enable.eq(~0),
+                ]
+                m.d.comb += look.eq(item.body[:WORD_ADDRESS_BITS])
+            with m.Case(_Kind.PARAMETER):
+                m.d.comb += self.i_stream.ready.eq(1)
+                if self.has_parameters:
+                    m.d.comb += engine.parameter_valid.eq(1)
+            with m.Case(_Kind.COMMAND):
+                m.d.comb += [
+                    engine.i_command.valid.eq(1),
+                    self.i_stream.ready.eq(engine.i_command.ready),
+                ]
+            with m.Case(_Kind.READ), m.If(quiet):
+                m.d.comb += look.eq(item.body[:WORD_ADDRESS_BITS])
+                m.d.sync += [read_address.eq(index(look)), phase.eq(phase + 1)]
+                with m.If(phase == 4):
                     m.d.comb += [
-                        engine.i_command.valid.eq(1),
-                        self.i_stream.ready.eq(engine.i_command.ready),
+                        output.valid.eq(1),
+                        output.payload.eq(read_data),
+                        self.i_stream.ready.eq(output.ready),
                     ]
-                with m.Case(_Kind.READ):
-                    with m.If(quiet):
-                        m.d.comb += look.eq(item.body[:WORD_ADDRESS_BITS])
-                        m.d.sync += [read_address.eq(index(look)), phase.eq(phase + 1)]
-                        with m.If(phase == 4):
-                            m.d.comb += [
-                                output.valid.eq(1),
-                                output.payload.eq(read_data),
-                                self.i_stream.ready.eq(output.ready),
-                            ]
-                            m.d.sync += phase.eq(Cat(0, 0, ~output.ready))
-                with m.Case(_Kind.WAIT):
-                    m.d.sync += phase.eq(0)
-                    with m.If(idle & (phase == 7)):
-                        m.d.comb += [
-                            output.valid.eq(1),
-                            output.payload.eq(Cat(cycles, fault)),
-                            self.i_stream.ready.eq(output.ready),
-                        ]
-                        m.d.sync += phase.eq(Cat(~output.ready, ~output.ready, ~output.ready))
-                        with m.If(output.ready):
-                            m.d.sync += cycles.eq(0)
-                    with m.Elif(idle):
-                        # A surplus write would still come in this time.
-                        m.d.sync += phase.eq(phase + 1)
-                with m.Case(_Kind.GRANT):
-                    m.d.comb += self.i_stream.ready.eq(1)
-                    m.d.sync += grant.eq(item.body)
+                    m.d.sync += phase.eq(Cat(0, 0, ~output.ready))
+            with m.Case(_Kind.WAIT):
+                m.d.sync += phase.eq(0)
+                with m.If(idle & (phase == 7)):
+                    m.d.comb += [
+                        output.valid.eq(1),
+                        output.payload.eq(Cat(cycles, fault)),
+                        self.i_stream.ready.eq(output.ready),
+                    ]
+                    m.d.sync += phase.eq(Cat(~output.ready, ~output.ready, ~output.ready))
+                    with m.If(output.ready):
+                        m.d.sync += cycles.eq(0)
+                with m.Elif(idle):
+                    # A surplus write would still come in this time.
+                    m.d.sync += phase.eq(phase + 1)
+            with m.Case(_Kind.GRANT):
+                m.d.comb += self.i_stream.ready.eq(1)
+                m.d.sync += grant.eq(item.body)
         return m
 
 

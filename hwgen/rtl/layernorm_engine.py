@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engine LAYERNORM: int16 residual rows to power-of-two-factor codes, through AILayerNorm, and back.
+
+Words used here: *group*: ``lanes`` = ``rows / 2`` channels, one word of the residual, half a word of the result.
+"""
+
+from __future__ import annotations
+
+from amaranth import Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from hwgen.config import AcceleratorConfig
+from hwgen.rtl.ailayernorm import STAGE_2_LATENCY, AILayerNorm, stage_1_latency
+from hwgen.rtl.pipeline import Credits, Fifo, RowAddresses, delay, register
+from hwgen.rtl.ports import READ_LATENCY, ReadPort, WritePort, command_layout, command_signature
+
+#: Groups that may be on their way between a granted read and AILayerNorm.
+READ_DEPTH = 16
+#: Cycles from a residual word to its codes.
+PTF_LATENCY = 5
+#: Bits of the number of a beat of parameters (two channels).
+PARAMETER_INDEX_BITS = 12
+
+#: Parameters of two channels, as they lie in the memory image.
+RECORDS = data.ArrayLayout(
+    data.StructLayout({"beta": signed(24), "gamma": signed(8), "alpha": 2, "zeros": 30}), 2
+)
+
+
+def layernorm_cycles(config: AcceleratorConfig, rows: int, channels: int) -> int:
+    """Cycles from accepting a LAYERNORM command to ``done``, when the memory grants at once; exact."""
+    groups = -(-channels // config.lanes)
+    fixed = (
+        READ_LATENCY + PTF_LATENCY + stage_1_latency(config.lanes) + STAGE_2_LATENCY + 4
+    )
+    return (rows + 1) * groups - 1 + fixed
+
+
+class LayerNormEngine(wiring.Component):
+    """Executes LAYERNORM commands in order, one at a time.
+
+    Per row and group: ``x = clip(rshr(r, ptf_shift + alpha) + zero_point, 0, 255)`` from the residual r, AILayerNorm, and
+    one write of half a word. One group per cycle: with G groups a row, a command of N rows takes
+    ``(N + 1) * G - 1 + fixed`` cycles from its acceptance to ``done`` if the memory always grants:
+    :func:`layernorm_cycles`. The next command is accepted from the cycle of ``done`` on.
+
+    Channels from ``channels`` up to the end of the last word are written as 0. ``done`` is high for one cycle, the one
+    after the last write was granted. Reads are requested only with room for their data; a stalled write port fills
+    the unit and stops the reads.
+
+    Parameters: one beat of two channels (:data:`RECORDS`) per cycle with ``parameter_valid``, always taken, in any order;
+    they are in place for a command accepted in the next cycle. The slot of a running command is left alone.
+    """
+
+    i_command: In
+    done: Out
+    read: Out
+    write: Out
+    parameter_valid: In
+    parameter_slot: In
+    parameter_index: In
+    parameter_data: In
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "i_command": In(command_signature("LAYERNORM")),
+                "done": Out(1),
+                "read": Out(ReadPort(config.word_bits)),
+                "write": Out(WritePort(config.word_bits)),
+                "parameter_valid": In(1),
+                "parameter_slot": In(1),
+                "parameter_index": In(PARAMETER_INDEX_BITS),
+                "parameter_data": In(RECORDS.size),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, lanes = self.config, self.config.lanes
+        m.submodules.unit = unit = AILayerNorm(lanes, config.max_channels)
+
+        # Command: accepted, then set up for a cycle, then run.
+        command = Signal(command_layout("LAYERNORM"), reset_less=True)
+        busy, start, started = Signal(), Signal(), Signal()
+        done = Signal()
+        last_write = Signal()
+        m.d.comb += [self.i_command.ready.eq(~busy), self.done.eq(done)]
+        accepted = self.i_command.valid & ~busy
+        m.d.sync += [start.eq(accepted), done.eq(last_write)]
+        with m.If(accepted):
+            m.d.sync += [command.eq(self.i_command.payload), busy.eq(1)]
+        with m.If(last_write):
+            m.d.sync += busy.eq(0)
+        last_channel = Signal.like(command.channels)
+        m.d.comb += last_channel.eq(command.channels - 1)
+        last_group = register(m, last_channel[exact_log2(lanes) :], "last_group")
+        for name in (
+            "channels",
+            "zero_point",
+            "gamma_shift",
+            "beta_fraction_bits",
+            "output_zero_point",
+            "exact",
+            "slot",
+        ):
+            m.d.comb += getattr(unit, name).eq(command[name])
+
+        # Parameters: a beat goes to two lanes of its group.
+        beats = lanes // 2
+        index = register(m, self.parameter_index, "beat_index")
+        records = data.View(RECORDS, register(m, self.parameter_data, "beat_records"))
+        group = index[exact_log2(beats) :]
+        m.d.comb += [
+            unit.parameters_valid.eq(
+                register(m, self.parameter_valid, "beat_valid", reset=True)
+                & (group < unit.shape.max_slices)
+            ),
+            unit.parameters.slot.eq(register(m, self.parameter_slot, "beat_slot")),
+            unit.parameters.group.eq(group),
+        ]
+        for lane in range(lanes):
+            m.d.comb += unit.parameters.enable[lane].eq(index[: exact_log2(beats)] == lane // 2)
+            for field in ("beta", "gamma", "alpha"):
+                m.d.comb += unit.parameters.data[lane][field].eq(records[lane % 2][field])
+
+        # Reads
+        m.submodules.sources = sources = RowAddresses()
+        m.submodules.read_room = read_room = Credits(READ_DEPTH)
+        granted = self.read.valid & self.read.ready
+        with m.If(start):
+            m.d.sync += started.eq(1)
+        with m.Elif(granted & sources.end):
+            m.d.sync += started.eq(0)
+        m.d.comb += [
+            sources.start.eq(start),
+            sources.base.eq(command.source),
+            sources.stride.eq(command.source_stride),
+            sources.rows.eq(command.rows),
+            sources.last_word.eq(last_group),
+            sources.step.eq(granted),
+            self.read.address.eq(sources.address),
+            self.read.valid.eq(started & read_room.available),
+            read_room.take.eq(granted),
+        ]
+
+        # Codes: shift by ptf_shift, then by alpha, one bit kept for rounding.
+        arrived = self.read.data_valid
+        group_in = Signal.like(last_group)
+        group_last = Signal()
+        m.d.comb += group_last.eq(group_in == last_group)
+        with m.If(arrived):
+            m.d.sync += group_in.eq(Mux(group_last, 0, group_in + 1))
+        m.d.comb += unit.ptf_group.eq(register(m, group_in, "ptf_group"))
+        m.submodules.codes = codes = Fifo(unit.i_stream.payload.shape(), READ_DEPTH)
+        for lane in range(lanes):
+            residual = self.read.data[16 * lane : 16 * (lane + 1)]
+            doubled = Cat(Const(0, 1), residual).as_signed()
+            coarse = register(
+                m, doubled >> Cat(Const(0, 2), command.ptf_shift[2:]), f"coarse_{lane}"
+            )
+            fine = register(m, coarse >> command.ptf_shift[:2], f"fine_{lane}")
+            scaled = register(m, fine >> unit.ptf_alphas[lane], f"scaled_{lane}")
+            offset = register(
+                m, scaled[1:].as_signed() + command.zero_point + scaled[0], f"offset_{lane}"
+            )
+            above = offset[8:-1].any()
+            clipped = Mux(offset[-1], 0, Mux(above, 255, offset[:8]))
+            m.d.comb += codes.i_payload.x[lane].eq(register(m, clipped, f"code_{lane}"))
+        m.d.comb += [
+            codes.i_payload.last.eq(delay(m, group_last, PTF_LATENCY, "ptf_last")),
+            codes.i_valid.eq(delay(m, arrived, PTF_LATENCY, "ptf_valid", reset=True)),
+            read_room.give.eq(codes.o_stream.valid & codes.o_stream.ready),
+        ]
+        wiring.connect(m, codes.o_stream, unit.i_stream)
+
+        # Writes: even groups fill the lower half of a word, odd ones the upper; an even last group clears the upper.
+        result = unit.o_stream
+        write_valid, write_step, upper = Signal(), Signal(), Signal()
+        write_data = Signal(config.word_bits, reset_less=True)
+        write_enable = Signal(config.rows, reset_less=True)
+        free = Signal()
+        m.d.comb += [free.eq(~write_valid | self.write.ready), result.ready.eq(free)]
+        with m.If(free):
+            m.d.sync += write_valid.eq(result.valid)
+            with m.If(result.valid):
+                y = result.payload.y.as_value()
+                half = ~Const(0, lanes)
+                m.d.sync += [
+                    upper.eq(~upper & ~result.payload.last),
+                    write_step.eq(upper | result.payload.last),
+                    write_data.eq(Cat(y, Mux(upper, y, 0))),
+                    write_enable.eq(
+                        Cat(
+                            Mux(upper, 0, half)[:lanes],
+                            Mux(upper | result.payload.last, half, 0)[:lanes],
+                        )
+                    ),
+                ]
+        m.submodules.destinations = destinations = RowAddresses()
+        written = self.write.valid & self.write.ready
+        m.d.comb += [
+            destinations.start.eq(start),
+            destinations.base.eq(command.destination),
+            destinations.stride.eq(command.destination_stride),
+            destinations.rows.eq(command.rows),
+            destinations.last_word.eq(last_group[1:]),
+            destinations.step.eq(written & write_step),
+            self.write.valid.eq(write_valid),
+            self.write.address.eq(destinations.address),
+            self.write.data.eq(write_data),
+            self.write.enable.eq(write_enable),
+            last_write.eq(written & write_step & destinations.end),
+        ]
+        return m

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engine SOFTMAX: rows of logits from the activation memory through E2Softmax and back.
+
+Words used here: *word*: ``rows`` bytes of the memory; *slice*: ``softmax_vec`` logits; the *gearbox* turns one into the
+other, in both directions; *part*: the smaller of both.
+"""
+
+from __future__ import annotations
+
+from amaranth import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from hwgen.config import AcceleratorConfig
+from hwgen.rtl.e2softmax import STAGE_2_LATENCY, E2Softmax, stage_1_latency
+from hwgen.rtl.pipeline import Credits, Fifo, RowAddresses, register
+from hwgen.rtl.ports import READ_LATENCY, ReadPort, WritePort, command_layout, command_signature
+
+#: Words that may be on their way between a granted read and the gearbox.
+READ_DEPTH = 16
+
+
+def softmax_cycles(config: AcceleratorConfig, rows: int, length: int) -> int:
+    """Cycles from accepting a SOFTMAX command to ``done``, when the memory grants at once; exact."""
+    words = -(-length // config.rows)
+    slices = -(-length // config.softmax_vec)
+    fixed = (
+        READ_LATENCY + stage_1_latency(config.softmax_vec) + STAGE_2_LATENCY + 4
+    )
+    if config.softmax_vec > config.rows:
+        fixed += 1  # the slice's register in front of the unit
+    return (rows + 1) * max(words, slices) - 1 + fixed
+
+
+class SoftmaxEngine(wiring.Component):
+    """Executes SOFTMAX commands in order, one at a time.
+
+    A command reads ``ceil(length / rows)`` words per row, and writes as many whole words; codes beyond ``length`` are 0.
+    One word per cycle when ``softmax_vec >= rows``, else one slice per cycle. With W words and S slices a row, a command of
+    N rows takes ``(N + 1) * max(W, S) - 1 + fixed`` cycles from its acceptance to ``done`` if the memory always grants:
+    :func:`softmax_cycles`. The next command is accepted from the cycle of ``done`` on.
+
+    ``done`` is high for one cycle, the one after the last write was granted. A row is read before it is written, so
+    source and destination may be the same. Reads are requested only with room for their data; a stalled write port
+    fills the unit and stops the reads.
+    """
+
+    i_command: In
+    done: Out
+    read: Out
+    write: Out
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "i_command": In(command_signature("SOFTMAX")),
+                "done": Out(1),
+                "read": Out(ReadPort(config.word_bits)),
+                "write": Out(WritePort(config.word_bits)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        vec, word_bytes = config.softmax_vec, config.rows
+        ratio = max(vec, word_bytes) // min(vec, word_bytes)
+
+        # Command: accepted, then set up for a cycle, then run.
+        command = Signal(command_layout("SOFTMAX"), reset_less=True)
+        busy, start, started = Signal(), Signal(), Signal()
+        done = Signal()
+        last_write = Signal()
+        m.d.comb += [self.i_command.ready.eq(~busy), self.done.eq(done)]
+        accepted = self.i_command.valid & ~busy
+        m.d.sync += [start.eq(accepted), done.eq(last_write)]
+        with m.If(accepted):
+            m.d.sync += [command.eq(self.i_command.payload), busy.eq(1)]
+        with m.If(last_write):
+            m.d.sync += busy.eq(0)
+        last_index = Signal.like(command.length)
+        m.d.comb += last_index.eq(command.length - 1)
+        last_word = register(m, last_index[exact_log2(word_bytes) :], "last_word")
+        last_slice = register(m, last_index[exact_log2(vec) :], "last_slice")
+        tail = last_index[: exact_log2(vec)]
+        tail_mask = register(
+            m, Cat(Const(1, 1), *(tail >= lane for lane in range(1, vec))), "tail_mask"
+        )
+
+        # Reads
+        m.submodules.sources = sources = RowAddresses()
+        m.submodules.read_room = read_room = Credits(READ_DEPTH)
+        m.submodules.words = words = Fifo(config.word_bits, READ_DEPTH)
+        granted = self.read.valid & self.read.ready
+        with m.If(start):
+            m.d.sync += started.eq(1)
+        with m.Elif(granted & sources.end):
+            m.d.sync += started.eq(0)
+        word = words.o_stream
+        m.d.comb += [
+            sources.start.eq(start),
+            sources.base.eq(command.source),
+            sources.stride.eq(command.source_stride),
+            sources.rows.eq(command.rows),
+            sources.last_word.eq(last_word),
+            sources.step.eq(granted),
+            self.read.address.eq(sources.address),
+            self.read.valid.eq(started & read_room.available),
+            read_room.take.eq(granted),
+            read_room.give.eq(word.valid & word.ready),
+            words.i_valid.eq(self.read.data_valid),
+            words.i_payload.eq(self.read.data),
+        ]
+
+        # Gearbox: words to slices
+        m.submodules.unit = unit = E2Softmax(vec, config.max_row_length)
+        slice_in = unit.i_stream
+        index_in = Signal.like(last_slice)
+        slice_taken = slice_in.valid & slice_in.ready
+        m.d.comb += [
+            unit.fraction_bits.eq(command.fraction_bits),
+            slice_in.payload.last.eq(index_in == last_slice),
+            slice_in.payload.mask.eq(Mux(slice_in.payload.last, tail_mask, ~Const(0, vec))),
+        ]
+        with m.If(slice_taken):
+            m.d.sync += index_in.eq(Mux(slice_in.payload.last, 0, index_in + 1))
+        part_in = Signal(range(max(2, ratio)))
+        if vec <= word_bytes:
+            part_end_in = slice_in.payload.last | (part_in == ratio - 1)
+            parts = data.View(data.ArrayLayout(8 * vec, ratio), word.payload)
+            m.d.comb += [
+                slice_in.valid.eq(word.valid),
+                slice_in.payload.logits.eq(parts[part_in] if ratio > 1 else word.payload),
+                word.ready.eq(slice_in.ready & part_end_in),
+            ]
+            with m.If(slice_taken):
+                m.d.sync += part_in.eq(Mux(part_end_in, 0, part_in + 1))
+        else:
+            collected = Signal(data.ArrayLayout(config.word_bits, ratio), reset_less=True)
+            full = Signal()
+            word_in = Signal.like(last_word)
+            row_end_in = word_in == last_word
+            part_end_in = row_end_in | (part_in == ratio - 1)
+            m.d.comb += [
+                slice_in.valid.eq(full),
+                slice_in.payload.logits.eq(collected.as_value()),
+                word.ready.eq(~full | slice_in.ready),
+            ]
+            with m.If(word.ready):
+                m.d.sync += full.eq(word.valid & part_end_in)
+                with m.If(word.valid):
+                    m.d.sync += [
+                        collected[part_in].eq(word.payload),
+                        part_in.eq(Mux(part_end_in, 0, part_in + 1)),
+                        word_in.eq(Mux(row_end_in, 0, word_in + 1)),
+                    ]
+
+        # Gearbox: slices to words, into the register of the write port
+        slice_out = unit.o_stream
+        codes = slice_out.payload.codes.as_value()
+        write_valid = Signal()
+        write_data = Signal(config.word_bits, reset_less=True)
+        free = Signal()
+        m.d.comb += free.eq(~write_valid | self.write.ready)
+        part_out = Signal(range(max(2, ratio)))
+        if vec <= word_bytes:
+            part_end_out = slice_out.payload.last | (part_out == ratio - 1)
+            m.d.comb += slice_out.ready.eq(free)
+            with m.If(free):
+                m.d.sync += write_valid.eq(slice_out.valid & part_end_out)
+                with m.If(slice_out.valid):
+                    m.d.sync += part_out.eq(Mux(part_end_out, 0, part_out + 1))
+                    for part in range(ratio):
+                        place = write_data[8 * vec * part : 8 * vec * (part + 1)]
+                        with m.If(part_out == part):
+                            m.d.sync += place.eq(codes)
+                        with m.Elif(part_out == 0):
+                            m.d.sync += place.eq(0)
+        else:
+            word_out = Signal.like(last_word)
+            row_end_out = word_out == last_word
+            part_end_out = row_end_out | (part_out == ratio - 1)
+            m.d.comb += slice_out.ready.eq(free & part_end_out)
+            with m.If(free):
+                m.d.sync += write_valid.eq(slice_out.valid)
+                with m.If(slice_out.valid):
+                    m.d.sync += [
+                        write_data.eq(codes.word_select(part_out, config.word_bits)),
+                        part_out.eq(Mux(part_end_out, 0, part_out + 1)),
+                        word_out.eq(Mux(row_end_out, 0, word_out + 1)),
+                    ]
+
+        # Writes
+        m.submodules.destinations = destinations = RowAddresses()
+        written = self.write.valid & self.write.ready
+        m.d.comb += [
+            destinations.start.eq(start),
+            destinations.base.eq(command.destination),
+            destinations.stride.eq(command.destination_stride),
+            destinations.rows.eq(command.rows),
+            destinations.last_word.eq(last_word),
+            destinations.step.eq(written),
+            self.write.valid.eq(write_valid),
+            self.write.address.eq(destinations.address),
+            self.write.data.eq(write_data),
+            self.write.enable.eq(~Const(0, word_bytes)),
+            last_write.eq(written & destinations.end),
+        ]
+        return m

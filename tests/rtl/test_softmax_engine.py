@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from hwgen.config import AcceleratorConfig
+from hwgen.isa.instructions import OFFSET_BITS
+from hwgen.numerics.e2softmax import e2softmax
+from hwgen.rtl.softmax_engine import SoftmaxEngine, softmax_cycles
+from hwgen.sim.engine_bench import EngineScript, Grant, emit_bench, run_script, waited_cycles
+
+pytestmark = pytest.mark.verilator
+
+BANK_WORDS = 1024
+MAX_LENGTH = 1024
+
+
+def config(rows: int, vec: int) -> AcceleratorConfig:
+    return AcceleratorConfig(
+        rows=rows,
+        columns=rows,
+        softmax_vec=vec,
+        max_row_length=MAX_LENGTH,
+        constant_fifo_beats=1024,
+    )
+
+
+@cache
+def _verilog(rows: int, vec: int) -> str:
+    return emit_bench(SoftmaxEngine(config(rows, vec)), "SOFTMAX", BANK_WORDS)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One SOFTMAX command; addresses are word addresses of two banks of 1024 words."""
+
+    rows: int
+    length: int
+    fraction_bits: int
+    source: int = 0
+    destination: int = 0
+    source_spare: int = 0  #: words between slices beyond the rows
+    destination_spare: int = 0
+
+
+OTHER_BANK = 1 << OFFSET_BITS
+
+
+def _index(address: int) -> int:
+    return (address >> OFFSET_BITS) * BANK_WORDS + address % BANK_WORDS
+
+
+class Memory:
+    """Expected contents of both banks."""
+
+    def __init__(self, seed: int, word_bytes: int) -> None:
+        rng = np.random.default_rng(seed)
+        # Small logits: at three fraction bits most codes are neither 0 nor the largest.
+        noise = rng.normal(0, 12, (2 * BANK_WORDS, word_bytes))
+        self.words = np.clip(noise, -128, 127).astype(np.int8).view(np.uint8)
+        self.word_bytes = word_bytes
+
+    def addresses(self, base: int, stride: int, job: Job) -> npt.NDArray[np.int64]:
+        """[rows, words]"""
+        count = -(-job.length // self.word_bytes)
+        return _index(base) + np.arange(job.rows)[:, None] + stride * np.arange(count)
+
+    def execute(self, job: Job, vec: int) -> None:
+        source = self.addresses(job.source, job.rows + job.source_spare, job)
+        target = self.addresses(job.destination, job.rows + job.destination_spare, job)
+        rows = self.words[source].reshape(job.rows, -1)[:, : job.length].view(np.int8)
+        codes = e2softmax(rows, fraction_bits=job.fraction_bits, vec=vec, max_length=MAX_LENGTH)
+        padded = np.zeros((job.rows, target.shape[1] * self.word_bytes), np.uint8)
+        padded[:, : job.length] = codes
+        self.words[target] = padded.reshape(*target.shape, self.word_bytes)
+
+
+def check(jobs: list[Job], *, rows: int, vec: int, grant: Grant, seed: int = 0) -> list[int]:
+    """Run the jobs one after another and compare the whole memory; cycles of each job."""
+    memory = Memory(seed, rows)
+    script = EngineScript("SOFTMAX", rows)
+    for bank in range(2):
+        contents = memory.words[bank * BANK_WORDS :][:BANK_WORDS]
+        script.write(bank << OFFSET_BITS, contents)
+    script.grant(grant)
+    for job in jobs:
+        script.command(
+            {
+                "source": job.source,
+                "source_stride": job.rows + job.source_spare,
+                "destination": job.destination,
+                "destination_stride": job.rows + job.destination_spare,
+                "rows": job.rows,
+                "length": job.length,
+                "fraction_bits": job.fraction_bits,
+            }
+        )
+        if grant == Grant.ALWAYS:
+            script.wait()
+        memory.execute(job, vec)
+    script.wait()
+    for bank in range(2):
+        script.read(bank << OFFSET_BITS, BANK_WORDS)
+    out = run_script(_verilog(rows, vec), script)
+    waits = len(out) - 2 * BANK_WORDS
+    wrong = np.argwhere(out[waits:, :rows] != memory.words)
+    assert not len(wrong), wrong[:5].tolist()
+    return [waited_cycles(word) for word in out[:waits]]
+
+
+#: Slices smaller than, equal to, twice and four times a word.
+SHAPES = ((16, 8), (16, 16), (16, 32), (16, 64), (64, 32))
+JOBS = [
+    Job(3, 1, 3, source=5, destination=OTHER_BANK + 9),
+    Job(4, 49, 3, source=40, destination=40),
+    Job(5, 197, 4, source=OTHER_BANK + 100, destination=OTHER_BANK + 100),
+    Job(2, 785, 3, source=300, destination=OTHER_BANK + 400, source_spare=3, destination_spare=1),
+    Job(9, 64, 0, source=500, destination=500, source_spare=2, destination_spare=2),
+    Job(7, 16, 5, source=600, destination=OTHER_BANK + 900),
+    Job(6, 17, 15, source=640, destination=660, source_spare=1),
+    Job(1, 1024, 4, source=700, destination=700),
+    Job(20, 40, 3, source=OTHER_BANK + 800, destination=800, destination_spare=4),
+]
+
+
+@pytest.mark.parametrize("grant", Grant)
+@pytest.mark.parametrize(("rows", "vec"), SHAPES)
+def test_memory_after_commands(rows: int, vec: int, grant: Grant) -> None:
+    check(JOBS, rows=rows, vec=vec, grant=grant, seed=rows + vec)
+
+
+@pytest.mark.parametrize(("rows", "vec"), SHAPES)
+def test_cycles(rows: int, vec: int) -> None:
+    cycles = check(JOBS, rows=rows, vec=vec, grant=Grant.ALWAYS)
+    expected = [softmax_cycles(config(rows, vec), job.rows, job.length) for job in JOBS]
+    assert cycles[:-1] == expected
