@@ -37,7 +37,7 @@ class Check:
 
 
 def examine() -> tuple[Check, ...]:
-    """Look at everything; nothing is changed but a file in the cache folder, written and deleted."""
+    """Look at everything; only a file in the cache folder is written, and deleted again."""
     return (
         _python(),
         *(

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hwgen quantize``: bad models, checkpoints and images; the graph's bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hwgen.graph.graph import IntegerGraph
+from hwgen.graph.safetensors_file import read_safetensors, write_safetensors
+from hwgen.models import DIGITS_CHECKPOINT
+
+Command = Callable[..., Any]
+
+
+def digits_state() -> dict[str, np.ndarray]:
+    return read_safetensors(DIGITS_CHECKPOINT)[0]
+
+
+def fails(done: Any, status: int, *words: str) -> None:
+    assert done.status == status, done.err
+    error = done.json["error"]
+    for word in words:
+        assert word in error, error
+    assert error in done.err
+
+
+def quantize(hwgen: Command, checkpoint: Path, *more: object, model: str = "digits") -> Any:
+    return hwgen("quantize", model, "--checkpoint", checkpoint, "-o", "g", "--json", *more)
+
+
+def test_graph_is_written_and_repeatable(hwgen: Command, tmp_path: Path) -> None:
+    done = hwgen("quantize", "digits", "-o", "a", "--json")
+    assert done.status == 0
+    assert done.json["macs"] == IntegerGraph.load(tmp_path / "a").macs()
+    assert hwgen("quantize", "digits", "-o", "b").status == 0
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert hwgen("quantize", "digits", "-o", "c", "--weight-bits", "4").status == 0
+    assert (tmp_path / "a").read_bytes() != (tmp_path / "c").read_bytes()
+
+
+def test_unknown_model_names_the_nearest(hwgen: Command) -> None:
+    fails(hwgen("quantize", "diet_tiny", "-o", "g", "--json"), 1, "'diet_tiny'", "deit_tiny")
+
+
+def test_known_model_without_checkpoint_is_wrong_usage(hwgen: Command) -> None:
+    fails(hwgen("quantize", "deit_tiny", "-o", "g", "--json"), 2, "--checkpoint")
+
+
+def test_missing_checkpoint(hwgen: Command, tmp_path: Path) -> None:
+    fails(quantize(hwgen, tmp_path / "none.safetensors"), 1, "none.safetensors", "missing")
+
+
+def test_tensors_missing_wrong_or_surplus(hwgen: Command, tmp_path: Path) -> None:
+    state = digits_state()
+    state["head.weight"] = np.zeros((10, 63), np.float32)
+    state["surplus"] = np.zeros(1, np.float32)
+    del state["blocks.2.mlp.fc1.bias"]
+    write_safetensors(tmp_path / "c.safetensors", state, {})
+    done = quantize(hwgen, tmp_path / "c.safetensors")
+    fails(done, 1, "blocks.2.mlp.fc1.bias", "head.weight", "10x63", "10x64", "surplus")
+    assert not (tmp_path / "g").exists()
+
+
+def test_nan(hwgen: Command, tmp_path: Path) -> None:
+    state = digits_state()
+    weights = state["blocks.1.attn.qkv.weight"].copy()
+    weights[3, 5] = np.nan
+    state["blocks.1.attn.qkv.weight"] = weights
+    write_safetensors(tmp_path / "c.safetensors", state, {})
+    fails(quantize(hwgen, tmp_path / "c.safetensors"), 1, "NaN", "blocks.1.attn.qkv.weight")
+
+
+@pytest.mark.parametrize("size", [0, 7, 100, 100_000])
+def test_truncated(hwgen: Command, tmp_path: Path, size: int) -> None:
+    path = tmp_path / "c.safetensors"
+    path.write_bytes(DIGITS_CHECKPOINT.read_bytes()[:size])
+    fails(quantize(hwgen, path), 1, "c.safetensors", "truncated")
+
+
+HUGE = {"dtype": "F32", "shape": [1 << 40, 1 << 40], "data_offsets": [0, 4]}
+
+
+def with_length(text: bytes) -> bytes:
+    return struct.pack("<Q", len(text)) + text
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ((1 << 62).to_bytes(8, "little"), ("header length",)),
+        (with_length(b"[1]\n"), ("JSON object",)),
+        (with_length(json.dumps({"x": HUGE}).encode()), ("must take",)),
+        (with_length(b"[" * 5000), ("JSON",)),
+    ],
+)
+def test_absurd_header(
+    hwgen: Command, tmp_path: Path, header: bytes, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "c.safetensors").write_bytes(header + bytes(4))
+    fails(quantize(hwgen, tmp_path / "c.safetensors"), 1, *words)
+
+
+class Canary:
+    """Unpickling it would make a folder."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin"])
+def test_pickle_payload_is_not_executed(hwgen: Command, tmp_path: Path, suffix: str) -> None:
+    pytest.importorskip("torch", reason="reading .pt files needs torch")
+    canary = tmp_path / "executed"
+    path = tmp_path / f"c{suffix}"
+    path.write_bytes(pickle.dumps({"model": Canary(str(canary))}))
+    fails(quantize(hwgen, path), 1, str(path))
+    assert not canary.exists()
+    pickle.loads(path.read_bytes())
+    assert canary.exists()  # the payload is alive: this test can fail
+
+
+def test_calibration_of_another_size_is_refused(hwgen: Command, tmp_path: Path) -> None:
+    np.savez(tmp_path / "i.npz", images=np.zeros((2, 9, 8, 1), np.uint8))
+    done = hwgen("quantize", "digits", "--calibration", "i.npz", "-o", "g", "--json")
+    fails(done, 1, "[n, 8, 8, 1]", "not resized", "[2, 9, 8, 1]")
+    done = hwgen("quantize", "digits", "--calibration", "none.npz", "-o", "g", "--json")
+    fails(done, 2, "none.npz")
+
+
+def test_output_that_cannot_be_written_is_refused_first(hwgen: Command) -> None:
+    fails(hwgen("quantize", "digits", "-o", "no/such/folder/g", "--json"), 1, "no/such/folder/g")
+    fails(hwgen("quantize", "digits", "-o", ".", "--json"), 1, "folder")
+
+
+def test_full_disk(hwgen: Command, tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    done = hwgen("quantize", "digits", "-o", "/dev/full/g", "--json")
+    fails(done, 1, "/dev/full")

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hwgen unit`` and ``units``: options from the units' tables, vectors, exit status."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hwgen.numerics.elementwise import apply_table
+
+Command = Callable[..., Any]
+
+
+def test_units(hwgen: Command) -> None:
+    names = [unit["name"] for unit in hwgen("units", "--json").json["units"]]
+    assert names == ["systolic-array", "e2softmax", "ailayernorm", "requantise", "elementwise"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("softmax",), "systolic-array, e2softmax"),
+        (("e2softmax", "--vec", "0"), "nearest legal value: 1"),
+        (("e2softmax", "--vec", "many"), "integer"),
+        (("e2softmax", "--nonsense", "1"), "--nonsense"),
+        (("ailayernorm", "--squares", "rounded"), "compressed"),
+        (("e2softmax", "--output", "o.npz"), "--simulate"),
+        (("requantise", "--low", "-129"), "--low"),
+    ],
+)
+def test_wrong_usage(hwgen: Command, arguments: tuple[str, ...], word: str) -> None:
+    done = hwgen("unit", *arguments, "--json")
+    assert done.status == 2
+    assert word in done.json["error"]
+
+
+def test_help_names_parameters_and_vectors(hwgen: Command) -> None:
+    out = hwgen("unit", "ailayernorm", "--help").out
+    for word in ("--zero-point", "--gamma-shift", "--squares", "alpha", "gamma", "beta"):
+        assert word in out
+
+
+@pytest.mark.verilator
+def test_vectors_through_the_unit(hwgen: Command, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    codes = rng.integers(-128, 128, (5, 37)).astype(np.int8)
+    table = rng.integers(-128, 128, 256).astype(np.int8)
+    np.savez(tmp_path / "in.npz", codes=codes, table=table)
+    done = hwgen(
+        *("unit", "elementwise", "-o", "u", "--simulate", "in.npz", "--output", "out.npz"),
+        "--json",
+    )
+    assert done.status == 0, done.err
+    assert done.json["matches_reference"] is True
+    with np.load(tmp_path / "out.npz") as returned:
+        assert returned.files == ["y"]
+        np.testing.assert_array_equal(returned["y"], apply_table(codes, table))
+    assert (tmp_path / "u" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "word"),
+    [
+        ({"logits": np.zeros((2, 3), np.float32)}, "int8"),
+        ({"logits": np.zeros(3, np.int8)}, "shape"),
+        ({"other": np.zeros(3, np.int8)}, "logits"),
+    ],
+)
+def test_bad_vectors_are_status_1(
+    hwgen: Command, tmp_path: Path, arrays: dict[str, np.ndarray], word: str
+) -> None:
+    np.savez(tmp_path / "in.npz", **arrays)  # type: ignore[arg-type]
+    done = hwgen("unit", "e2softmax", "--simulate", "in.npz", "--json")
+    assert done.status == 1
+    assert word in done.json["error"]
+    assert "in.npz" in done.json["error"]
