@@ -29,8 +29,8 @@ BANK_ROLES: tuple[str, ...] = (
 class AcceleratorConfig:
     """Everything that decides the hardware.
 
-    ``rows`` is the reduction size of the systolic array and the bytes of an activation word; requantise lanes
-    and LayerNorm lanes are ``rows / 2`` (one int16 word a cycle).
+    ``rows`` is the reduction size of the systolic array and the bytes of an activation word;
+    requantise lanes and LayerNorm lanes are ``rows / 2`` (one int16 word a cycle).
     """
 
     rows: int = 16  #: power of two, 16..128
@@ -40,7 +40,9 @@ class AcceleratorConfig:
     max_row_length: int = 256  #: longest softmax row
     max_channels: int = 256  #: widest LayerNorm
     tile_rows: int = 64  #: depth of one accumulator bank: most tokens of a MATMUL
-    bank_words: tuple[int, ...] = (64,) * len(BANK_ROLES)  #: words per bank, in the order of BANK_ROLES
+    bank_words: tuple[int, ...] = (64,) * len(
+        BANK_ROLES
+    )  #: words per bank, in the order of BANK_ROLES
     memory_ports: int = 1  #: AXI4 masters of 128 bits, 1..6
     read_fifo_beats: int = 512  #: prefetch FIFO per memory port, beats of 16 bytes
     constant_fifo_beats: int = 128  #: per-column constants in flight, wide beats
@@ -59,7 +61,8 @@ class AcceleratorConfig:
             )
         if self.rows % self.columns and self.columns % self.rows:
             raise ConfigError(
-                f"columns must divide rows = {self.rows} or be a multiple of it, not {self.columns!r}"
+                f"columns must divide rows = {self.rows} or be a multiple of it, not "
+                f"{self.columns!r}"
             )
         self._range("weight_bits", 1, 8)
         self._range("memory_ports", 1, 6)
@@ -72,8 +75,13 @@ class AcceleratorConfig:
         if self.softmax_vec not in (8, 16, 32, 64):
             raise ConfigError(f"softmax_vec must be 8, 16, 32 or 64, not {self.softmax_vec!r}")
         if self.burst_beats not in (1, 2, 4, 8, 16, 32, 64, 128, 256):
-            raise ConfigError(f"burst_beats must be a power of two up to 256, not {self.burst_beats!r}")
-        if self.read_fifo_beats & (self.read_fifo_beats - 1) or self.read_fifo_beats < 2 * self.burst_beats:
+            raise ConfigError(
+                f"burst_beats must be a power of two up to 256, not {self.burst_beats!r}"
+            )
+        if (
+            self.read_fifo_beats & (self.read_fifo_beats - 1)
+            or self.read_fifo_beats < 2 * self.burst_beats
+        ):
             raise ConfigError(
                 "read_fifo_beats must be a power of two and hold two bursts "
                 f"({2 * self.burst_beats}), not {self.read_fifo_beats!r}"
@@ -148,5 +156,7 @@ class AcceleratorConfig:
         names = {field.name for field in fields(cls)}
         if set(values) != names:
             odd = sorted(set(values) ^ names)
-            raise ConfigError(f"The configuration must have exactly the keys of this version; check {odd}")
+            raise ConfigError(
+                f"The configuration must have exactly the keys of this version; check {odd}"
+            )
         return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The instruction set: one field table from which everything else is derived.
 
-An instruction is 256 bits (32 bytes, little endian, two 128-bit beats): opcode, one *wait threshold* per
-engine, body. Instructions are fetched in order, sent to the queue of their engine and executed in order
-there; engines run beside each other. An instruction starts when for every engine ``e`` the number of
-instructions that ``e`` has completed since START is at least ``wait_e`` (0: no wait). Three handshakes are
-implicit in hardware and need no thresholds: weight stream -> STATIONARY, stationary operands -> MATMUL,
-accumulator bank MATMUL -> DRAIN (and the constants that DRAIN takes from the tile stream). The order of
-instructions must be a valid sequential order; then no queue can deadlock.
+An instruction is 256 bits (32 bytes, little endian, two 128-bit beats): opcode, one *wait
+threshold* per engine, body. Instructions are fetched in order, sent to the queue of their engine
+and executed in order there; engines run beside each other. An instruction starts when for every
+engine ``e`` the number of instructions that ``e`` has completed since START is at least ``wait_e``
+(0: no wait). Three handshakes are implicit in hardware and need no thresholds: weight stream ->
+STATIONARY, stationary operands -> MATMUL, accumulator bank MATMUL -> DRAIN (and the constants that
+DRAIN takes from the tile stream). The order of instructions must be a valid sequential order; then
+no queue can deadlock.
 
-Addresses: *word addresses* name a word of ``rows`` bytes of the activation memory: bank in bits 19..17, offset
-in bits 16..0. A tensor ``[tokens, channels]`` of int8 is stored in slices of ``rows`` channels: channel c of
-token t is byte ``c % rows`` of word ``base + (c // rows) * stride + t``. int16 tensors (residual, head) hold
-``rows / 2`` channels a word, little endian. *External addresses* are in units of 16 bytes from the base
-register that the instruction names.
+Addresses: *word addresses* name a word of ``rows`` bytes of the activation memory: bank in bits
+19..17, offset in bits 16..0. A tensor ``[tokens, channels]`` of int8 is stored in slices of
+``rows`` channels: channel c of token t is byte ``c % rows`` of word ``base + (c // rows) * stride +
+t``. int16 tensors (residual, head) hold ``rows / 2`` channels a word, little endian. *External
+addresses* are in units of 16 bytes from the base register that the instruction names.
 """
 
 from __future__ import annotations
@@ -109,7 +110,8 @@ _PASSES = Field("passes", 12, "slices of `rows` reduction indices per tile")
 _SLICES = Field(
     "slices",
     4,
-    "weight slices per tile (1: the layer's width fits the column); all slices but the last are unsigned, "
+    "weight slices per tile (1: the layer's width fits the column); all slices but the last are "
+    "unsigned, "
     "slice s is shifted left by s * column width; slices are the outer, passes the inner loop",
 )
 
@@ -118,8 +120,10 @@ OPCODES: tuple[Opcode, ...] = (
         "LOAD_TILES",
         1,
         Engine.LOAD,
-        "Stream tile records from the image: per tile first the constants (to the constant FIFO), then the packed "
-        "weights (to the array). A wide beat is 16 bytes of every memory port: port p reads its own contiguous "
+        "Stream tile records from the image: per tile first the constants (to the constant "
+        "FIFO), then the packed "
+        "weights (to the array). A wide beat is 16 bytes of every memory port: port p reads its "
+        "own contiguous "
         "region at address + p * port_stride.",
         (
             _EXTERNAL,
@@ -141,8 +145,10 @@ OPCODES: tuple[Opcode, ...] = (
         "LOAD_IMAGE",
         3,
         Engine.LOAD,
-        "Read the input image (uint8 [H, W, channels]) and write patches: codes pixel - 128. Loops, outer to inner: "
-        "patch row, line of a patch, patch of the row, group of 2^group_log2 bytes. Address from the input base.",
+        "Read the input image (uint8 [H, W, channels]) and write patches: codes pixel - 128. "
+        "Loops, outer to inner: "
+        "patch row, line of a patch, patch of the row, group of 2^group_log2 bytes. Address from "
+        "the input base.",
         (
             _EXTERNAL,
             _word("destination", "word of the first patch's slice 0"),
@@ -159,8 +165,13 @@ OPCODES: tuple[Opcode, ...] = (
         "LOAD_LAYERNORM",
         4,
         Engine.LOAD,
-        "Load per-channel LayerNorm records (8 bytes: beta int24, gamma int8 in byte 3, alpha in byte 4).",
-        (_EXTERNAL, Field("beats", 12, "beats, two channels each"), Field("slot", 1, "parameter slot")),
+        "Load per-channel LayerNorm records (8 bytes: beta int24, gamma int8 in byte 3, alpha in "
+        "byte 4).",
+        (
+            _EXTERNAL,
+            Field("beats", 12, "beats, two channels each"),
+            Field("slot", 1, "parameter slot"),
+        ),
     ),
     Opcode(
         "LOAD_TABLE",
@@ -173,7 +184,8 @@ OPCODES: tuple[Opcode, ...] = (
         "STATIONARY",
         6,
         Engine.STATIONARY,
-        "Supply the stationary operand of every pass of a MATMUL, in its order (tile, slice, pass).",
+        "Supply the stationary operand of every pass of a MATMUL, in its order (tile, slice, "
+        "pass).",
         (
             Field("source", 2, "StationarySource"),
             _word("base", "ROWS, COLUMNS: first word of the operand's tensor"),
@@ -181,14 +193,19 @@ OPCODES: tuple[Opcode, ...] = (
             _TILES,
             _PASSES,
             _SLICES,
-            Field("limit", 12, "ROWS: valid reduction indices; COLUMNS: valid columns; beyond it zeros"),
+            Field(
+                "limit",
+                12,
+                "ROWS: valid reduction indices; COLUMNS: valid columns; beyond it zeros",
+            ),
         ),
     ),
     Opcode(
         "MATMUL",
         7,
         Engine.MATMUL,
-        "Stream rows of activations through the array: for every tile, slice, pass: `rows` words from "
+        "Stream rows of activations through the array: for every tile, slice, pass: `rows` words "
+        "from "
         "base + pass * stride. Alternates the accumulator bank per tile.",
         (
             _word("base", "word of the first row, slice 0"),
@@ -204,8 +221,10 @@ OPCODES: tuple[Opcode, ...] = (
         "DRAIN",
         8,
         Engine.DRAIN,
-        "Requantise the accumulators of the next `tiles` tiles and write them: per tile, per group of rows / 2 "
-        "columns, per row. Groups at or beyond `columns` are skipped. Constants per tile come from the tile stream.",
+        "Requantise the accumulators of the next `tiles` tiles and write them: per tile, per "
+        "group of rows / 2 "
+        "columns, per row. Groups at or beyond `columns` are skipped. Constants per tile come "
+        "from the tile stream.",
         (
             _word("destination", "word of the first row, slice 0"),
             _stride("stride", "words between slices"),
@@ -223,7 +242,8 @@ OPCODES: tuple[Opcode, ...] = (
         "SOFTMAX",
         9,
         Engine.SOFTMAX,
-        "E2Softmax of rows of int8 logits to uint8 codes; stored padding up to a whole word becomes code 0. "
+        "E2Softmax of rows of int8 logits to uint8 codes; stored padding up to a whole word "
+        "becomes code 0. "
         "In place is allowed.",
         (
             _word("source", "word of the first row, slice 0"),
@@ -260,7 +280,8 @@ OPCODES: tuple[Opcode, ...] = (
         "STORE",
         11,
         Engine.STORE,
-        "Write words source, source + stride, ... to consecutive external addresses from the output base.",
+        "Write words source, source + stride, ... to consecutive external addresses from the "
+        "output base.",
         (
             _EXTERNAL,
             _word("source", "first word"),
@@ -294,20 +315,22 @@ class Instruction:
         table = BY_NAME[self.opcode].fields
         if set(self.fields) != {field.name for field in table}:
             raise ProgramError(
-                f"{self.opcode} must have fields {[f.name for f in table]}, not {sorted(self.fields)}"
+                f"{self.opcode} must have fields {[f.name for f in table]}, not "
+                f"{sorted(self.fields)}"
             )
         for field in table:
             value = self.fields[field.name]
             if not field.minimum <= value <= field.maximum:
                 raise ProgramError(
-                    f"{self.opcode}.{field.name} must be in {field.minimum}..{field.maximum}, not {value!r}"
+                    f"{self.opcode}.{field.name} must be in {field.minimum}..{field.maximum}, "
+                    f"not {value!r}"
                 )
         if len(self.waits) != len(Engine) or not all(
             0 <= wait < 1 << WAIT_BITS for wait in self.waits
         ):
             raise ProgramError(
-                f"{self.opcode}: wait thresholds must be {len(Engine)} values in 0..{(1 << WAIT_BITS) - 1}, "
-                f"not {self.waits!r}"
+                f"{self.opcode}: wait thresholds must be {len(Engine)} values in "
+                f"0..{(1 << WAIT_BITS) - 1}, not {self.waits!r}"
             )
 
     @property
@@ -355,7 +378,8 @@ def decode(data: bytes) -> Instruction:
         raise ProgramError(f"Opcode must be one of {sorted(BY_CODE)}, not {code}")
     opcode = BY_CODE[code]
     waits = tuple(
-        word >> (OPCODE_BITS + WAIT_BITS * index) & ((1 << WAIT_BITS) - 1) for index in range(len(Engine))
+        word >> (OPCODE_BITS + WAIT_BITS * index) & ((1 << WAIT_BITS) - 1)
+        for index in range(len(Engine))
     )
     fields: dict[str, int] = {}
     offsets = field_offsets(opcode)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """AXI4-Lite registers and performance counters: one table.
 
-All registers are 32 bits. Counters hold the figures of the last (or running) frame and are cleared by START.
+All registers are 32 bits. Counters hold the figures of the last (or running) frame and are cleared
+by START.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ COUNTERS: tuple[tuple[str, str], ...] = (
     ("CYCLES", "cycles from START to the interrupt"),
     ("ARRAY_BUSY", "cycles in which the array took a row of activations"),
     ("STALL_WEIGHTS", "cycles in which MATMUL waited for packed weights (memory)"),
-    ("STALL_STATIONARY", "cycles in which MATMUL waited for a stationary operand from the activation memory"),
+    (
+        "STALL_STATIONARY",
+        "cycles in which MATMUL waited for a stationary operand from the activation memory",
+    ),
     ("STALL_ACCUMULATOR", "cycles in which MATMUL waited for a free accumulator bank (requantise)"),
     ("STALL_BANK", "cycles in which MATMUL lost the arbitration of an activation bank"),
     ("STALL_LOAD", "cycles in which the next MATMUL waited for LOAD"),
@@ -62,9 +66,16 @@ REGISTERS: tuple[Register, ...] = (
     Register("INTERRUPT", 0x0C, "w1c", "bit 0 pending: done or error; write 1 to clear"),
     Register("INTERRUPT_ENABLE", 0x10, "rw", "bit 0"),
     Register("CAUSE", 0x14, "ro", "sticky error cause"),
-    Register("CAUSE_ADDRESS", 0x18, "ro", "address (low 32 bits) or instruction index of the first error"),
+    Register(
+        "CAUSE_ADDRESS", 0x18, "ro", "address (low 32 bits) or instruction index of the first error"
+    ),
     Register("WATCHDOG", 0x1C, "rw", "cycles without progress before an error; 0: off"),
-    Register("IMAGE_LOW", 0x20, "rw", "base of the memory image (program, constants, weights), 4096-aligned"),
+    Register(
+        "IMAGE_LOW",
+        0x20,
+        "rw",
+        "base of the memory image (program, constants, weights), 4096-aligned",
+    ),
     Register("IMAGE_HIGH", 0x24, "rw", "upper half"),
     Register("INPUT_LOW", 0x28, "rw", "base of the input image, 4096-aligned"),
     Register("INPUT_HIGH", 0x2C, "rw", "upper half"),

@@ -38,16 +38,19 @@ from hwgen.rtl.systolic_array import SystolicArray
 class Accelerator(wiring.Component):
     """The complete accelerator of a configuration.
 
-    Ports: ``s_axil_*`` (AXI4-Lite registers), ``m_axi<p>_*`` (128-bit AXI4 masters; port 0 also writes),
-    ``interrupt``. The core runs in its own reset domain: a soft reset holds it in reset while the AXI masters finish what is on
-    the bus; base registers survive. On-chip memory is never reset.
+    Ports: ``s_axil_*`` (AXI4-Lite registers), ``m_axi<p>_*`` (128-bit AXI4 masters; port 0 also
+    writes), ``interrupt``. The core runs in its own reset domain: a soft reset holds it in reset
+    while the AXI masters finish what is on the bus; base registers survive. On-chip memory is never
+    reset.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
         if config.weight_bits != 8:
             raise ConfigError(
-                "weight_bits of a complete accelerator must be 8 (attention is 8 x 8 bits; narrower columns "
-                f"need weight slices, which the hardware does not have yet), not {config.weight_bits!r}"
+                "weight_bits of a complete accelerator must be 8 (attention is 8 x 8 bits; "
+                "narrower columns "
+                "need weight slices, which the hardware does not have yet), not "
+                f"{config.weight_bits!r}"
             )
         self.config = config
         ports: dict[str, object] = {

@@ -16,8 +16,8 @@ from hwgen.rtl.ports import ReadPort, WritePort
 class ActivationBank(wiring.Component):
     """One bank: ``words`` words of ``word_bits`` bits, one read and one byte-enabled write port.
 
-    Read data are valid one cycle after the address; write before read, never reset. The write port's signal
-    names are part of the simulation contract: the harness watches them.
+    Read data are valid one cycle after the address; write before read, never reset. The write
+    port's signal names are part of the simulation contract: the harness watches them.
     """
 
     read_address: In
@@ -61,8 +61,9 @@ class ActivationMemory(wiring.Component):
     """All banks and the crossbar.
 
     ``read{i}`` and ``write{j}`` are client ports; a lower index wins a bank. Reads return after
-    :data:`hwgen.rtl.ports.READ_LATENCY` cycles, in order, one a cycle and bank. ``range_error`` is high for one cycle after
-    a granted access outside its bank, whose address is then in ``range_address``.
+    :data:`hwgen.rtl.ports.READ_LATENCY` cycles, in order, one a cycle and bank. ``range_error`` is
+    high for one cycle after a granted access outside its bank, whose address is then in
+    ``range_address``.
     """
 
     range_error: Out(1)
@@ -80,11 +81,13 @@ class ActivationMemory(wiring.Component):
         config = self.config
         reads = [getattr(self, f"read{i}") for i in range(self.readers)]
         writes = [getattr(self, f"write{j}") for j in range(self.writers)]
-        bank_data = Array(Signal(config.word_bits, name=f"bank{b}_data") for b in range(len(config.bank_words)))
+        bank_data = Array(
+            Signal(config.word_bits, name=f"bank{b}_data") for b in range(len(config.bank_words))
+        )
         range_errors = []
 
-        # Cycle 0: arbitration; the winner's address is registered. Cycle 1: the bank reads. Cycle 2: select by bank
-        # into the client's data register. Cycle 3: data.
+        # Cycle 0: arbitration; the winner's address is registered. Cycle 1: the bank reads. Cycle
+        # 2: select by bank into the client's data register. Cycle 3: data.
         for b, words in enumerate(config.bank_words):
             bank = ActivationBank(words, config.word_bits)
             m.submodules[f"bank{b}"] = bank
@@ -135,7 +138,8 @@ class ActivationMemory(wiring.Component):
             range_errors.append((b, read_bad, offset))
             range_errors.append((b, write_bad, write_offset))
 
-        # A bank number without a bank: granted at once, so that the client does not hang, and reported.
+        # A bank number without a bank: granted at once, so that the client does not hang, and
+        # reported.
         for port in (*reads, *writes):
             missing = port.valid & (port.address[OFFSET_BITS:] >= len(config.bank_words))
             with m.If(missing):
@@ -145,7 +149,9 @@ class ActivationMemory(wiring.Component):
         m.d.sync += self.range_error.eq(Cat(bad for _, bad, _ in range_errors).any())
         for b, bad, where in range_errors:
             with m.If(bad):
-                m.d.sync += self.range_address.eq(where if b is None else Cat(where, Const(b, BANK_BITS)))
+                m.d.sync += self.range_address.eq(
+                    where if b is None else Cat(where, Const(b, BANK_BITS))
+                )
 
         for index, port in enumerate(reads):
             granted = Signal(2, name=f"read{index}_granted")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """AXI4 masters of one memory port: read (AR, R) and write (AW, W, B).
 
-Both live outside the soft reset: while ``drain`` is high they issue nothing new, finish what is on the bus, throw
-the data away and report ``idle``. They rely on AXI4's order: responses of one ID come in the order of its requests.
+Both live outside the soft reset: while ``drain`` is high they issue nothing new, finish what is on
+the bus, throw the data away and report ``idle``. They rely on AXI4's order: responses of one ID
+come in the order of its requests.
 """
 
 from __future__ import annotations
@@ -70,8 +71,9 @@ def members(channels: dict[str, tuple[str, int]], prefix: str = "") -> dict[str,
 class ReadMaster(wiring.Component):
     """Read half of a memory port: bursts in, beats out, for loads and (port 0) instruction fetch.
 
-    A burst is issued only when its FIFO has room for all of it, so R is always ready. ``outstanding`` bounds the bursts in flight.
-    ``error`` pulses with ``error_address`` (the burst's) on a response that is not OKAY; the beat is delivered all the same.
+    A burst is issued only when its FIFO has room for all of it, so R is always ready.
+    ``outstanding`` bounds the bursts in flight. ``error`` pulses with ``error_address`` (the
+    burst's) on a response that is not OKAY; the beat is delivered all the same.
     """
 
     def __init__(self, *, fifo_beats: int, outstanding: int, fetch_beats: int = 0) -> None:
@@ -175,8 +177,9 @@ class ReadMaster(wiring.Component):
 class WriteMaster(wiring.Component):
     """Write half of port 0: takes whole bursts and finishes them whatever happens to the rest.
 
-    A burst's beats must be in the FIFO before it is offered on ``i_burst`` (the engine does so), so W never
-    waits for the core. ``written`` pulses per write response; ``error`` with ``error_address`` on one that is not OKAY.
+    A burst's beats must be in the FIFO before it is offered on ``i_burst`` (the engine does so), so
+    W never waits for the core. ``written`` pulses per write response; ``error`` with
+    ``error_address`` on one that is not OKAY.
     """
 
     def __init__(self, *, fifo_beats: int, outstanding: int) -> None:

@@ -22,9 +22,10 @@ ACCUMULATOR_LATENCY = 3
 class ConstantLoader(wiring.Component):
     """Per-column constants of one column group at a time, from the wide beats of the tile stream.
 
-    Fills the set of lane registers that is not in use: two columns a cycle. ``loaded`` is high while the next group's set is
-    complete; ``take`` makes it the set in use (``set_index``) and, after ``settle`` cycles (the lanes' pipeline),
-    filling of the other set begins. What is left of a tile's last beat is dropped.
+    Fills the set of lane registers that is not in use: two columns a cycle. ``loaded`` is high
+    while the next group's set is complete; ``take`` makes it the set in use (``set_index``) and,
+    after ``settle`` cycles (the lanes' pipeline), filling of the other set begins. What is left of
+    a tile's last beat is dropped.
     """
 
     def __init__(self, config: AcceleratorConfig, settle: int) -> None:
@@ -86,10 +87,11 @@ class ConstantLoader(wiring.Component):
 class DrainEngine(wiring.Component):
     """Empties accumulator banks in order: per tile, per column group, one row per cycle.
 
-    Throughput: ``rows`` cycles per valid group when constants are loaded in time (lanes / 2 cycles per group after the
-    pipeline has settled); about 2 cycles between groups. Latency from a row's address to its write: 14 cycles. The
-    write port must have the highest priority (it is never stalled); a residual read that loses its bank stalls the
-    issue. ``done`` pulses when the command's last word has been written.
+    Throughput: ``rows`` cycles per valid group when constants are loaded in time (lanes / 2 cycles
+    per group after the pipeline has settled); about 2 cycles between groups. Latency from a row's
+    address to its write: 14 cycles. The write port must have the highest priority (it is never
+    stalled); a residual read that loses its bank stalls the issue. ``done`` pulses when the
+    command's last word has been written.
     """
 
     PIPELINE = ACCUMULATOR_LATENCY + requantise.LATENCY + elementwise.LATENCY
@@ -183,7 +185,8 @@ class DrainEngine(wiring.Component):
                     ]
                     m.next = "Group"
             with m.State("Group"):
-                # Take the constants of the next group; groups beyond the columns only consume theirs.
+                # Take the constants of the next group; groups beyond the columns only consume
+                # theirs.
                 with m.If(loader.loaded & complete.bit_select(bank, 1)):
                     m.d.comb += loader.take.eq(1)
                     with m.If(group_valid):
@@ -191,23 +194,22 @@ class DrainEngine(wiring.Component):
                         m.next = "Rows"
                     with m.Else():
                         m.next = "Next"
-            with m.State("Rows"):
-                with m.If(issue):
-                    m.d.sync += row.eq(row + 1)
-                    with m.If(last_row):
-                        m.d.sync += [active.eq(0), half.eq(~half)]
-                        with m.If(columns_left > lanes):
-                            m.d.sync += columns_left.eq(columns_left - lanes)
-                        with m.Else():
-                            m.d.sync += columns_left.eq(0)
-                        with m.If(wide | half):
-                            m.d.sync += slice_base.eq(slice_base + command.stride)
-                        # Straight on to the next group when its constants are there.
-                        with m.If(~last_group & loader.loaded & (columns_left > lanes)):
-                            m.d.comb += loader.take.eq(1)
-                            m.d.sync += [active.eq(1), row.eq(0), group.eq(group + 1)]
-                        with m.Else():
-                            m.next = "Next"
+            with m.State("Rows"), m.If(issue):
+                m.d.sync += row.eq(row + 1)
+                with m.If(last_row):
+                    m.d.sync += [active.eq(0), half.eq(~half)]
+                    with m.If(columns_left > lanes):
+                        m.d.sync += columns_left.eq(columns_left - lanes)
+                    with m.Else():
+                        m.d.sync += columns_left.eq(0)
+                    with m.If(wide | half):
+                        m.d.sync += slice_base.eq(slice_base + command.stride)
+                    # Straight on to the next group when its constants are there.
+                    with m.If(~last_group & loader.loaded & (columns_left > lanes)):
+                        m.d.comb += loader.take.eq(1)
+                        m.d.sync += [active.eq(1), row.eq(0), group.eq(group + 1)]
+                    with m.Else():
+                        m.next = "Next"
             with m.State("Next"):
                 with m.If(last_group):
                     m.d.comb += self.bank_release.bit_select(bank, 1).eq(1)
@@ -275,7 +277,8 @@ class DrainEngine(wiring.Component):
             codes.append(unit.code)
             values.append(table.value)
 
-        # Write. The plain modes wait two cycles beside the table so that all modes share one latency.
+        # Write. The plain modes wait two cycles beside the table so that all modes share one
+        # latency.
         plain = Signal(16 * lanes, reset_less=True)
         plain_2 = Signal(16 * lanes, reset_less=True)
         m.d.sync += [plain.eq(Cat(codes)), plain_2.eq(plain)]

@@ -33,9 +33,10 @@ def load_body(instruction: Signal, opcode: str) -> data.View:
 class LoadEngine(wiring.Component):
     """Takes LOAD_* instructions (whole words, opcode included), splits them into bursts and routes the beats.
 
-    Requests run ahead of the data by up to ``queue_depth`` commands, as far as the port FIFOs have room. Bursts end at multiples
-    of ``burst_beats`` beats, so none crosses 4 KiB. Throughput: one (wide) beat per cycle. LOAD_IMAGE takes one group per cycle.
-    ``done`` pulses when a command's last beat has been handed over.
+    Requests run ahead of the data by up to ``queue_depth`` commands, as far as the port FIFOs have
+    room. Bursts end at multiples of ``burst_beats`` beats, so none crosses 4 KiB. Throughput: one
+    (wide) beat per cycle. LOAD_IMAGE takes one group per cycle. ``done`` pulses when a command's
+    last beat has been handed over.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -71,7 +72,7 @@ class LoadEngine(wiring.Component):
 
         code = {name: BY_NAME[name].code for name in BY_NAME}
 
-        # Requests -----------------------------------------------------------------------------------------------
+        # Requests ---------------------------------------------------------------------------------
         m.submodules.pending = pending = SyncFIFO(width=INSTRUCTION_BITS, depth=config.queue_depth)
         opcode = Signal(4)
         is_tiles = Signal()
@@ -105,7 +106,9 @@ class LoadEngine(wiring.Component):
             m.d.sync += [requesting.eq(1), wide.eq(is_tiles), left.eq(total)]
             base = Mux(opcode == code["LOAD_IMAGE"], self.input_base, self.image_base)
             for p in range(n):
-                m.d.sync += addresses[p].eq(base + offset + ((tiles.port_stride * p) << 4) * is_tiles)
+                m.d.sync += addresses[p].eq(
+                    base + offset + ((tiles.port_stride * p) << 4) * is_tiles
+                )
 
         # One burst at a time, to all ports that take part; each port accepts in its own time.
         to_boundary = Signal(burst_log2 + 1)
@@ -138,7 +141,7 @@ class LoadEngine(wiring.Component):
             with m.Else():
                 m.d.sync += sent.eq(accepted)
 
-        # Data ---------------------------------------------------------------------------------------------------
+        # Data -------------------------------------------------------------------------------------
         beats = [getattr(self, f"i_beats{p}") for p in range(n)]
         beat = beats[0]
         wide_valid = Signal()
@@ -159,48 +162,52 @@ class LoadEngine(wiring.Component):
         tile = Signal(16)
         address = Signal(WORD_ADDRESS_BITS)
 
-        # LOAD_IMAGE: position of the group within its beat, of the byte within the token, and the loops.
+        # LOAD_IMAGE: position of the group within its beat, of the byte within the token, and the
+        # loops.
         within = Signal(4)  # byte within the beat
         group, patch, line, patch_row = Signal(8), Signal(8), Signal(7), Signal(8)
-        line_byte = Signal(range(config.rows))  # byte of the line's first group within its slice word
-        line_word = Signal(WORD_ADDRESS_BITS)  # word of the line's first group, first patch of the row
+        line_byte = Signal(
+            range(config.rows)
+        )  # byte of the line's first group within its slice word
+        line_word = Signal(
+            WORD_ADDRESS_BITS
+        )  # word of the line's first group, first patch of the row
         byte, slice_word = Signal.like(line_byte), Signal(WORD_ADDRESS_BITS)  # of the current group
         row_word = Signal(WORD_ADDRESS_BITS)  # word of the row's first patch, slice 0
         size = Signal(5)
         m.d.comb += size.eq(1 << c_image.group_log2)
 
         with m.FSM(name="load"):
-            with m.State("Idle"):
-                with m.If(pending.r_rdy):
-                    m.d.comb += pending.r_en.eq(1)
-                    next_image = load_body(pending.r_data, "LOAD_IMAGE")
-                    m.d.sync += [
-                        current.eq(pending.r_data),
-                        count.eq(0),
-                        tile.eq(0),
-                        address.eq(load_body(pending.r_data, "LOAD_WORDS").destination),
-                        within.eq(0),
-                        group.eq(0),
-                        patch.eq(0),
-                        line.eq(0),
-                        patch_row.eq(0),
-                        line_byte.eq(0),
-                        byte.eq(0),
-                        line_word.eq(next_image.destination),
-                        slice_word.eq(next_image.destination),
-                        row_word.eq(next_image.destination),
-                    ]
-                    with m.Switch(pending.r_data[:4]):
-                        with m.Case(code["LOAD_TILES"]):
-                            m.next = "Constants"
-                        with m.Case(code["LOAD_WORDS"]):
-                            m.next = "Words"
-                        with m.Case(code["LOAD_IMAGE"]):
-                            m.next = "Image"
-                        with m.Case(code["LOAD_LAYERNORM"]):
-                            m.next = "LayerNorm"
-                        with m.Default():
-                            m.next = "Table"
+            with m.State("Idle"), m.If(pending.r_rdy):
+                m.d.comb += pending.r_en.eq(1)
+                next_image = load_body(pending.r_data, "LOAD_IMAGE")
+                m.d.sync += [
+                    current.eq(pending.r_data),
+                    count.eq(0),
+                    tile.eq(0),
+                    address.eq(load_body(pending.r_data, "LOAD_WORDS").destination),
+                    within.eq(0),
+                    group.eq(0),
+                    patch.eq(0),
+                    line.eq(0),
+                    patch_row.eq(0),
+                    line_byte.eq(0),
+                    byte.eq(0),
+                    line_word.eq(next_image.destination),
+                    slice_word.eq(next_image.destination),
+                    row_word.eq(next_image.destination),
+                ]
+                with m.Switch(pending.r_data[:4]):
+                    with m.Case(code["LOAD_TILES"]):
+                        m.next = "Constants"
+                    with m.Case(code["LOAD_WORDS"]):
+                        m.next = "Words"
+                    with m.Case(code["LOAD_IMAGE"]):
+                        m.next = "Image"
+                    with m.Case(code["LOAD_LAYERNORM"]):
+                        m.next = "LayerNorm"
+                    with m.Default():
+                        m.next = "Table"
 
             with m.State("Constants"):
                 with m.If(count == c_tiles.constant_beats):
@@ -249,7 +256,8 @@ class LoadEngine(wiring.Component):
                             m.next = "Idle"
 
             with m.State("Image"):
-                # The group's bytes, at every multiple of its size: the write enables pick the place.
+                # The group's bytes, at every multiple of its size: the write enables pick the
+                # place.
                 moved = Signal(128)
                 m.d.comb += moved.eq(beat.payload >> Cat(Const(0, 3), within))
                 codes = Signal(128)
@@ -281,7 +289,9 @@ class LoadEngine(wiring.Component):
                 following_word = Signal(WORD_ADDRESS_BITS)
                 m.d.comb += following_byte.eq(byte + size)
                 overflow = following_byte[ceil_log2(config.rows)]
-                m.d.comb += following_word.eq(Mux(overflow, slice_word + c_image.stride, slice_word))
+                m.d.comb += following_word.eq(
+                    Mux(overflow, slice_word + c_image.stride, slice_word)
+                )
                 with m.If(step):
                     m.d.sync += within.eq(within + size)
                     m.d.comb += pop_narrow.eq((within + size >= 16) | finished)

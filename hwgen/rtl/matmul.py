@@ -16,9 +16,10 @@ from hwgen.rtl.systolic_array import entry_layout
 class MatmulEngine(wiring.Component):
     """Reads ``rows`` words per pass and enters them into the array, one per cycle, passes back to back.
 
-    A pass starts when the shadow weights are full; the first pass of a tile also waits for its accumulator bank.
-    ``bank_release[b]`` (from DRAIN) frees bank b. ``swap`` accompanies the first row of a pass. Exactly one of ``busy``,
-    ``stall_*`` is high per cycle while a command is active. ``done`` pulses after the last word was read.
+    A pass starts when the shadow weights are full; the first pass of a tile also waits for its
+    accumulator bank. ``bank_release[b]`` (from DRAIN) frees bank b. ``swap`` accompanies the first
+    row of a pass. Exactly one of ``busy``, ``stall_*`` is high per cycle while a command is active.
+    ``done`` pulses after the last word was read.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -54,7 +55,9 @@ class MatmulEngine(wiring.Component):
         address = Signal(WORD_ADDRESS_BITS)
         bank = Signal()
         bank_busy = Signal(2)
-        claimed = Signal()  # the shadow weights belong to a pass whose first row has not yet entered
+        claimed = (
+            Signal()
+        )  # the shadow weights belong to a pass whose first row has not yet entered
 
         first_row = row == 0
         first_pass = pass_index == 0
@@ -141,5 +144,3 @@ class MatmulEngine(wiring.Component):
         with m.If(self.swap):
             m.d.sync += claimed.eq(0)
         return m
-
-

@@ -16,9 +16,10 @@ READ_LATENCY = 3
 class ReadPort(wiring.Signature):
     """Read port of the activation memory, seen by the reader.
 
-    A request is granted in the cycle in which ``valid`` and ``ready`` are high; ``valid`` never waits for
-    ``ready`` and holds with its address until granted. The word arrives exactly :data:`READ_LATENCY` cycles after
-    the grant with ``data_valid``; it cannot be stalled, so the reader requests only what it can take.
+    A request is granted in the cycle in which ``valid`` and ``ready`` are high; ``valid`` never
+    waits for ``ready`` and holds with its address until granted. The word arrives exactly
+    :data:`READ_LATENCY` cycles after the grant with ``data_valid``; it cannot be stalled, so the
+    reader requests only what it can take.
     """
 
     def __init__(self, word_bits: int) -> None:
@@ -36,8 +37,8 @@ class ReadPort(wiring.Signature):
 class WritePort(wiring.Signature):
     """Write port of the activation memory, seen by the writer.
 
-    A word is written in the cycle in which ``valid`` and ``ready`` are high, bytes with ``enable`` set only. A
-    read granted two cycles after that or later returns it.
+    A word is written in the cycle in which ``valid`` and ``ready`` are high, bytes with ``enable``
+    set only. A read granted two cycles after that or later returns it.
     """
 
     def __init__(self, word_bits: int) -> None:

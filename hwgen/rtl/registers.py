@@ -35,8 +35,8 @@ AXIL_CHANNELS: dict[str, tuple[str, int]] = {
 class Registers(wiring.Component):
     """Register file. Writes need address and data (in any order); unknown addresses read 0 and ignore writes (OKAY).
 
-    ``start`` pulses only when idle and without error. ``count[i]`` increments counter i while a frame runs. One access per
-    2 cycles; a response is held until taken.
+    ``start`` pulses only when idle and without error. ``count[i]`` increments counter i while a
+    frame runs. One access per 2 cycles; a response is held until taken.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,11 @@ class Registers(wiring.Component):
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
         watchdog, enable = Signal(32), Signal()
-        bases = {name: Signal(32, name=name.lower()) for name in BY_NAME if name.endswith(("_LOW", "_HIGH"))}
+        bases = {
+            name: Signal(32, name=name.lower())
+            for name in BY_NAME
+            if name.endswith(("_LOW", "_HIGH"))
+        }
         done, failed, pending = Signal(), Signal(), Signal()
         cause, cause_address = Signal(4), Signal(32)
         counters = [Signal(32, name=name.lower()) for name, _ in COUNTERS]
@@ -127,17 +131,13 @@ class Registers(wiring.Component):
             with m.Switch(address):
                 with m.Case(BY_NAME["CONTROL"].offset):
                     m.d.comb += [
-                        self.start.eq(
-                            strobe[0] & word[0] & ~self.busy & ~failed & ~self.resetting
-                        ),
+                        self.start.eq(strobe[0] & word[0] & ~self.busy & ~failed & ~self.resetting),
                         self.soft_reset.eq(strobe[0] & word[1]),
                     ]
-                with m.Case(BY_NAME["INTERRUPT"].offset):
-                    with m.If(strobe[0] & word[0]):
-                        m.d.sync += pending.eq(0)
-                with m.Case(BY_NAME["INTERRUPT_ENABLE"].offset):
-                    with m.If(strobe[0]):
-                        m.d.sync += enable.eq(word[0])
+                with m.Case(BY_NAME["INTERRUPT"].offset), m.If(strobe[0] & word[0]):
+                    m.d.sync += pending.eq(0)
+                with m.Case(BY_NAME["INTERRUPT_ENABLE"].offset), m.If(strobe[0]):
+                    m.d.sync += enable.eq(word[0])
                 with m.Case(BY_NAME["WATCHDOG"].offset):
                     m.d.sync += watchdog.eq(merged(watchdog))
                 for name, register in bases.items():
@@ -168,5 +168,3 @@ class Registers(wiring.Component):
                     with m.Case(BY_NAME[name].offset):
                         m.d.sync += self.rdata.eq(value)
         return m
-
-

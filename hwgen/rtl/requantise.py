@@ -18,10 +18,11 @@ CONSTANTS = data.StructLayout({"bias": signed(32), "multiplier": 16, "shift": 6}
 class RequantiseLane(wiring.Component):
     """``clip(rshr((acc + bias) * multiplier, shift) + addend, low, high)``, one value per cycle, :data:`LATENCY` cycles.
 
-    ``constant_set`` selects one of two sets of constants and travels with the value, so that the other set can be
-    loaded meanwhile. ``wide``: int16 result, ``residual`` (given RESIDUAL_DELAY cycles after the accumulator) is added and the
-    limits are those of int16; otherwise ``zero_point`` is added and ``low``/``high`` clip. ``wide`` and the limits are
-    constant while values are inside. No back-pressure.
+    ``constant_set`` selects one of two sets of constants and travels with the value, so that the
+    other set can be loaded meanwhile. ``wide``: int16 result, ``residual`` (given RESIDUAL_DELAY
+    cycles after the accumulator) is added and the limits are those of int16; otherwise
+    ``zero_point`` is added and ``low``/``high`` clip. ``wide`` and the limits are constant while
+    values are inside. No back-pressure.
     """
 
     def __init__(self) -> None:
@@ -58,8 +59,9 @@ class RequantiseLane(wiring.Component):
         product_1 = Signal(signed(48), reset_less=True)
         product = Signal(signed(48), reset_less=True)
         m.d.sync += [product_1.eq(operand * factor), product.eq(product_1)]
-        # 5-6: arithmetic shift by e - 1 in two steps, saturated to 18 bits; the last bit is the rounding bit.
-        # (x >> (e-1)) + 1 >> 1 equals rshr(x, e); beyond 18 bits every result saturates at int16 whatever is added.
+        # 5-6: arithmetic shift by e - 1 in two steps, saturated to 18 bits; the last bit is the
+        # rounding bit. (x >> (e-1)) + 1 >> 1 equals rshr(x, e); beyond 18 bits every result
+        # saturates at int16 whatever is added.
         amount = Signal(6, reset_less=True)
         m.d.sync += amount.eq(Mux(sets[2], b.shift, a.shift) - 1)
         coarse = Signal(signed(48), reset_less=True)

@@ -28,10 +28,11 @@ FETCH_FIFO_BEATS = 32
 class Sequencer(wiring.Component):
     """Fetches from the image base, dispatches in order, offers an instruction to its engine when its waits are met.
 
-    Dispatch: one instruction per 2 cycles at best (two beats each). An instruction reaches its engine 2 cycles after the last
-    of its thresholds is met and the instruction before it was taken. ``finished`` pulses at END, when its thresholds are met; fetching
-    stops there and what was fetched beyond it is thrown away before ``running`` falls. An unknown opcode raises
-    ``illegal`` with its index. ``waiting_for[e]``: the head of MATMUL's queue waits for engine e.
+    Dispatch: one instruction per 2 cycles at best (two beats each). An instruction reaches its
+    engine 2 cycles after the last of its thresholds is met and the instruction before it was taken.
+    ``finished`` pulses at END, when its thresholds are met; fetching stops there and what was
+    fetched beyond it is thrown away before ``running`` falls. An unknown opcode raises ``illegal``
+    with its index. ``waiting_for[e]``: the head of MATMUL's queue waits for engine e.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -115,9 +116,7 @@ class Sequencer(wiring.Component):
         waits = held[OPCODE_BITS:BODY_OFFSET]
 
         def met(thresholds: Signal) -> list:
-            return [
-                completed[e] >= thresholds.word_select(e, WAIT_BITS) for e in range(engines)
-            ]
+            return [completed[e] >= thresholds.word_select(e, WAIT_BITS) for e in range(engines)]
 
         # Queues.
         for engine in Engine:

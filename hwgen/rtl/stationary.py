@@ -18,8 +18,8 @@ from hwgen.rtl.ports import READ_LATENCY, ReadPort, command_signature
 class WeightGearbox(wiring.Component):
     """Wide beats of a packed bit string -> rows of ``row_bits`` bits, ``pass_rows`` rows a pass.
 
-    The bit string of a pass starts at a beat; what is left of its last beat is dropped. Rows leave at one per cycle as
-    long as beats arrive fast enough; ``o_stream`` may stall.
+    The bit string of a pass starts at a beat; what is left of its last beat is dropped. Rows leave
+    at one per cycle as long as beats arrive fast enough; ``o_stream`` may stall.
     """
 
     def __init__(self, *, beat_bits: int, row_bits: int, pass_rows: int) -> None:
@@ -37,7 +37,8 @@ class WeightGearbox(wiring.Component):
         m = Module()
         unit = gcd(self.beat_bits, self.row_bits)
         beat_units, row_units = self.beat_bits // unit, self.row_bits // unit
-        # Units that pad a pass to whole beats; they lie in the beat that holds the end of its last row.
+        # Units that pad a pass to whole beats; they lie in the beat that holds the end of its last
+        # row.
         padding = -self.pass_rows * row_units % beat_units
         # Holds less than a row before a beat is taken, or a whole row while it leaves.
         capacity = row_units + beat_units
@@ -78,9 +79,9 @@ class WeightGearbox(wiring.Component):
 class CornerTurn(wiring.Component):
     """R x R bytes written word by word (one column each), read row by row; ping-pong.
 
-    Byte (row r, column c) lies in memory ``(r + c) mod R`` at address c, so that a column write and a row read touch
-    each memory once: two rotators instead of R x R registers. A write takes effect 2 cycles after ``write_valid``;
-    ``read_data`` follows ``read_row`` after 3 cycles.
+    Byte (row r, column c) lies in memory ``(r + c) mod R`` at address c, so that a column write and
+    a row read touch each memory once: two rotators instead of R x R registers. A write takes effect
+    2 cycles after ``write_valid``; ``read_data`` follows ``read_row`` after 3 cycles.
     """
 
     def __init__(self, rows: int, columns: int) -> None:
@@ -127,7 +128,8 @@ class CornerTurn(wiring.Component):
             column_1.eq(self.write_column),
         ]
 
-        # Read: memory b holds column (b - r) mod R of row r; rotate right by r puts column c at byte c.
+        # Read: memory b holds column (b - r) mod R of row r; rotate right by r puts column c at
+        # byte c.
         row_1 = Signal.like(self.read_row)
         row_2 = Signal.like(self.read_row)
         half_read = Signal()
@@ -157,10 +159,12 @@ class CornerTurn(wiring.Component):
 class StationaryEngine(wiring.Component):
     """Loads the array's shadow weights for every pass, in program order.
 
-    ``weights``: rows of packed weights from the gearbox. ``weight_valid``/``weight_row``/``weight_data`` go to the array:
-    chain row 0 (reduction index R-1) first. ``full`` is high while the shadow registers hold an unused pass; ``swapped`` (from the
-    array's entry) frees them. Throughput: one pass per max(R + 4, cycles to fetch it); the fetch of a K or V operand runs
-    one pass ahead for K (ping-pong corner turn). ``done`` pulses when the command's last word has been read.
+    ``weights``: rows of packed weights from the gearbox.
+    ``weight_valid``/``weight_row``/``weight_data`` go to the array: chain row 0 (reduction index
+    R-1) first. ``full`` is high while the shadow registers hold an unused pass; ``swapped`` (from
+    the array's entry) frees them. Throughput: one pass per max(R + 4, cycles to fetch it); the
+    fetch of a K or V operand runs one pass ahead for K (ping-pong corner turn). ``done`` pulses
+    when the command's last word has been read.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -213,16 +217,15 @@ class StationaryEngine(wiring.Component):
         # Passes left to inject (tiles x passes, in loops).
         tile, pass_index = Signal(16), Signal(12)
         last_pass = Signal()
-        m.d.comb += last_pass.eq(
-            (tile == command.tiles - 1) & (pass_index == command.passes - 1)
-        )
+        m.d.comb += last_pass.eq((tile == command.tiles - 1) & (pass_index == command.passes - 1))
         with m.If(pass_injected):
             with m.If(pass_index == command.passes - 1):
                 m.d.sync += [pass_index.eq(0), tile.eq(tile + 1)]
             with m.Else():
                 m.d.sync += pass_index.eq(pass_index + 1)
 
-        # Fetch side: words of the activation memory, unstallable READ_LATENCY cycles after the grant.
+        # Fetch side: words of the activation memory, unstallable READ_LATENCY cycles after the
+        # grant.
         f_tile, f_pass = Signal(16), Signal(12)
         f_active = Signal()
         f_tile_base = Signal(WORD_ADDRESS_BITS)
@@ -253,7 +256,7 @@ class StationaryEngine(wiring.Component):
         tag_bits = 1 + 1 + bits_for(square_columns - 1) + squares
         tags = Signal(tag_bits * READ_LATENCY)
         tag = Signal(tag_bits)
-        m.d.sync += tags.eq(Cat(tag, tags[: -tag_bits]))
+        m.d.sync += tags.eq(Cat(tag, tags[:-tag_bits]))
         arrived = tags[-tag_bits:]
 
         filled = Signal(2)  # halves that hold a whole pass
@@ -278,7 +281,12 @@ class StationaryEngine(wiring.Component):
                         with m.Case(StationarySource.ROWS):
                             m.next = "Rows wait"
                         with m.Default():
-                            m.d.sync += [f_active.eq(1), f_half.eq(0), emit_half.eq(0), filled.eq(0)]
+                            m.d.sync += [
+                                f_active.eq(1),
+                                f_half.eq(0),
+                                emit_half.eq(0),
+                                filled.eq(0),
+                            ]
                             m.next = "Columns"
 
             with m.State("Weights"):
@@ -291,7 +299,8 @@ class StationaryEngine(wiring.Component):
                     m.d.comb += self.done.eq(1)
                     m.next = "Idle"
 
-            # V: the words of chain row 0 .. R-1 (tokens R-1 .. 0 of the pass); a row may need several words.
+            # V: the words of chain row 0 .. R-1 (tokens R-1 .. 0 of the pass); a row may need
+            # several words.
             with m.State("Rows wait"):
                 m.d.comb += self.from_memory.eq(1)
                 with m.If(~full):
@@ -314,7 +323,7 @@ class StationaryEngine(wiring.Component):
 
         is_rows = command.source == StationarySource.ROWS
 
-        # V rows ------------------------------------------------------------------------------------------------
+        # V rows -----------------------------------------------------------------------------------
         # Word w of chain row p: token f_pass * R + (R-1-p), slice of channel (tile * C) // R + w.
         r_row = Signal(range(rows))  # chain row being requested
         r_block = Signal(max(1, bits_for(squares - 1)))
@@ -386,7 +395,7 @@ class StationaryEngine(wiring.Component):
         with m.If(arrived_row_valid):
             m.d.comb += [inject.eq(1), row_data.eq(Mux(row_index < command.limit, gathered, 0))]
 
-        # K columns ---------------------------------------------------------------------------------------------
+        # K columns --------------------------------------------------------------------------------
         # Fetch: word of token tile * C + c, slice pass. One pass ahead of the emission.
         is_columns = command.source == StationarySource.COLUMNS
         c_column = Signal(range(square_columns))
@@ -406,7 +415,11 @@ class StationaryEngine(wiring.Component):
                 with m.If(c_column == square_columns - 1):
                     m.d.sync += [c_column.eq(0), c_block.eq(c_block + 1)]
                 with m.If(last_word):
-                    m.d.sync += [c_block.eq(0), f_half.eq(~f_half), filled.bit_select(f_half, 1).eq(1)]
+                    m.d.sync += [
+                        c_block.eq(0),
+                        f_half.eq(~f_half),
+                        filled.bit_select(f_half, 1).eq(1),
+                    ]
                     with m.If(f_pass == command.passes - 1):
                         m.d.sync += [
                             f_pass.eq(0),

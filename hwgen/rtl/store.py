@@ -20,8 +20,8 @@ STORE_BURST_BEATS = 16
 class StoreEngine(wiring.Component):
     """Reads words one at a time into the write master's FIFO and offers a burst when all its beats are there.
 
-    Throughput: one word per max(READ_LATENCY + 2, rows / 16) + 1 cycles (logits are a few hundred words per frame). ``done``
-    pulses when the last write response has arrived.
+    Throughput: one word per max(READ_LATENCY + 2, rows / 16) + 1 cycles (logits are a few hundred
+    words per frame). ``done`` pulses when the last write response has arrived.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -47,7 +47,8 @@ class StoreEngine(wiring.Component):
         words_left = Signal(16)
         address = Signal(WORD_ADDRESS_BITS)
 
-        # Bursts: beats put into the FIFO but not yet offered; a burst ends at a multiple of its longest length.
+        # Bursts: beats put into the FIFO but not yet offered; a burst ends at a multiple of its
+        # longest length.
         target = Signal(64)
         gathered = Signal(range(STORE_BURST_BEATS + beats_per_word + 1))
         position = Signal(ceil_log2(STORE_BURST_BEATS))  # of the next burst within its boundary
@@ -84,7 +85,9 @@ class StoreEngine(wiring.Component):
                         command.eq(self.i_command.payload),
                         words_left.eq(self.i_command.payload.words),
                         address.eq(self.i_command.payload.source),
-                        target.eq(self.output_base + Cat(Const(0, 4), self.i_command.payload.address)),
+                        target.eq(
+                            self.output_base + Cat(Const(0, 4), self.i_command.payload.address)
+                        ),
                         all_read.eq(0),
                     ]
                     m.next = "Request"
@@ -92,11 +95,10 @@ class StoreEngine(wiring.Component):
                 m.d.comb += self.read.valid.eq(1)
                 with m.If(self.read.ready):
                     m.next = "Word"
-            with m.State("Word"):
-                with m.If(self.read.data_valid):
-                    m.d.sync += [word.eq(self.read.data), part.eq(0), words_left.eq(words_left - 1)]
-                    m.d.sync += address.eq(address + command.stride)
-                    m.next = "Beats"
+            with m.State("Word"), m.If(self.read.data_valid):
+                m.d.sync += [word.eq(self.read.data), part.eq(0), words_left.eq(words_left - 1)]
+                m.d.sync += address.eq(address + command.stride)
+                m.next = "Beats"
             with m.State("Beats"):
                 m.d.comb += self.o_stream.valid.eq(gathered <= STORE_BURST_BEATS)
                 with m.If(pushed):
@@ -107,8 +109,7 @@ class StoreEngine(wiring.Component):
                             m.next = "Drain"
                         with m.Else():
                             m.next = "Request"
-            with m.State("Drain"):
-                with m.If((gathered == 0) & (bursts == 0)):
-                    m.d.comb += self.done.eq(1)
-                    m.next = "Idle"
+            with m.State("Drain"), m.If((gathered == 0) & (bursts == 0)):
+                m.d.comb += self.done.eq(1)
+                m.next = "Idle"
         return m
