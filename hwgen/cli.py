@@ -320,6 +320,290 @@ def quantize(
     )
 
 
+_board_option = click.option(
+    "--board", default="zcu102", show_default=True, help="Board, see 'hwgen boards'."
+)
+_latency_option = click.option(
+    "--memory-latency",
+    type=click.IntRange(1, 1_000_000),
+    metavar="CYCLES",
+    help="From an accepted read address to its first data. Default: the board's.",
+)
+_bandwidth_option = click.option(
+    "--memory-bandwidth",
+    type=click.FloatRange(0.01, 1e6),
+    metavar="BYTES",
+    help="Bytes per cycle, summed over ports and directions. Default: the board's.",
+)
+
+
+class _Images(click.ParamType[Any]):
+    """A number of images, or where they are."""
+
+    name = "images"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Digits are a number; everything else is a path."""
+        if isinstance(value, int | Path):
+            return value
+        try:
+            number = int(value)
+        except ValueError:
+            return Path(value)
+        if number < 1:
+            self.fail(f"{value!r} must be at least 1 image.", param, ctx)
+        return number
+
+
+_images_option = click.option(
+    "--images",
+    type=_Images(),
+    metavar="N|DIR|NPZ",
+    help="How many of the model's own or synthetic images to simulate, or which.",
+)
+
+
+@commands.command(
+    epilog=_MODEL_HELP
+    + " Without MODEL: the embedded 'digits' and its held-out images.\n\n"
+    + _examples(
+        "hwgen run",
+        "hwgen run deit_tiny --checkpoint deit_tiny.safetensors",
+        "hwgen run deit_small --checkpoint s.pt --calibration train/ --images val.npz --json",
+    )
+)
+@click.argument("model", default="digits")
+@_board_option
+@_checkpoint_option
+@_calibration_option
+@_images_option
+@_weight_bits_option
+@_squares_option
+@_latency_option
+@_bandwidth_option
+@click.option("--synth", is_flag=True, help="Synthesise with Yosys, too (minutes).")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Design folder. Default: rtl_out/<model>_<board>.",
+)
+@_json_option
+@click.pass_obj
+def run(
+    output: Output,
+    model: str,
+    board: str,
+    checkpoint: Path | None,
+    calibration: Path | None,
+    images: int | Path | None,
+    weight_bits: int,
+    squares: str,
+    memory_latency: int | None,
+    memory_bandwidth: float | None,
+    synth: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Quantise, generate, simulate and check a model: every stage in order."""
+    from hwgen import flow
+    from hwgen.report.terminal import Reporter
+
+    reporter = Reporter()
+    request = flow.Request.of(
+        model,
+        checkpoint=checkpoint,
+        calibration=calibration,
+        weight_bits=weight_bits,
+        squares=squares,
+    )
+    settings = flow.Settings(
+        board=board,
+        out=out,
+        images=images,
+        memory_latency=memory_latency,
+        memory_bandwidth=memory_bandwidth,
+        synthesise=synth,
+    )
+    evidence = flow.run_all(request, settings, reporter)
+    output.result(flow.describe_evidence(evidence), lambda: _print_evidence(evidence))
+
+
+@commands.command(
+    epilog="SOURCE is a graph of 'hwgen quantize' (the board's preset array is taken), or a design."
+    "\n\n"
+    + _examples(
+        "hwgen generate digits.graph -o rtl_out/digits",
+        "hwgen generate tiny.graph --board zcu102 -o rtl_out/tiny --json",
+    )
+)
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--board", help="Board, see 'hwgen boards'. Default: the design's, else zcu102.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Design folder. Default: rtl_out/<model>_<board>.",
+)
+@_json_option
+@click.pass_obj
+def generate(
+    output: Output, source: Path, board: str | None, out: Path | None, as_json: bool
+) -> None:
+    """Write Verilog, program, packed weights and manifest."""
+    from hwgen import flow
+    from hwgen.report.terminal import Reporter
+
+    reporter = Reporter()
+    start = flow.open_source(source, board)
+    settings = flow.Settings(board=board or "zcu102", out=out)
+    folder = flow.run_flow(start, settings, reporter, until="emit")
+    evidence = flow.Evidence(folder=folder)
+    facts = flow.describe_evidence(evidence) | {"files": dict(folder.manifest.files)}
+    output.result(facts, lambda: _print_evidence(evidence))
+
+
+@commands.command(
+    epilog=_examples(
+        "hwgen simulate rtl_out/digits_zcu102",
+        "hwgen simulate rtl_out/digits_zcu102 --images 5 --memory-bandwidth 4 --json",
+        "hwgen simulate rtl_out/tiny --images val.npz --trace",
+    )
+)
+@click.argument("folder", type=click.Path(path_type=Path))
+@_images_option
+@click.option("--trace", is_flag=True, help="Write trace.json (Perfetto) into the folder.")
+@_latency_option
+@_bandwidth_option
+@_json_option
+@click.pass_obj
+def simulate(
+    output: Output,
+    folder: Path,
+    images: int | Path | None,
+    trace: bool,
+    memory_latency: int | None,
+    memory_bandwidth: float | None,
+    as_json: bool,
+) -> None:
+    """Simulate a design's files as they are and compare every layer with the reference."""
+    from hwgen import flow
+    from hwgen.report.terminal import Reporter
+
+    reporter = Reporter()
+    opened = flow.DesignFolder.load(folder)
+    settings = flow.Settings(
+        images=images, memory_latency=memory_latency, memory_bandwidth=memory_bandwidth
+    )
+    evidence = flow.simulate_design(opened, settings, reporter, trace=trace)
+    assert evidence.simulation is not None
+    values = {"name": opened.manifest.name, "out": str(folder)} | evidence.simulation.contract()
+    if trace:
+        values["trace"] = str(folder / "trace.json")
+    output.result(values, lambda: _print_evidence(evidence))
+
+
+@commands.command(
+    epilog=_examples(
+        "hwgen synth rtl_out/digits_zcu102",
+        "hwgen synth rtl_out/digits_zcu102 --target ecp5 --json",
+        "hwgen synth rtl_out/digits_zcu102 --liberty cells.lib",
+    )
+)
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--target", type=click.Choice(["xcup", "ecp5"]), help="Device family. Default: the board's."
+)
+@click.option("--liberty", type=click.Path(path_type=Path), help="Map to the cells of this file.")
+@_json_option
+@click.pass_obj
+def synth(
+    output: Output, folder: Path, target: str | None, liberty: Path | None, as_json: bool
+) -> None:
+    """Synthesise a design's files as they are with Yosys and count."""
+    from hwgen import flow
+    from hwgen.report.terminal import Reporter, print_table
+
+    if target is not None and liberty is not None:
+        raise UsageError("--target and --liberty must not be given together")
+    reporter = Reporter()
+    opened = flow.DesignFolder.load(folder)
+    result = flow.synthesise(opened, reporter, target=target, liberty=liberty)
+    result.save(folder)
+    values = {"name": opened.manifest.name, "out": str(folder)} | result.contract()
+    output.result(
+        values, lambda: print_table(values["name"], [[k, _short(v)] for k, v in values.items()])
+    )
+
+
+@commands.command(
+    epilog=_examples(
+        "hwgen report rtl_out/digits_zcu102", "hwgen report rtl_out/digits_zcu102 --json"
+    )
+)
+@click.argument("folder", type=click.Path(path_type=Path))
+@_json_option
+@click.pass_obj
+def report(output: Output, folder: Path, as_json: bool) -> None:
+    """Show what is known of a design: configuration, simulation, synthesis."""
+    from hwgen import flow
+
+    evidence = flow.Evidence.load(folder)
+    values = flow.describe_evidence(evidence)
+    changed = evidence.folder.manifest.changed_files(folder)
+    for name in changed:
+        print(f"warning: {folder / name} was changed since it was generated", file=sys.stderr)
+    values["changed_files"] = changed
+    output.result(values, lambda: _print_evidence(evidence))
+
+
+def _print_evidence(evidence: Any) -> None:
+    from hwgen.report.design import rows
+    from hwgen.report.terminal import print_table
+
+    manifest = evidence.folder.manifest
+    title = f"{manifest.name}: {evidence.folder.path}"
+    print_table(title, rows(manifest, evidence.simulation, evidence.synthesis))
+
+
+@commands.command(epilog=_examples("hwgen boards", "hwgen boards --json"))
+@_json_option
+@click.pass_obj
+def boards(output: Output, as_json: bool) -> None:
+    """List the boards with their resources, clock and memory."""
+    from hwgen.boards import RESOURCES, get_board, list_boards
+    from hwgen.report.terminal import print_table
+
+    found = [get_board(name) for name in list_boards()]
+    values = [
+        {
+            "name": board.name,
+            "title": board.title,
+            "part": board.part,
+            "clock_mhz": board.clock_mhz,
+            "resources": {resource: board.resources[resource] for resource in RESOURCES},
+            "limits": {resource: board.limit(resource) for resource in RESOURCES},
+            "memory_bytes_per_second": board.memory_bytes_per_second,
+            "memory_bytes_per_cycle": board.memory_bytes_per_cycle,
+            "memory_latency": board.memory_latency_cycles,
+            "memory_ports": board.memory_ports,
+        }
+        for board in found
+    ]
+    rows = [
+        [
+            board.name,
+            board.part,
+            f"{board.clock_mhz} MHz",
+            *(f"{board.resources[resource]:,}" for resource in RESOURCES),
+            f"{board.memory_bytes_per_cycle:.1f} B/cycle, {board.memory_latency_cycles} cycles",
+        ]
+        for board in found
+    ]
+    header = ("board", "device", "clock", "LUT", "FF", "DSP", "BRAM36", "memory")
+    output.result({"boards": values}, lambda: print_table("Boards", rows, header=header))
+
+
 @commands.command(epilog=_examples("hwgen units", "hwgen units --json"))
 @_json_option
 @click.pass_obj
@@ -396,7 +680,7 @@ def _unit_command(name: str) -> click.Command:
 
     chosen = UNITS[name]
     file = click.Path(path_type=Path)
-    options = [
+    options: list[click.Parameter] = [
         click.Option(
             [p.option, p.name],
             metavar="WORD" if p.choices else "N",

@@ -9,21 +9,53 @@ are files with a schema version, and a flow can start from any of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import re
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 
-from hwgen.errors import ConfigError, UsageError
+from hwgen.boards import get_board
+from hwgen.config import AcceleratorConfig
+from hwgen.emit.folder import check_replaceable, write_folder
+from hwgen.emit.manifest import Manifest, ProgramFacts, digest
+from hwgen.errors import ConfigError, FormatError, HwgenError, SimulationError, UsageError
 from hwgen.frontend.checkpoint import load_checkpoint
 from hwgen.frontend.float_model import FloatModel
 from hwgen.frontend.images import ImageSet, digits_dataset, load_images, synthetic_images
 from hwgen.frontend.models import MODELS, default_checkpoint, get_model
 from hwgen.frontend.quantiser import quantise as quantise_model
 from hwgen.graph.graph import IntegerGraph
+from hwgen.graph.interpreter import run as run_graph
+from hwgen.graph.interpreter import run_boundaries
+from hwgen.graph.ops import Embedding, Linear, QueryKeyValue
+from hwgen.graph.safetensors_file import read_safetensors, write_safetensors
 from hwgen.graph.spec import ModelSpec
+from hwgen.isa.instructions import BY_NAME, Engine
+from hwgen.program.program import Program
+from hwgen.report.results import SimulationResult, SynthesisResult, design_digest
 from hwgen.report.terminal import Reporter
+from hwgen.report.trace import write_trace
+from hwgen.sim.compare import compare
+from hwgen.sim.frame import Frame, Memory, simulate_frames
+
+#: Images simulated where the user does not say how many.
+DIGITS_IMAGES = 20
+OTHER_IMAGES = 1
+#: Images that one run of the simulation takes: their boundaries are kept in memory.
+_BATCH_IMAGES = 64
+_BATCH_BYTES = 1 << 29
+#: Most cycles that the bus takes before the accelerator counts and after it has counted.
+_BUS_CYCLES = 16
+_WEIGHTED = (Embedding, Linear, QueryKeyValue)
+
+DESIGN_SCHEMA_VERSION = 1
+_DESIGN_KEY = "hwgen.design"
 
 Squares = Literal["compressed", "exact"]
 
@@ -141,6 +173,609 @@ def held_out_images(spec: ModelSpec, source: int | Path) -> ImageSet:
         return ImageSet(images=images, labels=labels, source="digits").head(source)
     images = synthetic_images(spec, source, _IMAGES_SEED)
     return ImageSet(images=images, labels=None, source="synthetic")
+
+
+def design_name(spec: ModelSpec, board: str) -> str:
+    """``<model>_<board>``, a Verilog identifier: it does not depend on the folder."""
+    name = re.sub(r"[^A-Za-z0-9_]", "_", f"{spec.name}_{board}")[:64]
+    return name if re.match(r"[A-Za-z_]", name) else f"design_{name}"[:64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Design:
+    """A graph with the hardware that runs it; its file is the graph's with one more entry."""
+
+    graph: IntegerGraph
+    config: AcceleratorConfig
+    board: str
+
+    @property
+    def name(self) -> str:
+        """Name of the Verilog top and default name of the folder: ``<model>_<board>``."""
+        return design_name(self.graph.spec, self.board)
+
+    def save(self, path: Path) -> None:
+        """Write the design; the file is also a graph."""
+        self.graph.save(path)
+        arrays, metadata = read_safetensors(path)
+        document = {
+            "schema_version": DESIGN_SCHEMA_VERSION,
+            "board": self.board,
+            "config": self.config.to_json(),
+        }
+        text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+        write_safetensors(path, arrays, {**metadata, _DESIGN_KEY: text})
+
+    @classmethod
+    def load(cls, path: Path) -> Design | None:
+        """Read a design; None if the file is a graph without one.
+
+        Raises:
+            FormatError: the file is neither, or is of another version.
+        """
+        _, metadata = read_safetensors(path)
+        if _DESIGN_KEY not in metadata:
+            return None
+        try:
+            document = json.loads(metadata[_DESIGN_KEY])
+            if document["schema_version"] != DESIGN_SCHEMA_VERSION:
+                raise FormatError(
+                    f"schema_version must be {DESIGN_SCHEMA_VERSION},"
+                    f" not {document['schema_version']!r}"
+                )
+            config = AcceleratorConfig.from_json(document["config"])
+            board = get_board(document["board"]).name
+        except (KeyError, TypeError, ValueError, HwgenError) as error:
+            raise FormatError(f"Design must be well formed: {error}", where=str(path)) from error
+        return cls(graph=IntegerGraph.load(path), config=config, board=board)
+
+
+def design(graph: IntegerGraph, board: str, reporter: Reporter) -> Design:
+    """The board's preset array for a graph.
+
+    An array whose rows a layer fills fewer than four times wastes most of its cycles on loading and
+    skew, so a narrow model gets half the rows and columns of the preset, down to 16.
+    """
+    from hwgen.program import preset_config
+
+    with reporter.stage("design"):
+        chosen = get_board(board)
+        preset = dict(chosen.preset)
+        rows, columns = preset["rows"], preset["columns"]
+        while rows > 16 and graph.spec.width < 4 * rows:
+            rows, columns = rows // 2, columns // 2
+        preset |= {"rows": rows, "columns": columns, "clock_mhz": chosen.clock_mhz}
+        if rows < chosen.preset["rows"]:
+            preset["memory_ports"] = max(1, preset["memory_ports"] // 2)
+        config = preset_config(graph, **preset)
+        return Design(graph=graph, config=config, board=board)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lowered:
+    """A design with its program, and what the cycle model says of it."""
+
+    design: Design
+    program: Program
+    memory: Memory
+    predicted_cycles: int
+
+
+def lower(chosen: Design, reporter: Reporter, *, check: bool = True) -> Lowered:
+    """Compile the graph and run the program's interpreter on one image against the graph's.
+
+    Raises:
+        DoesNotFitError: the configuration is too small for the graph.
+        MismatchError: the program does not compute what the graph does.
+    """
+    from hwgen.program.interpreter import interpret
+    from hwgen.program.lowering import lower as lower_graph
+
+    graph = chosen.graph
+    with reporter.stage("lower"):
+        reporter("compiling the graph", 0.0)
+        program = lower_graph(graph, chosen.config)
+        memory = board_memory(chosen.board, chosen.config)
+        predicted = predicted_cycles(program, memory)
+        if check:
+            reporter("checking the program against the graph", 0.5)
+            image = held_out_images(graph.spec, 1).images[0]
+            compare(
+                _materialised(run_boundaries(graph, image), program),
+                interpret(program, image),
+                where="program interpreter against graph interpreter",
+                lanes=chosen.config.lanes,
+                tile_columns=chosen.config.columns,
+            )
+    return Lowered(design=chosen, program=program, memory=memory, predicted_cycles=predicted)
+
+
+def predicted_cycles(program: Program, memory: Memory) -> int:
+    """Cycles of a frame by the cycle model."""
+    from hwgen.program.cycle_model import predict
+
+    return predict(program, latency=memory.latency, bandwidth=memory.bandwidth).cycles
+
+
+def _materialised(tensors: Mapping[str, np.ndarray], program: Program) -> dict[str, np.ndarray]:
+    """The tensors that the chip holds at some moment, in network order."""
+    names = {boundary.name for boundary in program.boundaries}
+    return {name: array for name, array in tensors.items() if name in names}
+
+
+def board_memory(board: str, config: AcceleratorConfig) -> Memory:
+    """The board's memory, in cycles of the design's clock."""
+    chosen = get_board(board)
+    return Memory(
+        latency=chosen.memory_latency_cycles,
+        bandwidth=chosen.memory_bytes_per_second / (config.clock_mhz * 1_000_000),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DesignFolder:
+    """A design folder and its manifest: from here on only the files count."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def load(cls, path: Path) -> DesignFolder:
+        """Open a design folder.
+
+        Raises:
+            FormatError: it is none.
+        """
+        return cls(path=path, manifest=Manifest.load(path))
+
+    def graph(self) -> IntegerGraph:
+        """The graph of the folder."""
+        return IntegerGraph.load(self.path / self.manifest.program.graph)
+
+    def default_memory(self) -> Memory:
+        """The memory of the board that the design is for."""
+        return board_memory(self.manifest.board, self.manifest.config)
+
+
+def emit(lowered: Lowered, path: Path, reporter: Reporter) -> DesignFolder:
+    """Write the design folder: Verilog, memory image, boundary table, graph, manifest.
+
+    Raises:
+        ConfigError: the folder is not ours, or cannot be written.
+    """
+    from hwgen.emit.verilog import convert
+    from hwgen.rtl.accelerator import Accelerator
+
+    check_replaceable(path)
+    chosen, program = lowered.design, lowered.program
+    with reporter.stage("emit"):
+        reporter("writing the Verilog", 0.0)
+        component = Accelerator(chosen.config)
+        verilog = f"{chosen.name}.v"
+        files = {
+            verilog: convert(component, chosen.name, component.leaves()).encode(),
+            "program.bin": program.image,
+            "boundaries.json": program.boundaries_bytes(),
+            "labels.json": labels_bytes(program),
+            "graph.safetensors": graph_bytes(chosen.graph),
+        }
+        widths = sorted({op.weight_bits for op in chosen.graph.ops if isinstance(op, _WEIGHTED)})
+        manifest = Manifest(
+            name=chosen.name,
+            top=chosen.name,
+            model=chosen.graph.spec.name,
+            board=chosen.board,
+            config=chosen.config,
+            program=ProgramFacts(
+                image="program.bin",
+                boundaries="boundaries.json",
+                graph="graph.safetensors",
+                instructions=len(program.instructions),
+                input_shape=program.input_shape,
+                input_bytes=program.input_bytes,
+                output_bytes=program.output_bytes,
+                classes=program.classes,
+                macs=program.macs,
+                predicted_cycles=lowered.predicted_cycles,
+            ),
+            simulation=(verilog,),
+            synthesis=(verilog,),
+            files={name: digest(data) for name, data in files.items()},
+            extra={
+                "weight_bits": widths,
+                "memory_latency": lowered.memory.latency,
+                "memory_bandwidth": lowered.memory.bandwidth,
+            },
+        )
+        return DesignFolder(path=write_folder(path, files, manifest), manifest=manifest)
+
+
+def graph_bytes(graph: IntegerGraph) -> bytes:
+    """The bytes of a graph's file."""
+    with tempfile.TemporaryDirectory(prefix="hwgen-graph-") as folder:
+        path = Path(folder) / "graph"
+        graph.save(path)
+        return path.read_bytes()
+
+
+def simulate(
+    folder: DesignFolder,
+    images: ImageSet,
+    reporter: Reporter,
+    *,
+    memory: Memory | None = None,
+    trace: Path | None = None,
+) -> SimulationResult:
+    """Simulate images on the folder's files and compare every boundary with the graph's.
+
+    Raises:
+        MismatchError: the first difference, in network order of the first image that differs.
+        SimulationError: the accelerator reported a fault, or its counters do not add up.
+    """
+    started = time.monotonic()
+    manifest, graph = folder.manifest, folder.graph()
+    model = memory or folder.default_memory()
+    classes = manifest.program.classes
+    worst: Frame | None = None
+    checked = 0
+    logits = []
+    changed: tuple[str, ...] = ()
+    with reporter.stage("simulate"):
+        size = sum(
+            int(np.prod(t.shape)) * np.dtype(t.dtype).itemsize for t in graph.tensors.values()
+        )
+        batch = max(1, min(_BATCH_IMAGES, _BATCH_BYTES // size))
+        for start in range(0, len(images.images), batch):
+            part = images.images[start : start + batch]
+            done, whole = start / len(images.images), len(part) / len(images.images)
+            results = simulate_frames(
+                folder.path,
+                part,
+                latency=model.latency,
+                bandwidth=model.bandwidth,
+                progress=_scaled(reporter, done, whole),
+            )
+            changed = results.changed_files
+            for offset, frame in enumerate(results.frames):
+                where = f"image {start + offset}, Verilator against graph interpreter"
+                expected = run_boundaries(graph, part[offset])
+                output = expected[graph.output.name][0]
+                names = set(frame.boundaries)
+                checked = compare(
+                    {name: array for name, array in expected.items() if name in names},
+                    frame.boundaries,
+                    where=where,
+                    lanes=manifest.config.lanes,
+                    tile_columns=manifest.config.columns,
+                )
+                stored = frame.output[: 2 * classes].view("<i2").astype(np.int16)
+                compare({"stored logits": output}, {"stored logits": stored}, where=where)
+                logits.append(stored)
+                if worst is None or frame.cycles > worst.cycles:
+                    worst = frame
+    assert worst is not None
+    busy, stalls = account(worst)
+    if trace is not None:
+        completions = {engine: worst.completions.get(engine, ()) for engine in Engine}
+        write_trace(trace, completions, read_labels(folder), manifest.config.clock_mhz)
+    labels = images.labels
+    return SimulationResult(
+        design=design_digest(folder.path, manifest),
+        matches_reference=True,
+        layers_checked=checked,
+        images=len(images.images),
+        cycles=worst.cycles,
+        clock_mhz=manifest.config.clock_mhz,
+        macs=manifest.program.macs,
+        macs_per_cycle=manifest.config.macs_per_cycle,
+        busy_cycles=busy,
+        stall_cycles=stalls,
+        wall_seconds=time.monotonic() - started,
+        memory_latency=model.latency,
+        memory_bandwidth=model.bandwidth,
+        image_source=images.source,
+        changed_files=changed,
+        top1=None if labels is None else top1(np.stack(logits), labels),
+        top1_images=None if labels is None else len(labels),
+    )
+
+
+def account(frame: Frame) -> tuple[int, dict[str, int]]:
+    """Busy cycles and stalls by cause; together they are the frame's cycles, exactly.
+
+    The few cycles of the bus between the START write and the sequencer, and between the interrupt
+    and the host, are idle ones.
+
+    Raises:
+        SimulationError: the accelerator's counters do not add up.
+    """
+    counters = dict(frame.counters)
+    counted, busy = counters.pop("CYCLES"), counters.pop("ARRAY_BUSY")
+    stalls = {name.removeprefix("STALL_").lower(): value for name, value in counters.items()}
+    bus = frame.cycles - counted
+    if busy + sum(stalls.values()) != counted or not 0 <= bus <= _BUS_CYCLES:
+        raise SimulationError(
+            f"Busy ({busy}) and stalled ({sum(stalls.values())}) cycles must add up to the frame's"
+            f" {counted} (seen at the pins: {frame.cycles}), and do not"
+        )
+    stalls["idle"] += bus
+    return busy, stalls
+
+
+def _scaled(reporter: Reporter, start: float, share: float) -> Callable[[str, float], None]:
+    return lambda text, fraction: reporter(text, start + share * fraction)
+
+
+def labels_bytes(program: Program) -> bytes:
+    """The file that names opcode and operation of every instruction, for traces."""
+    labels = program.labels or ("",) * len(program.instructions)
+    pairs = [
+        [instruction.opcode, label]
+        for instruction, label in zip(program.instructions, labels, strict=True)
+    ]
+    return (json.dumps(pairs, separators=(",", ":")) + "\n").encode()
+
+
+def read_labels(folder: DesignFolder) -> list[tuple[str, str]]:
+    """The inverse of :func:`labels_bytes`; nothing where the file is not what it was."""
+    try:
+        values = json.loads((folder.path / "labels.json").read_text(encoding="utf-8"))
+        return [(BY_NAME[opcode].name, str(label)) for opcode, label in values]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """A design folder with what has been measured on it; each result is a file of the folder."""
+
+    folder: DesignFolder
+    simulation: SimulationResult | None = None
+    synthesis: SynthesisResult | None = None
+
+    @classmethod
+    def load(cls, path: Path) -> Evidence:
+        """Open a design folder with the results that hold for its files as they are now."""
+        folder = DesignFolder.load(path)
+        now = design_digest(path, folder.manifest)
+        simulation, synthesis = SimulationResult.load(path), SynthesisResult.load(path)
+        return cls(
+            folder=folder,
+            simulation=simulation if simulation and simulation.design == now else None,
+            synthesis=synthesis if synthesis and synthesis.design == now else None,
+        )
+
+
+def synthesise(
+    folder: DesignFolder,
+    reporter: Reporter,
+    *,
+    target: str | None = None,
+    liberty: Path | None = None,
+) -> SynthesisResult:
+    """Count what Yosys makes of the folder's files."""
+    raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Fractions of images whose largest logit is the label's."""
+
+    top1: float  #: of the integer graph
+    top1_float: float  #: of the float model
+    images: int
+
+
+def measure_accuracy(
+    loaded: Loaded, graph: IntegerGraph, images: ImageSet, reporter: Reporter
+) -> Accuracy | None:
+    """Top-1 of the float model and of the integer graph; None without labels."""
+    if images.labels is None:
+        return None
+    with reporter.stage("accuracy"):
+        reporter(f"float model on {len(images.images)} images", 0.0)
+        exact = top1(loaded.model.classify(images.images), images.labels)
+        reporter(f"integer graph on {len(images.images)} images", 0.5)
+        integer = top1(run_graph(graph, images.images), images.labels)
+    return Accuracy(top1=integer, top1_float=exact, images=len(images.images))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a flow needs beside its artefacts."""
+
+    board: str = "zcu102"
+    out: Path | None = None  #: design folder; by default ``rtl_out/<model>_<board>``
+    images: int | Path | None = None  #: how many to simulate, or which
+    memory_latency: int | None = None  #: cycles; by default the board's
+    memory_bandwidth: float | None = None  #: bytes per cycle; by default the board's
+    synthesise: bool = False
+
+    def folder(self, name: str) -> Path:
+        """Where the design goes."""
+        return self.out if self.out is not None else Path("rtl_out", name)
+
+    def memory(self, default: Memory) -> Memory:
+        """The memory model: the user's figures, the board's where there are none."""
+        return Memory(
+            latency=default.latency if self.memory_latency is None else self.memory_latency,
+            bandwidth=default.bandwidth if self.memory_bandwidth is None else self.memory_bandwidth,
+        )
+
+    def image_set(self, spec: ModelSpec) -> ImageSet:
+        """The images to simulate."""
+        few = DIGITS_IMAGES if spec == MODELS["digits"] else OTHER_IMAGES
+        return held_out_images(spec, few if self.images is None else self.images)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: what it takes and what it makes of it."""
+
+    name: str
+    takes: type
+    makes: type
+    run: Callable[[Any, Settings, Reporter], Any]
+
+
+def _simulate_stage(folder: DesignFolder, settings: Settings, reporter: Reporter) -> Evidence:
+    return simulate_design(folder, settings, reporter)
+
+
+def _synthesise_stage(evidence: Evidence, settings: Settings, reporter: Reporter) -> Evidence:
+    if not settings.synthesise:
+        return evidence
+    result = synthesise(evidence.folder, reporter)
+    result.save(evidence.folder.path)
+    return replace(evidence, synthesis=result)
+
+
+#: The flow.
+STAGES: tuple[Stage, ...] = (
+    Stage("load", Request, Loaded, lambda a, s, r: load(a, r)),
+    Stage("quantise", Loaded, IntegerGraph, lambda a, s, r: quantise(a, r)),
+    Stage("design", IntegerGraph, Design, lambda a, s, r: design(a, s.board, r)),
+    Stage("lower", Design, Lowered, lambda a, s, r: lower(a, r)),
+    Stage("emit", Lowered, DesignFolder, lambda a, s, r: emit(a, s.folder(a.design.name), r)),
+    Stage("simulate", DesignFolder, Evidence, _simulate_stage),
+    Stage("synthesise", Evidence, Evidence, _synthesise_stage),
+    Stage("report", Evidence, dict, lambda a, s, r: describe_evidence(a)),
+)
+
+
+def run_flow(
+    artefact: Any,
+    settings: Settings,
+    reporter: Reporter,
+    *,
+    until: str = "report",
+    watch: Callable[[str, Any], Any] | None = None,
+) -> Any:
+    """Run the stages from the one that takes ``artefact`` through ``until``; return its artefact.
+
+    ``watch(stage, artefact)`` sees every artefact as soon as it exists; what it returns, unless it
+    is None, takes the artefact's place.
+    """
+    names = [stage.name for stage in STAGES]
+    if until not in names:
+        raise UsageError(f"Stage must be one of {', '.join(names)}, not {until!r}")
+    first = next((i for i, stage in enumerate(STAGES) if isinstance(artefact, stage.takes)), None)
+    if first is None or first > names.index(until):
+        raise UsageError(
+            f"The flow to {until!r} must start from an earlier artefact,"
+            f" not {type(artefact).__name__}"
+        )
+    for stage in STAGES[first : names.index(until) + 1]:
+        artefact = stage.run(artefact, settings, reporter)
+        if watch is not None:
+            changed = watch(stage.name, artefact)
+            artefact = artefact if changed is None else changed
+    return artefact
+
+
+def run_all(request: Request, settings: Settings, reporter: Reporter) -> Evidence:
+    """``hwgen run``: every stage, the prediction before the simulation, accuracy on all images.
+
+    Top-1 is measured on every held-out image that has a label; simulated are ``settings.images``.
+    """
+    # Everything that the user can have got wrong, before minutes of work.
+    get_board(settings.board)
+    check_replaceable(settings.folder(design_name(request.spec, settings.board)))
+    settings.memory(Memory())
+    images = settings.image_set(request.spec)
+    labelled = images
+    if request.spec == MODELS["digits"] and not isinstance(settings.images, Path):
+        _, _, everything, labels = digits_dataset()
+        labelled = ImageSet(images=everything, labels=labels, source="digits")
+    loaded: Loaded | None = None
+    accuracy: Accuracy | None = None
+    predicted = 0
+
+    def watch(stage: str, artefact: Any) -> Any:
+        nonlocal loaded, accuracy, predicted
+        if isinstance(artefact, Loaded):
+            loaded = artefact
+        elif isinstance(artefact, IntegerGraph):
+            for warning in artefact.metadata.warnings:
+                reporter.warn(warning)
+            assert loaded is not None
+            accuracy = measure_accuracy(loaded, artefact, labelled, reporter)
+        elif isinstance(artefact, Lowered):
+            predicted = predicted_cycles(artefact.program, settings.memory(artefact.memory))
+            config = artefact.design.config
+            reporter.say(
+                f"predicted: {predicted:,} cycles per frame,"
+                f" {1e6 * config.clock_mhz / predicted:,.1f} FPS at {config.clock_mhz} MHz"
+            )
+        elif isinstance(artefact, Evidence) and stage == "simulate":
+            assert artefact.simulation is not None
+            result = replace(artefact.simulation, predicted_cycles=predicted)
+            if accuracy is not None:
+                result = replace(
+                    result,
+                    top1=accuracy.top1,
+                    top1_images=accuracy.images,
+                    top1_float=accuracy.top1_float,
+                )
+            result.save(artefact.folder.path)
+            return replace(artefact, simulation=result)
+        return None
+
+    evidence = run_flow(request, settings, reporter, until="synthesise", watch=watch)
+    assert isinstance(evidence, Evidence)
+    return evidence
+
+
+def simulate_design(
+    folder: DesignFolder, settings: Settings, reporter: Reporter, *, trace: bool = False
+) -> Evidence:
+    """``hwgen simulate``: the folder's files as they are; a changed one is named, and compared."""
+    for name in folder.manifest.changed_files(folder.path):
+        reporter.warn(
+            f"{folder.path / name} was changed since it was generated; it is used as it is"
+        )
+    images = settings.image_set(folder.graph().spec)
+    memory = settings.memory(folder.default_memory())
+    place = folder.path / "trace.json" if trace else None
+    result = simulate(folder, images, reporter, memory=memory, trace=place)
+    result.save(folder.path)
+    return replace(Evidence.load(folder.path), simulation=result)
+
+
+def open_source(path: Path, board: str | None) -> IntegerGraph | Design:
+    """A design, or a graph that the board's preset will run.
+
+    Raises:
+        FormatError: the file is neither.
+        UsageError: the design is for another board.
+    """
+    found = Design.load(path)
+    if found is None:
+        get_board(board or "zcu102")
+        return IntegerGraph.load(path)
+    if board is not None and board != found.board:
+        raise UsageError(f"--board must be the design's {found.board!r} or absent, not {board!r}")
+    return found
+
+
+def describe_evidence(evidence: Evidence) -> dict[str, Any]:
+    """Everything known of a design, as plain values."""
+    manifest = evidence.folder.manifest
+    values: dict[str, Any] = {
+        "name": manifest.name,
+        "out": str(evidence.folder.path),
+        "model": manifest.model,
+        "board": manifest.board,
+        "config": manifest.config.to_json(),
+        "predicted_cycles": manifest.program.predicted_cycles,
+        "macs": manifest.program.macs,
+        **manifest.extra,
+    }
+    if evidence.simulation is not None:
+        values |= evidence.simulation.contract()
+    if evidence.synthesis is not None:
+        values |= evidence.synthesis.contract()
+    return values
 
 
 def describe_graph(graph: IntegerGraph) -> dict[str, Any]:

@@ -16,6 +16,19 @@ from hwgen.errors import ConfigError, FormatError
 
 SCHEMA_VERSION = 1
 
+#: What a JSON value of a field must be, by the field's annotation.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "bool": (bool,),
+    "int": (int,),
+    "int | None": (int, type(None)),
+    "float": (int, float),
+    "float | None": (int, float, type(None)),
+    "str": (str,),
+    "tuple[str, ...]": (list,),
+    "Mapping[str, int]": (dict,),
+    "Mapping[str, Any]": (dict,),
+}
+
 
 def design_digest(folder: Path, manifest: Manifest) -> str:
     """SHA-256 over the design's files as they are now: a result holds for these bytes only."""
@@ -90,7 +103,14 @@ class Result:
             return None
         if set(values) != {item.name for item in fields(cls)}:
             raise FormatError("Result must have exactly its fields", where=str(path))
-        return cls(**values)
+        for item in fields(cls):
+            kinds = _KINDS.get(str(item.type))
+            if kinds is not None and type(values[item.name]) not in kinds:
+                raise FormatError(
+                    f"{item.name} must be {item.type}, not {values[item.name]!r:.80}",
+                    where=str(path),
+                )
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trace of one frame for Perfetto: when each engine completed each instruction.
+
+The format is the Trace Event Format (JSON, complete events ``X``), one track per engine. The
+hardware tells completions only: an instruction's bar reaches from the completion before it of the
+same engine to its own, so waiting is part of the bar of the instruction that waited.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hwgen.errors import ConfigError
+from hwgen.isa.instructions import BY_NAME, Engine
+
+
+def trace_events(
+    completions: Mapping[Engine, Iterable[int]],
+    labels: Sequence[tuple[str, str]],
+    clock_mhz: float,
+) -> dict[str, Any]:
+    """The trace as plain values.
+
+    Args:
+        completions: cycle of every completion since START, by engine.
+        labels: opcode and operation of every instruction, in program order.
+        clock_mhz: turns cycles into microseconds.
+    """
+    events: list[dict[str, Any]] = []
+    for engine in Engine:
+        names = [(code, op) for code, op in labels if BY_NAME[code].engine == engine]
+        thread = {"pid": 1, "tid": int(engine)}
+        events.append({**thread, "ph": "M", "name": "thread_name", "args": {"name": engine.name}})
+        before = 0
+        for index, cycle in enumerate(completions.get(engine, ())):
+            code, op = names[index] if index < len(names) else (engine.name, "")
+            events.append(
+                {
+                    **thread,
+                    "ph": "X",
+                    "name": op or code,
+                    "cat": code,
+                    "ts": before / clock_mhz,
+                    "dur": (int(cycle) - before) / clock_mhz,
+                    "args": {"instruction": index, "opcode": code, "completed_cycle": int(cycle)},
+                }
+            )
+            before = int(cycle)
+    return {"traceEvents": events, "displayTimeUnit": "ns"}
+
+
+def write_trace(
+    path: Path,
+    completions: Mapping[Engine, Iterable[int]],
+    labels: Sequence[tuple[str, str]],
+    clock_mhz: float,
+) -> None:
+    """Write the trace as a file.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    text = json.dumps(trace_events(completions, labels, clock_mhz), separators=(",", ":"))
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"Trace must be writable: {error.strerror or error}", where=str(path)
+        ) from error

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flow: its stages fit, its artefacts survive their files, its accounts add up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwgen import flow
+from hwgen.config import AcceleratorConfig
+from hwgen.errors import FormatError, SimulationError, UsageError
+from hwgen.flow import STAGES, Design, Request, Settings, Stage, account, run_flow
+from hwgen.frontend.images import digits_dataset
+from hwgen.frontend.models import MODELS
+from hwgen.graph.graph import IntegerGraph
+from hwgen.isa.registers import COUNTERS
+from hwgen.report.results import SimulationResult
+from hwgen.report.terminal import Reporter
+from hwgen.sim.frame import Frame
+
+REPORTER = Reporter(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def graph() -> IntegerGraph:
+    result = run_flow(Request.of("digits"), Settings(), REPORTER, until="quantise")
+    assert isinstance(result, IntegerGraph)
+    return result
+
+
+def test_stages_fit_together() -> None:
+    names = [stage.name for stage in STAGES]
+    assert names == [
+        "load",
+        "quantise",
+        "design",
+        "lower",
+        "emit",
+        "simulate",
+        "synthesise",
+        "report",
+    ]
+    for before, after in zip(STAGES, STAGES[1:], strict=False):
+        assert before.makes is after.takes
+
+
+def test_flow_starts_at_any_artefact_and_shows_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = [type(f"K{i}", (), {}) for i in range(4)]
+    stages = tuple(
+        Stage(f"s{i}", kinds[i], kinds[i + 1], lambda a, s, r, make=kinds[i + 1]: make())
+        for i in range(3)
+    )
+    monkeypatch.setattr(flow, "STAGES", stages)
+    seen: list[str] = []
+
+    def watch(name: str, artefact: object) -> None:
+        seen.append(f"{name} {type(artefact).__name__}")
+
+    assert type(run_flow(kinds[1](), Settings(), REPORTER, until="s2", watch=watch)) is kinds[3]
+    assert seen == ["s1 K2", "s2 K3"]
+    with pytest.raises(UsageError, match="must start from an earlier artefact, not K2"):
+        run_flow(kinds[2](), Settings(), REPORTER, until="s1")
+    with pytest.raises(UsageError, match="Stage must be one of s0, s1, s2, not 's9'"):
+        run_flow(kinds[2](), Settings(), REPORTER, until="s9")
+
+
+def test_watch_may_replace_an_artefact(monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = (Stage("double", int, int, lambda a, s, r: 2 * a),)
+    monkeypatch.setattr(flow, "STAGES", stages)
+    assert run_flow(4, Settings(), REPORTER, until="double", watch=lambda n, a: a + 1) == 9
+
+
+def test_design_survives_its_file(graph: IntegerGraph, tmp_path: Path) -> None:
+    design = Design(graph=graph, config=AcceleratorConfig(rows=32, columns=32), board="zcu102")
+    assert design.name == "digits_zcu102"
+    path = tmp_path / "design"
+    design.save(path)
+    again = Design.load(path)
+    assert again is not None
+    assert (again.config, again.board) == (design.config, design.board)
+    assert flow.graph_bytes(again.graph) == flow.graph_bytes(graph)
+    assert IntegerGraph.load(path).macs() == graph.macs()  # a design is a graph, too
+    graph.save(path)
+    assert Design.load(path) is None
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(FormatError, match="design"):
+        Design.load(path)
+
+
+def test_design_names_are_identifiers() -> None:
+    spec = MODELS["digits"]
+    assert flow.design_name(replace(spec, name="my model-2"), "zcu102") == "my_model_2_zcu102"
+    assert flow.design_name(replace(spec, name="2b"), "zcu102") == "design_2b_zcu102"
+    assert len(flow.design_name(replace(spec, name="x" * 200), "zcu102")) == 64
+
+
+def test_request_needs_a_checkpoint() -> None:
+    with pytest.raises(UsageError, match="'deit_tiny' must be given with --checkpoint"):
+        Request.of("deit_tiny")
+    assert Request.of("digits").checkpoint.name == "digits.safetensors"
+
+
+def test_images_are_held_out_and_distinct() -> None:
+    spec = MODELS["digits"]
+    images = flow.held_out_images(spec, 20)
+    assert images.source == "digits"
+    assert images.labels is not None
+    assert len(np.unique(images.images.reshape(20, -1), axis=0)) == 20
+    train = {image.tobytes() for image in digits_dataset()[0]}
+    assert not any(image.tobytes() in train for image in images.images)
+    with pytest.raises(UsageError, match="at most the 500 held-out digits, not 501"):
+        flow.held_out_images(spec, 501)
+    with pytest.raises(UsageError, match="at least 1, not 0"):
+        flow.held_out_images(spec, 0)
+
+
+def test_synthetic_images_are_not_those_of_the_calibration() -> None:
+    spec = replace(MODELS["digits"], name="other")
+    assert spec != MODELS["digits"]
+    images = flow.held_out_images(spec, 2)
+    assert (images.source, images.labels) == ("synthetic", None)
+    request = Request(spec=spec, checkpoint=Path("none"))
+    given = flow.calibration_images(request)
+    assert given.source == "synthetic"
+    assert not any((image == other).all() for image in images.images for other in given.images)
+
+
+def frame(cycles: int, **counters: int) -> Frame:
+    values = {name: 0 for name, _ in COUNTERS} | counters
+    return Frame(np.zeros(2, np.uint8), cycles, values, {}, {})
+
+
+def test_busy_and_stalls_are_the_cycles() -> None:
+    busy, stalls = account(frame(103, CYCLES=101, ARRAY_BUSY=60, STALL_BANK=1, STALL_IDLE=40))
+    assert busy == 60
+    assert stalls["bank"] == 1
+    assert stalls["idle"] == 42  # with the two cycles of the bus
+    assert busy + sum(stalls.values()) == 103
+
+
+@pytest.mark.parametrize("counters", [{"STALL_IDLE": 40}, {"STALL_IDLE": 42}, {"CYCLES": 200}])
+def test_counters_that_do_not_add_up_are_refused(counters: dict[str, int]) -> None:
+    good = {"CYCLES": 101, "ARRAY_BUSY": 60, "STALL_IDLE": 41}
+    account(frame(103, **good))
+    with pytest.raises(SimulationError, match="must add up"):
+        account(frame(103, **good | counters))
+
+
+RESULT = SimulationResult(
+    design="d",
+    matches_reference=True,
+    layers_checked=40,
+    images=20,
+    cycles=40_000,
+    clock_mhz=300,
+    macs=2_380_928,
+    macs_per_cycle=256,
+    busy_cycles=20_000,
+    stall_cycles={"idle": 20_000},
+    wall_seconds=2.5,
+    memory_latency=100,
+    memory_bandwidth=46.7,
+    image_source="digits",
+)
+
+
+def test_result_keeps_the_contract(tmp_path: Path) -> None:
+    values = RESULT.contract()
+    wanted = {"matches_reference", "layers_checked", "images", "cycles", "clock_mhz", "fps", "macs"}
+    wanted |= {"useful_macs_per_cycle", "array_utilisation", "stall_cycles", "wall_seconds"}
+    assert wanted <= set(values)
+    assert not {"top1", "predicted_cycles"} & set(values)
+    assert values["fps"] == 300e6 / 40_000
+    assert values["useful_macs_per_cycle"] == 2_380_928 / 40_000
+    assert values["array_utilisation"] == 2_380_928 / 40_000 / 256
+    assert replace(RESULT, top1=0.5, top1_images=20).contract()["top1"] == 0.5
+    RESULT.save(tmp_path)
+    assert SimulationResult.load(tmp_path) == RESULT
+    assert SimulationResult.load(tmp_path / "none") is None
+    (tmp_path / "simulation.json").write_text("{")
+    with pytest.raises(FormatError, match="JSON"):
+        SimulationResult.load(tmp_path)
