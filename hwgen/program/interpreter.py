@@ -1,0 +1,648 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Executes a program seeing only instruction words and memory bytes, never the graph.
+
+Second link of the golden chain. It models what decides the result: engines with queues, wait
+thresholds and completion counters, the handshakes between LOAD, STATIONARY, MATMUL and DRAIN (tile by
+tile), activation banks, parameter slots. It does not model cycles: an order of events is chosen, either
+a fixed one or, to expose missing hazards, a random one that the hardware could take too. Every legal
+order must give the same bytes.
+
+Words that were never written are poison: reading them is an error unless what is read cannot reach a
+result (columns that DRAIN does not write, bytes whose weights are zero).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hwgen.config import AcceleratorConfig
+from hwgen.errors import ProgramError
+from hwgen.isa.instructions import (
+    BEAT_BYTES,
+    CONSTANT_BYTES,
+    OFFSET_BITS,
+    DrainMode,
+    Engine,
+    Instruction,
+    StationarySource,
+)
+from hwgen.numerics.ailayernorm import ailayernorm
+from hwgen.numerics.e2softmax import e2softmax
+from hwgen.numerics.elementwise import apply_table
+from hwgen.numerics.requantise import (
+    ptf_codes,
+    requantise,
+    requantise_int16,
+    requantise_residual,
+)
+from hwgen.numerics.slices import DigitMode, decode_digits
+from hwgen.program.packing import decode_constants, decode_layernorm, unpack_passes
+from hwgen.program.program import Part, Program, decode_instructions
+
+Bytes = npt.NDArray[np.uint8]
+_Condition = Callable[[], bool]
+_Step = Generator[_Condition, None, None]
+
+#: Accumulator banks.
+_BANKS = 2
+#: Most consecutive events between two draws of a random order.
+_LONGEST_BIAS = 40
+
+
+@dataclass(frozen=True)
+class ProgramResult:
+    """What a run leaves behind."""
+
+    output: Bytes  #: the output region, uint8 [output_bytes]
+    logits: npt.NDArray[np.int16]  #: [classes]
+    boundaries: dict[str, npt.NDArray[np.integer]]  #: by tensor name, in network order
+    completions: tuple[int, ...]  #: instructions per engine
+
+
+class ProgramInterpreter:
+    """Executes one program; :meth:`run` may be called for any number of images.
+
+    Args:
+        program: what to run; its instructions are decoded from the image's bytes again.
+        where: name for error messages.
+    """
+
+    def __init__(self, program: Program, where: str = "program interpreter") -> None:
+        """Decode the instructions."""
+        if program.skeleton:
+            raise ProgramError("A program must have its memory image to be run, not be a skeleton")
+        self.program = program
+        self.config = program.config
+        self.where = where
+        self.instructions = decode_instructions(program.image)
+        self._snapshots: dict[tuple[Engine, int], list[tuple[str, Part]]] = {}
+        for boundary in program.boundaries:
+            for part in boundary.parts:
+                self._snapshots.setdefault((part.engine, part.count), []).append(
+                    (boundary.name, part)
+                )
+
+    def run(
+        self, image: npt.NDArray[np.uint8], *, seed: int | None = None, boundaries: bool = True
+    ) -> ProgramResult:
+        """Execute the program on one image.
+
+        Args:
+            image: uint8 [H, W, channels].
+            seed: None for the fixed order of events, else the seed of a random legal one.
+            boundaries: record the boundary tensors.
+
+        Raises:
+            ProgramError: deadlock, a word outside its bank, a word read that was never written.
+        """
+        program = self.program
+        if image.dtype != np.uint8 or image.shape != program.input_shape:
+            raise ProgramError(
+                f"Image must be uint8 {list(program.input_shape)}, "
+                f"not {image.dtype} {list(image.shape)}"
+            )
+        source = np.zeros(program.input_bytes, np.uint8)
+        source[: image.size] = image.reshape(-1)
+        machine = _Machine(self, source, seed, boundaries)
+        machine.execute()
+        output = machine.output
+        logits = output[: 2 * program.classes].copy().view("<i2").astype(np.int16)
+        return ProgramResult(output, logits, machine.boundaries, tuple(machine.completed))
+
+
+def run_program(
+    program: Program, image: npt.NDArray[np.uint8], *, seed: int | None = None
+) -> ProgramResult:
+    """Execute a program on one image: :meth:`ProgramInterpreter.run`."""
+    return ProgramInterpreter(program).run(image, seed=seed)
+
+
+@dataclass
+class _Operand:
+    """Stationary operand of one tile."""
+
+    weights: npt.NDArray[np.int16]  #: [slices, passes * rows, columns]
+    poisoned: npt.NDArray[np.bool_]  #: [columns]: something was read that was never written
+
+
+class _Machine:
+    """State of one run."""
+
+    def __init__(
+        self, interpreter: ProgramInterpreter, source: Bytes, seed: int | None, record: bool
+    ) -> None:
+        self.config: AcceleratorConfig = interpreter.config
+        self.program = interpreter.program
+        self.where = interpreter.where
+        self.image = np.frombuffer(self.program.image, np.uint8)
+        self.source = source
+        self.output = np.zeros(self.program.output_bytes, np.uint8)
+        self.random = None if seed is None else np.random.default_rng(seed)
+        self.snapshots = interpreter._snapshots if record else {}
+        self.boundaries: dict[str, npt.NDArray[np.integer]] = {}
+        if record:
+            for boundary in self.program.boundaries:
+                self.boundaries[boundary.name] = np.zeros(boundary.shape, boundary.dtype)
+        self.dtypes = {b.name: np.dtype(b.dtype).newbyteorder("<") for b in self.program.boundaries}
+
+        rows = self.config.rows
+        self.banks = [np.zeros((words, rows), np.uint8) for words in self.config.bank_words]
+        self.written = [np.zeros((words, rows), np.bool_) for words in self.config.bank_words]
+        self.layernorm: list[Bytes | None] = [None, None]
+        self.tables: list[npt.NDArray[np.int8] | None] = [None, None]
+
+        self.instructions = interpreter.instructions
+        self.next = 0
+        self.finished = False
+        self.completed = [0] * len(Engine)
+        self.queues: list[deque[Instruction]] = [deque() for _ in Engine]
+        self.running: list[tuple[_Step, _Condition] | None] = [None] * len(Engine)
+        self.current: list[Instruction | None] = [None] * len(Engine)
+        # Handshakes.
+        self.weights: deque[Bytes] = deque()  # the tile that LOAD holds out to STATIONARY
+        self.weights_wanted = 0  # tiles for which STATIONARY waits
+        self.constants: deque[Bytes] = deque()
+        self.operands: deque[_Operand] = deque()
+        self.accumulators: deque[tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]] = deque()
+
+    # Memory ---------------------------------------------------------------------------------
+
+    def fail(self, message: str, instruction: Instruction | None = None) -> ProgramError:
+        name = "" if instruction is None else f", {instruction.opcode}"
+        return ProgramError(message, where=f"{self.where}{name}")
+
+    def span(self, address: int, stride: int, slices: int, tokens: int) -> tuple[int, np.ndarray]:
+        """Bank and word offsets [slices, tokens] of a rectangle; checked."""
+        bank, offset = address >> OFFSET_BITS, address & ((1 << OFFSET_BITS) - 1)
+        if bank >= len(self.banks):
+            raise self.fail(f"Bank must be in 0..{len(self.banks) - 1}, not {bank}")
+        words = offset + stride * np.arange(slices)[:, None] + np.arange(tokens)
+        last = int(words.max(initial=0))
+        if last >= len(self.banks[bank]):
+            raise self.fail(
+                f"Word must be in 0..{len(self.banks[bank]) - 1} of bank {bank}, not {last}"
+            )
+        return bank, words
+
+    def read(
+        self, address: int, stride: int, slices: int, tokens: int
+    ) -> tuple[Bytes, npt.NDArray[np.bool_]]:
+        """Bytes and whether they were ever written: [tokens, slices * rows] both."""
+        bank, words = self.span(address, stride, slices, tokens)
+        data = self.banks[bank][words].transpose(1, 0, 2).reshape(tokens, -1)
+        valid = self.written[bank][words].transpose(1, 0, 2).reshape(tokens, -1)
+        return np.ascontiguousarray(data), np.ascontiguousarray(valid)
+
+    def write(self, address: int, stride: int, data: Bytes) -> None:
+        """Write bytes [tokens, n]; what is left of the last word is not touched."""
+        rows = self.config.rows
+        tokens, size = data.shape
+        slices = -(-size // rows)
+        bank, words = self.span(address, stride, slices, tokens)
+        for index in range(slices):
+            part = data[:, index * rows : (index + 1) * rows]
+            self.banks[bank][words[index], : part.shape[1]] = part
+            self.written[bank][words[index], : part.shape[1]] = True
+
+    def load(self, memory: Bytes, start: int, size: int) -> Bytes:
+        """Bytes of an external memory."""
+        if start + size > len(memory):
+            raise self.fail(
+                f"External read must end within {len(memory)} bytes, not at {start + size}"
+            )
+        return memory[start : start + size]
+
+    # Sequencing -----------------------------------------------------------------------------
+
+    def met(self, instruction: Instruction) -> bool:
+        return all(
+            done >= wait for done, wait in zip(self.completed, instruction.waits, strict=True)
+        )
+
+    def dispatch(self) -> bool:
+        """Send the next instruction to its queue, if that has room."""
+        if self.finished:
+            return False
+        instruction = self.instructions[self.next]
+        engine = instruction.engine
+        if engine is None:
+            if not self.met(instruction):
+                return False
+            self.finished = True
+            return True
+        if len(self.queues[engine]) >= self.config.queue_depth:
+            return False
+        self.queues[engine].append(instruction)
+        self.next += 1
+        return True
+
+    def advance(self, engine: Engine) -> bool:
+        """Let an engine do one event, if it can."""
+        state = self.running[engine]
+        if state is None:
+            queue = self.queues[engine]
+            if not queue or not self.met(queue[0]):
+                return False
+            instruction = queue.popleft()
+            self.current[engine] = instruction
+            step = _EXECUTE[engine](self, instruction)
+            self.running[engine] = (step, next(step))
+            return True
+        step, condition = state
+        if not condition():
+            return False
+        try:
+            self.running[engine] = (step, next(step))
+        except StopIteration:
+            self.running[engine] = None
+            self.current[engine] = None
+            self.complete(engine)
+        return True
+
+    def complete(self, engine: Engine) -> None:
+        self.completed[engine] += 1
+        for name, part in self.snapshots.get((engine, self.completed[engine]), ()):
+            dtype = self.dtypes[name]
+            slices = -(-part.channels * dtype.itemsize // self.config.rows)
+            data, valid = self.read(part.base + part.first_token, part.stride, slices, part.tokens)
+            if not valid[:, : part.channels * dtype.itemsize].all():
+                raise self.fail(f"Boundary {name} must be written when it is complete")
+            self.boundaries[name][part.index][
+                part.first_token : part.first_token + part.tokens,
+                part.first_channel : part.first_channel + part.channels,
+            ] = data.view(dtype)[:, : part.channels]
+
+    def execute(self) -> None:
+        """Until END."""
+        while not self.finished:
+            if not (self.fixed_round() if self.random is None else self.random_round()):
+                raise self.deadlock()
+
+    def fixed_round(self) -> bool:
+        """Every engine as far as it comes, the last ones of the chain first."""
+        any_progress = False
+        for engine in reversed(Engine):
+            while self.advance(engine):
+                any_progress = True
+        while self.dispatch():
+            any_progress = True
+        return any_progress
+
+    def random_round(self) -> bool:
+        """Some events under a random order of preference, kept for a while: bursts and starvation."""
+        assert self.random is not None
+        preference = self.random.permutation(len(Engine) + 1)
+        any_progress = False
+        for _ in range(int(self.random.integers(1, _LONGEST_BIAS))):
+            for index in preference:
+                done = self.dispatch() if index == len(Engine) else self.advance(Engine(index))
+                if done:
+                    any_progress = True
+                    break
+            else:
+                break
+        return any_progress
+
+    def deadlock(self) -> ProgramError:
+        """What every queue waits for."""
+        heads = []
+        for engine in Engine:
+            instruction = self.current[engine]
+            if instruction is not None:
+                heads.append(f"{engine.name} inside {instruction.opcode}")
+            elif self.queues[engine]:
+                instruction = self.queues[engine][0]
+                unmet = [
+                    f"{Engine(e).name} {self.completed[e]} < {wait}"
+                    for e, wait in enumerate(instruction.waits)
+                    if self.completed[e] < wait
+                ]
+                heads.append(
+                    f"{engine.name} {instruction.opcode} waits for {', '.join(unmet) or 'nothing'}"
+                )
+        last = self.instructions[self.next]
+        unmet = [
+            f"{Engine(e).name} {self.completed[e]} < {wait}"
+            for e, wait in enumerate(last.waits)
+            if self.completed[e] < wait
+        ]
+        heads.append(f"sequencer at instruction {self.next} {last.opcode} ({', '.join(unmet)})")
+        return self.fail(f"Program must finish, not deadlock: {'; '.join(heads)}")
+
+    # Engines --------------------------------------------------------------------------------
+    # Each is a generator: it yields the condition of its next event and then does it.
+
+    def do_load(self, i: Instruction) -> _Step:
+        config = self.config
+        start = i["address"] * BEAT_BYTES
+        if i.opcode == "LOAD_TILES":
+            per_tile = i["constant_beats"] + i["weight_beats"]
+            if i["beats"] != i["tiles"] * per_tile:
+                raise self.fail(f"beats must be {i['tiles'] * per_tile}, not {i['beats']}", i)
+            ports = [
+                self.load(
+                    self.image, start + p * i["port_stride"] * BEAT_BYTES, i["beats"] * BEAT_BYTES
+                ).reshape(-1, BEAT_BYTES)
+                for p in range(config.memory_ports)
+            ]
+            wide = np.stack(ports, axis=1).reshape(i["tiles"], per_tile, -1)
+            room = config.constant_fifo_beats
+            for tile in range(i["tiles"]):
+                beats = wide[tile, : i["constant_beats"]]
+                if len(beats) > room:
+                    raise self.fail(f"Constants of a tile must fit {room} beats", i)
+                yield (
+                    lambda beats=beats: (
+                        sum(len(held) for held in self.constants) + len(beats) <= room
+                    )
+                )
+                if len(beats):
+                    self.constants.append(beats)
+                if i["weight_beats"]:
+                    # Handed over while STATIONARY takes it, not before.
+                    yield lambda: self.weights_wanted > 0 and not self.weights
+                    self.weights.append(wide[tile, i["constant_beats"] :])
+                    yield lambda: not self.weights
+            return
+        yield lambda: True
+        if i.opcode == "LOAD_WORDS":
+            data = self.load(self.image, start, i["words"] * config.rows)
+            self.write(i["destination"], 0, data.reshape(-1, config.rows))
+        elif i.opcode == "LOAD_IMAGE":
+            self.load_image(i, start)
+        elif i.opcode == "LOAD_LAYERNORM":
+            self.layernorm[i["slot"]] = self.load(
+                self.image, start, i["beats"] * BEAT_BYTES
+            ).reshape(-1, CONSTANT_BYTES)
+        else:
+            self.tables[i["slot"]] = self.load(self.image, start, 256).view(np.int8)
+        yield lambda: True
+
+    def load_image(self, i: Instruction, start: int) -> None:
+        rows = self.config.rows
+        size = 1 << i["group_log2"]
+        shape = (i["patch_rows"], i["lines"], i["patches"], i["groups"] * size)
+        pixels = self.load(self.source, start, int(np.prod(shape))).reshape(shape)
+        if i["beats"] != -(-pixels.size // BEAT_BYTES):
+            raise self.fail(f"beats must be {-(-pixels.size // BEAT_BYTES)}, not {i['beats']}", i)
+        codes = pixels.transpose(0, 2, 1, 3).reshape(i["patch_rows"] * i["patches"], -1) ^ 0x80
+        if rows % size:
+            raise self.fail(f"Group must divide a word of {rows} bytes, not be {size}", i)
+        self.write(i["destination"], i["stride"], codes)
+
+    def do_stationary(self, i: Instruction) -> _Step:
+        config = self.config
+        rows, columns = config.rows, config.columns
+        for tile in range(i["tiles"]):
+            # One tile ahead of MATMUL at most.
+            yield lambda: len(self.operands) < 1
+            if i["source"] == StationarySource.WEIGHTS:
+                self.weights_wanted += 1
+                yield lambda: bool(self.weights)
+                self.weights_wanted -= 1
+                self.operands.append(self.unpack(self.weights.popleft(), i))
+            elif i["source"] == StationarySource.ROWS:
+                self.operands.append(self.operand_rows(i, tile))
+            else:
+                self.operands.append(self.operand_columns(i, tile, rows, columns))
+        yield lambda: True
+
+    def unpack(self, beats: Bytes, i: Instruction) -> _Operand:
+        config = self.config
+        passes = i["slices"] * i["passes"]
+        if len(beats) != passes * config.weight_beats_per_pass:
+            raise self.fail(
+                f"Weight beats of a tile must be {passes * config.weight_beats_per_pass}, "
+                f"not {len(beats)}",
+                i,
+            )
+        codes = unpack_passes(beats.reshape(passes, -1), config).reshape(
+            i["slices"], i["passes"] * config.rows, config.columns
+        )
+        bits = config.weight_bits
+        weights = np.empty(codes.shape, np.int16)
+        for index in range(i["slices"]):
+            mode = DigitMode.SIGNED if index == i["slices"] - 1 else DigitMode.UNSIGNED
+            if bits == 1 and i["slices"] == 1:
+                mode = DigitMode.SIGN
+            weights[index] = (
+                codes[index].view(np.int8)
+                if bits == 8
+                else decode_digits(codes[index], column_bits=bits, mode=mode)
+            )
+        return _Operand(weights, np.zeros(config.columns, np.bool_))
+
+    def operand_rows(self, i: Instruction, tile: int) -> _Operand:
+        """V: reduction index = token, column = channel."""
+        config = self.config
+        rows, columns = config.rows, config.columns
+        first = tile * columns
+        slices = max(1, columns // rows)
+        base = i["base"] + first // rows * i["stride"]
+        data, valid = self.read(base, i["stride"], slices, i["limit"])
+        part = first % rows
+        data, valid = data[:, part : part + columns], valid[:, part : part + columns]
+        weights = np.zeros((1, i["passes"] * rows, columns), np.int16)
+        weights[0, : i["limit"]] = data.view(np.int8)
+        return _Operand(weights, ~valid.all(axis=0))
+
+    def operand_columns(self, i: Instruction, tile: int, rows: int, columns: int) -> _Operand:
+        """K: reduction index = channel, column = token."""
+        first = tile * columns
+        count = min(columns, i["limit"] - first)
+        data, valid = self.read(i["base"] + first, i["stride"], i["passes"], count)
+        weights = np.zeros((1, i["passes"] * rows, columns), np.int16)
+        weights[0, :, :count] = data.view(np.int8).T
+        poisoned = np.zeros(columns, np.bool_)
+        poisoned[:count] = ~valid.all(axis=1)
+        return _Operand(weights, poisoned)
+
+    def do_matmul(self, i: Instruction) -> _Step:
+        config = self.config
+        if i["rows"] > config.tile_rows:
+            raise self.fail(f"rows must be at most {config.tile_rows}, not {i['rows']}", i)
+        for _ in range(i["tiles"]):
+            yield lambda: bool(self.operands) and len(self.accumulators) < _BANKS
+            operand = self.operands.popleft()
+            data, valid = self.read(i["base"], i["stride"], i["passes"], i["rows"])
+            if operand.weights.shape[1] != data.shape[1] or len(operand.weights) != i["slices"]:
+                raise self.fail(
+                    f"Operand must have {i['passes']} passes and {i['slices']} slices, "
+                    f"not {operand.weights.shape[1] // config.rows} and {len(operand.weights)}",
+                    i,
+                )
+            unwritten = ~valid.all(axis=0)
+            if unwritten.any() and operand.weights[:, unwritten].any():
+                raise self.fail("Activations must be written before they are read", i)
+            codes = data.view(np.int8) if i["signed"] else data
+            self.accumulators.append((self.product(codes, operand, i), operand.poisoned))
+        yield lambda: True
+
+    def product(
+        self, codes: np.ndarray, operand: _Operand, i: Instruction
+    ) -> npt.NDArray[np.int32]:
+        """Exact: all partial sums are integers below 2^53."""
+        activations = codes.astype(np.float64)
+        total = np.zeros((codes.shape[0], operand.weights.shape[2]), np.int64)
+        for index, weights in enumerate(operand.weights):
+            product = (activations @ weights.astype(np.float64)).astype(np.int64)
+            total += product << (index * self.config.weight_bits)
+        if total.size and np.abs(total).max() > np.iinfo(np.int32).max:
+            raise self.fail("Accumulators must fit 32 bits", i)
+        return total.astype(np.int32)
+
+    def do_drain(self, i: Instruction) -> _Step:
+        config = self.config
+        lanes, columns = config.lanes, config.columns
+        wide = i["mode"] in (DrainMode.RESIDUAL, DrainMode.WIDE)
+        per_word = lanes if wide else config.rows
+        left = i["columns"]
+        for tile in range(i["tiles"]):
+            yield lambda: bool(self.accumulators) and bool(self.constants)
+            accumulators, poisoned = self.accumulators.popleft()
+            beats = self.constants.popleft()
+            if len(beats) != config.constant_beats:
+                raise self.fail(
+                    f"Constants of a tile must be {config.constant_beats} beats, not {len(beats)}",
+                    i,
+                )
+            if len(accumulators) != i["rows"]:
+                raise self.fail(f"rows must be the tile's {len(accumulators)}, not {i['rows']}", i)
+            # Whole groups are written, as far as they hold a valid column.
+            count = min(columns, -(-max(left, 0) // lanes) * lanes)
+            valid = min(columns, max(left, 0))
+            left -= columns
+            if not count:
+                continue
+            if poisoned[:valid].any():
+                raise self.fail("Stationary operand must be written before it is read", i)
+            records = beats.reshape(-1)[: columns * CONSTANT_BYTES].reshape(columns, CONSTANT_BYTES)
+            bias, multiplier, shift = (c[:count] for c in decode_constants(records))
+            constants = {"bias": bias, "multiplier": multiplier, "shift": shift}
+            values = accumulators[:, :count]
+            first = tile * columns
+            destination = i["destination"] + first // per_word * i["stride"]
+            if wide:
+                slices = count // lanes
+                if i["mode"] == DrainMode.RESIDUAL:
+                    data, written = self.read(destination, i["stride"], slices, i["rows"])
+                    if not written.all():
+                        raise self.fail("Residual must be written before it is read", i)
+                    out = requantise_residual(
+                        values, residual=data.view("<i2").astype(np.int16), **constants
+                    )
+                else:
+                    out = requantise_int16(values, **constants)
+                self.write(
+                    destination, i["stride"], np.ascontiguousarray(out, "<i2").view(np.uint8)
+                )
+                continue
+            codes = requantise(
+                values, zero_point=i["zero_point"], low=i["low"], high=i["high"], **constants
+            )
+            if i["mode"] == DrainMode.TABLE:
+                table = self.tables[i["slot"]]
+                if table is None:
+                    raise self.fail("Table must be loaded before it is used", i)
+                codes = apply_table(codes, table)
+            self.write_codes(destination, i["stride"], first % per_word, codes.view(np.uint8))
+        yield lambda: True
+
+    def write_codes(self, address: int, stride: int, part: int, codes: Bytes) -> None:
+        """Write [tokens, n] bytes from byte ``part`` of the first word on."""
+        if part == 0:
+            self.write(address, stride, codes)
+            return
+        bank, words = self.span(address, stride, 1, len(codes))
+        self.banks[bank][words[0], part : part + codes.shape[1]] = codes
+        self.written[bank][words[0], part : part + codes.shape[1]] = True
+
+    def do_softmax(self, i: Instruction) -> _Step:
+        length, rows = i["length"], i["rows"]
+        slices = -(-length // self.config.rows)
+        if length > self.config.max_row_length:
+            raise self.fail(f"length must be at most {self.config.max_row_length}, not {length}", i)
+        early = self.random is not None and bool(self.random.integers(2))
+        if not early:
+            yield lambda: True
+        data, valid = self.read(i["source"], i["source_stride"], slices, rows)
+        if not valid[:, :length].all():
+            raise self.fail("Logits must be written before they are read", i)
+        yield lambda: True
+        codes = np.zeros((rows, slices * self.config.rows), np.uint8)
+        codes[:, :length] = e2softmax(
+            data.view(np.int8)[:, :length],
+            fraction_bits=i["fraction_bits"],
+            vec=self.config.softmax_vec,
+            max_length=length,
+        )
+        self.write(i["destination"], i["destination_stride"], codes)
+        yield lambda: True
+
+    def do_layernorm(self, i: Instruction) -> _Step:
+        channels, rows = i["channels"], i["rows"]
+        if channels > self.config.max_channels:
+            raise self.fail(
+                f"channels must be at most {self.config.max_channels}, not {channels}", i
+            )
+        groups = -(-channels // self.config.lanes)
+        early = self.random is not None and bool(self.random.integers(2))
+        if not early:
+            yield lambda: True
+        data, valid = self.read(i["source"], i["source_stride"], groups, rows)
+        records = self.layernorm[i["slot"]]
+        if records is None or len(records) < channels:
+            raise self.fail("LayerNorm parameters must be loaded before they are used", i)
+        if not valid[:, : 2 * channels].all():
+            raise self.fail("Residual must be written before it is read", i)
+        yield lambda: True
+        alpha, gamma, beta = (values[:channels] for values in decode_layernorm(records))
+        residual = data.view("<i2").astype(np.int16)[:, :channels]
+        codes = ptf_codes(residual, shift=i["ptf_shift"], alpha=alpha, zero_point=i["zero_point"])
+        out = ailayernorm(
+            codes,
+            alpha=alpha,
+            gamma=gamma,
+            beta=beta,
+            zero_point=i["zero_point"],
+            gamma_shift=i["gamma_shift"],
+            beta_fraction_bits=i["beta_fraction_bits"],
+            output_zero_point=i["output_zero_point"],
+            squares="exact" if i["exact"] else "compressed",
+            max_channels=channels,
+        )
+        slices = -(-channels // self.config.rows)
+        words = np.zeros((rows, slices * self.config.rows), np.uint8)
+        words[:, :channels] = out.view(np.uint8)
+        self.write(i["destination"], i["destination_stride"], words)
+        yield lambda: True
+
+    def do_store(self, i: Instruction) -> _Step:
+        yield lambda: True
+        data, valid = self.read(i["source"], i["stride"], i["words"], 1)
+        start = i["address"] * BEAT_BYTES
+        size = i["words"] * self.config.rows
+        if start + size > len(self.output):
+            raise self.fail(
+                f"External write must end within {len(self.output)} bytes, not at {start + size}", i
+            )
+        if not valid.all():
+            raise self.fail("Words must be written before they are stored", i)
+        self.output[start : start + size] = data.reshape(-1)
+        yield lambda: True
+
+
+_EXECUTE: dict[Engine, Callable[[_Machine, Instruction], _Step]] = {
+    Engine.LOAD: _Machine.do_load,
+    Engine.STATIONARY: _Machine.do_stationary,
+    Engine.MATMUL: _Machine.do_matmul,
+    Engine.DRAIN: _Machine.do_drain,
+    Engine.SOFTMAX: _Machine.do_softmax,
+    Engine.LAYERNORM: _Machine.do_layernorm,
+    Engine.STORE: _Machine.do_store,
+}

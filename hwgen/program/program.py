@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiled program: instructions, memory image, and where every layer boundary can be seen.
+
+File format of :meth:`Program.save`: the magic bytes ``HWGENPRG``, the length of the header as a
+32-bit little-endian number, the header (JSON, sorted keys), the memory image. Equal programs give
+equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hwgen.config import AcceleratorConfig
+from hwgen.errors import ProgramError
+from hwgen.isa.instructions import INSTRUCTION_BYTES, Engine, Instruction, decode
+
+SCHEMA_VERSION = 1
+BOUNDARY_SCHEMA = "hwgen.boundaries"
+BOUNDARY_SCHEMA_VERSION = 1
+_MAGIC = b"HWGENPRG"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One piece of a boundary tensor: where it lies and when it is complete.
+
+    Complete when ``engine`` has completed ``count`` instructions since START; a later instruction
+    may overwrite it, none does so before. Channel ``first_channel + j`` of token ``first_token + i``
+    lies in word ``base + (j // per_word) * stride + first_token + i``, where a word of ``rows`` bytes
+    holds ``per_word`` channels, little endian.
+    """
+
+    engine: Engine
+    count: int
+    base: int
+    stride: int
+    first_token: int
+    tokens: int
+    first_channel: int
+    channels: int
+    index: tuple[int, ...] = ()  #: leading axes of the tensor (head)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "engine": self.engine.name,
+            "count": self.count,
+            "base": self.base,
+            "stride": self.stride,
+            "first_token": self.first_token,
+            "tokens": self.tokens,
+            "first_channel": self.first_channel,
+            "channels": self.channels,
+            "index": list(self.index),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Part:
+        """Inverse of :meth:`to_json`."""
+        plain = dict(values)
+        return cls(**plain | {"engine": Engine[plain["engine"]], "index": tuple(plain["index"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boundary:
+    """One tensor that the graph names and the chip materialises; its parts cover it once."""
+
+    name: str
+    shape: tuple[int, ...]  #: [..., tokens, channels]
+    dtype: str  #: "int8", "uint8" or "int16"
+    parts: tuple[Part, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "name": self.name,
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+            "parts": [part.to_json() for part in self.parts],
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Boundary:
+        """Inverse of :meth:`to_json`."""
+        return cls(
+            name=values["name"],
+            shape=tuple(values["shape"]),
+            dtype=values["dtype"],
+            parts=tuple(Part.from_json(part) for part in values["parts"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """Everything that a host needs to run a model on a design, and a test to look inside.
+
+    ``image`` is the memory image: the instructions (END last) from byte 0, then everything that
+    loads read. The input region holds the image uint8 [H, W, channels] from its start; the output
+    region receives ``classes`` int16 logits, little endian, from its start. A *skeleton* program
+    has no image bytes: it is for the cycle model only.
+    """
+
+    config: AcceleratorConfig
+    instructions: tuple[Instruction, ...]
+    image: bytes
+    input_shape: tuple[int, int, int]
+    input_bytes: int
+    output_bytes: int
+    classes: int
+    boundaries: tuple[Boundary, ...]
+    macs: int  #: multiply-accumulates of the graph's matmuls per frame, no padding
+    labels: tuple[str, ...] = field(default=())  #: operation of every instruction, for reports
+
+    @property
+    def skeleton(self) -> bool:
+        """Whether the image bytes are left out."""
+        return not self.image
+
+    def boundaries_json(self) -> dict[str, Any]:
+        """The boundary table as the simulation harness reads it."""
+        return {
+            "schema": BOUNDARY_SCHEMA,
+            "schema_version": BOUNDARY_SCHEMA_VERSION,
+            "tensors": [boundary.to_json() for boundary in self.boundaries],
+        }
+
+    def boundaries_bytes(self) -> bytes:
+        """The boundary table's file."""
+        return (json.dumps(self.boundaries_json(), separators=(",", ":")) + "\n").encode()
+
+    def to_bytes(self) -> bytes:
+        """The program's file."""
+        header = {
+            "schema_version": SCHEMA_VERSION,
+            "config": self.config.to_json(),
+            "instructions": len(self.instructions),
+            "input_shape": list(self.input_shape),
+            "input_bytes": self.input_bytes,
+            "output_bytes": self.output_bytes,
+            "classes": self.classes,
+            "boundaries": [boundary.to_json() for boundary in self.boundaries],
+            "macs": self.macs,
+            "labels": list(self.labels),
+        }
+        text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+        return _MAGIC + struct.pack("<I", len(text)) + text + self.image
+
+    def save(self, path: str | Path) -> None:
+        """Write the program; the bytes depend on the program only."""
+        if self.skeleton:
+            raise ProgramError(
+                "A program must have its memory image to be saved, not be a skeleton"
+            )
+        Path(path).write_bytes(self.to_bytes())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Program:
+        """Read a program.
+
+        Raises:
+            ProgramError: the file is none, or of another version.
+        """
+        data = Path(path).read_bytes()
+        start = len(_MAGIC) + 4
+        if data[: len(_MAGIC)] != _MAGIC or len(data) < start:
+            raise ProgramError("File must be a program of hwgen", where=str(path))
+        (size,) = struct.unpack("<I", data[len(_MAGIC) : start])
+        try:
+            header = json.loads(data[start : start + size])
+            if header["schema_version"] != SCHEMA_VERSION:
+                raise ProgramError(
+                    f"Program must have schema version {SCHEMA_VERSION}, "
+                    f"not {header['schema_version']!r}",
+                    where=str(path),
+                )
+            image = data[start + size :]
+            return cls(
+                config=AcceleratorConfig.from_json(header["config"]),
+                instructions=decode_instructions(image, header["instructions"]),
+                image=image,
+                input_shape=tuple(header["input_shape"]),
+                input_bytes=header["input_bytes"],
+                output_bytes=header["output_bytes"],
+                classes=header["classes"],
+                boundaries=tuple(Boundary.from_json(item) for item in header["boundaries"]),
+                macs=header["macs"],
+                labels=tuple(header["labels"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, ProgramError):
+                raise
+            raise ProgramError(
+                f"Program must be well formed: {error!r}", where=str(path)
+            ) from error
+
+
+def decode_instructions(image: bytes, count: int | None = None) -> tuple[Instruction, ...]:
+    """The instructions at the start of a memory image, up to and with END.
+
+    Args:
+        image: memory image.
+        count: how many there must be; None: whatever END says.
+
+    Raises:
+        ProgramError: an unknown opcode, no END, or another count.
+    """
+    instructions: list[Instruction] = []
+    for start in range(0, len(image) - INSTRUCTION_BYTES + 1, INSTRUCTION_BYTES):
+        instructions.append(decode(image[start : start + INSTRUCTION_BYTES]))
+        if instructions[-1].opcode == "END":
+            break
+    else:
+        raise ProgramError("Program must end with END, not run off the memory image")
+    if count is not None and len(instructions) != count:
+        raise ProgramError(f"Program must have {count} instructions, not {len(instructions)}")
+    return tuple(instructions)

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Order of the work: list scheduling of items on a coarse model of the engines.
+
+An *item* is a piece of work that stays together: a matmul with its loads, stationary operand and
+drain; one softmax; one LayerNorm. Items come in a canonical order that is a valid sequential order.
+Any order that keeps the conflicts of the canonical one is valid too; among those the scheduler takes,
+whenever the array becomes free, the first item that can start at once, so that softmax, LayerNorm and
+drains of one row block hide behind the array working on another. The times here are estimates and
+decide nothing but speed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hwgen.isa.instructions import Engine
+from hwgen.program.hazards import Access
+
+
+@dataclass(kw_only=True)
+class Draft:
+    """An instruction before its wait thresholds are known."""
+
+    opcode: str
+    fields: dict[str, int]
+    accesses: tuple[Access, ...] = ()
+    label: str = ""
+    relocate: bool = False  #: the address counts from the data of the image
+    #: Boundary pieces that are complete with it: (tensor, fields of Part without engine and count).
+    parts: tuple[tuple[str, dict[str, object]], ...] = ()
+
+
+@dataclass(kw_only=True)
+class Item:
+    """A piece of work; ``engine`` MATMUL, SOFTMAX, LAYERNORM, LOAD or STORE."""
+
+    engine: Engine
+    drafts: list[Draft]
+    cycles: int = 0  #: of the engine
+    drain_cycles: int = 0  #: of DRAIN over the whole item
+    tail_cycles: int = 0  #: of DRAIN for the last tile
+    predecessors: list[tuple[int, bool]] = field(default_factory=list)  #: (item, operand of start)
+
+
+#: Cycles between an estimated completion and the start of what waits for it.
+_HANDOVER = 8
+#: How far beyond the first unfinished item the scheduler looks.
+_WINDOW = 96
+
+
+def find_dependences(items: list[Item]) -> None:
+    """Fill in every item's predecessors from the accesses in canonical order.
+
+    The flag of a predecessor is true where the item's array operands (or a vector item's anything)
+    depend on what the predecessor writes: then the item cannot start before; otherwise only its
+    drain waits.
+    """
+    history: dict[int, list[tuple[int, Access]]] = {}
+    for number, item in enumerate(items):
+        found: dict[int, bool] = {}
+        accesses = [
+            (access, draft.opcode in ("MATMUL", "STATIONARY") or item.engine != Engine.MATMUL)
+            for draft in item.drafts
+            for access in draft.accesses
+        ]
+        for access, at_start in accesses:
+            for other, earlier in history.get(access.bank, ()):
+                if other != number and access.conflicts(earlier):
+                    found[other] = found.get(other, False) or (at_start and earlier.write)
+        for access, _ in accesses:
+            entries = history.setdefault(access.bank, [])
+            if access.write:
+                entries[:] = [
+                    (other, earlier)
+                    for other, earlier in entries
+                    if other == number or not access.covers(earlier)
+                ]
+            entries.append((number, access))
+        item.predecessors = sorted(found.items())
+
+
+def schedule(items: list[Item]) -> list[int]:
+    """Numbers of the items in the order in which they are to be issued."""
+    find_dependences(items)
+    matmul_free = drain_free = 0
+    vector_free = dict.fromkeys(Engine, 0)
+    read_end: dict[int, int] = {}  # when the item's operands have been read
+    write_end: dict[int, int] = {}  # when its results are there
+    order: list[int] = []
+    waiting = list(range(len(items)))
+
+    def earliest(item: Item) -> int:
+        ends = [write_end[other] for other, at_start in item.predecessors if at_start]
+        return max(ends, default=0) + _HANDOVER
+
+    def ready(item: Item) -> bool:
+        return all(other in write_end for other, _ in item.predecessors)
+
+    while waiting:
+        # Everything that is not a matmul goes out as soon as its predecessors have.
+        changed = True
+        while changed:
+            changed = False
+            for number in waiting[:_WINDOW]:
+                item = items[number]
+                if item.engine == Engine.MATMUL or not ready(item):
+                    continue
+                ends = [
+                    write_end[other] if at_start else read_end[other]
+                    for other, at_start in item.predecessors
+                ]
+                start = max([vector_free[item.engine], *ends]) + _HANDOVER
+                vector_free[item.engine] = start + item.cycles
+                read_end[number] = write_end[number] = start + item.cycles
+                order.append(number)
+                waiting.remove(number)
+                changed = True
+                break
+        best: tuple[int, int] | None = None
+        for number in waiting[:_WINDOW]:
+            item = items[number]
+            if item.engine != Engine.MATMUL or not ready(item):
+                continue
+            start = max(matmul_free, earliest(item))
+            if best is None or start < best[0]:
+                best = (start, number)
+            if start <= matmul_free + _HANDOVER:
+                break
+        if best is None:
+            continue
+        start, number = best
+        item = items[number]
+        ends = [read_end[other] for other, at_start in item.predecessors if not at_start]
+        drain_start = max([drain_free, *ends])
+        tail = item.tail_cycles
+        read_end[number] = matmul_free = max(
+            start + item.cycles, drain_start + item.drain_cycles - 2 * tail
+        )
+        write_end[number] = drain_free = max(matmul_free + tail, drain_start + item.drain_cycles)
+        order.append(number)
+        waiting.remove(number)
+    return order
