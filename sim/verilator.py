@@ -8,20 +8,18 @@ once and kept, and progress can be shown. Neither make nor perl is needed.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import shlex
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from hwgen.cache import cache_folder, fill_once
 from hwgen.errors import ToolError
 
 #: Receives a sentence and the fraction done (0 ... 1).
@@ -110,17 +108,6 @@ class Build:
         return digest.hexdigest()[:32]
 
 
-def cache_folder() -> Path:
-    """Where builds are kept: ``HWGEN_CACHE``, or ``hwgen`` in the user's cache folder."""
-    if configured := os.environ.get("HWGEN_CACHE"):
-        return Path(configured)
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(base) if base else Path.home() / ".cache") / "hwgen"
-    except RuntimeError:  # no home folder
-        return Path(tempfile.gettempdir()) / f"hwgen-{os.getuid()}"
-
-
 @cache
 def _version_of(command: tuple[str, ...]) -> str:
     try:
@@ -166,14 +153,6 @@ def find_toolchain() -> Toolchain:
         "A C++ compiler must be installed to simulate (CXX, g++, clang++ or c++ on PATH); "
         "try: apt install g++, dnf install gcc-c++, or set CXX"
     )
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock; the system releases it if this process dies."""
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def run_tool(
@@ -261,32 +240,8 @@ def _runtime(toolchain: Toolchain, trace: bool, progress: Progress) -> list[Path
         _compile_all(toolchain, jobs, cwd=partial, progress=lambda *_: None)
 
     progress("compiling Verilator's runtime", 0.02)
-    _once(folder, make)
+    fill_once(folder, make)
     return [folder / f"{name}.o" for name in names]
-
-
-def _once(folder: Path, make: Callable[[Path], None]) -> None:
-    """Fill ``folder`` by ``make`` unless it exists: atomic, and safe beside other processes."""
-    if folder.is_dir():
-        return
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_name(f"{folder.name}.lock")):
-            if folder.is_dir():
-                return
-            partial = folder.with_name(f"{folder.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)  # left by a process that died
-            partial.mkdir()
-            try:
-                make(partial)
-                partial.rename(folder)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        raise ToolError(
-            f"The cache of builds must be writable, but {str(folder.parent)!r} failed: {error}; "
-            "set HWGEN_CACHE to another folder"
-        ) from error
 
 
 def build(spec: Build, progress: Progress | None = None) -> Path:
@@ -345,6 +300,6 @@ def build(spec: Build, progress: Progress | None = None) -> Path:
         )
         shutil.rmtree(work)
 
-    _once(folder, make)
+    fill_once(folder, make)
     report("simulation built", 1.0)
     return executable
