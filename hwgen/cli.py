@@ -22,7 +22,7 @@ from typing import IO, Any
 import click
 
 from hwgen import __version__
-from hwgen.errors import DoesNotFitError, HwgenError, MismatchError, UsageError
+from hwgen.errors import ConfigError, DoesNotFitError, HwgenError, MismatchError, UsageError
 
 INTERRUPTED = 130
 
@@ -320,8 +320,23 @@ def quantize(
     )
 
 
+def _check_board(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    from hwgen.boards import get_board
+
+    if value is not None:
+        try:
+            get_board(value)
+        except ConfigError as error:  # an illegal option value
+            raise UsageError(error.what, nearest=error.nearest) from error
+    return value
+
+
 _board_option = click.option(
-    "--board", default="zcu102", show_default=True, help="Board, see 'hwgen boards'."
+    "--board",
+    default="zcu102",
+    show_default=True,
+    callback=_check_board,
+    help="Board, see 'hwgen boards'.",
 )
 _latency_option = click.option(
     "--memory-latency",
@@ -438,7 +453,11 @@ def run(
     )
 )
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("--board", help="Board, see 'hwgen boards'. Default: the design's, else zcu102.")
+@click.option(
+    "--board",
+    callback=_check_board,
+    help="Board, see 'hwgen boards'. Default: the design's, else zcu102.",
+)
 @click.option(
     "-o",
     "--out",

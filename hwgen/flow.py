@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,14 @@ from hwgen.boards import get_board
 from hwgen.config import AcceleratorConfig
 from hwgen.emit.folder import check_replaceable, write_folder
 from hwgen.emit.manifest import Manifest, ProgramFacts, digest
-from hwgen.errors import ConfigError, FormatError, HwgenError, SimulationError, UsageError
+from hwgen.errors import (
+    ConfigError,
+    DoesNotFitError,
+    FormatError,
+    HwgenError,
+    SimulationError,
+    UsageError,
+)
 from hwgen.frontend.checkpoint import load_checkpoint
 from hwgen.frontend.float_model import FloatModel
 from hwgen.frontend.images import ImageSet, digits_dataset, load_images, synthetic_images
@@ -230,24 +236,88 @@ class Design:
         return cls(graph=IntegerGraph.load(path), config=config, board=board)
 
 
-def design(graph: IntegerGraph, board: str, reporter: Reporter) -> Design:
-    """The board's preset array for a graph.
+def preset(board: str, spec: ModelSpec) -> dict[str, int]:
+    """The board's preset array for a model, as fields of the configuration.
 
-    An array whose rows a layer fills fewer than four times wastes most of its cycles on loading and
-    skew, so a narrow model gets half the rows and columns of the preset, down to 16.
+    A layer that fills an array's rows fewer than four times spends most of its cycles on loading
+    and skew, so a narrow model gets half the rows, columns and ports of the preset, down to 16
+    rows.
     """
-    from hwgen.program import preset_config
+    chosen = get_board(board)
+    values = {**chosen.preset, "clock_mhz": chosen.clock_mhz}
+    while values["rows"] > 16 and spec.width < 4 * values["rows"]:
+        for name in ("rows", "columns", "memory_ports"):
+            values[name] = max(1, values[name] // 2)
+    return values
+
+
+def memory_blocks(spec: ModelSpec, rows: int, columns: int) -> int:
+    """36 Kbit block RAMs of the activation memory and the accumulators: a lower bound.
+
+    A block is 512 x 64, 1024 x 32, 2048 x 16 or 4096 x 8 bits with byte enables.
+    """
+    from hwgen.program.buffer_plan import default_tile_rows, plan_buffers
+
+    tile_rows = default_tile_rows(spec.tokens)
+    plan = plan_buffers(spec, rows=rows, columns=columns, tile_rows=tile_rows)
+    memories = [(words, 8 * rows) for words in plan.words] + [(tile_rows, 32 * columns)] * 2
+    return sum(
+        min(-(-depth // (512 << k)) * -(-width // (64 >> k)) for k in range(4))
+        for depth, width in memories
+    )
+
+
+def check_fits(spec: ModelSpec, board: str) -> None:
+    """Refuse a model whose activations do not fit the board, before anything is computed.
+
+    Raises:
+        DoesNotFitError: names the demand, the bound, and the nearest image size that fits.
+    """
+    chosen, values = get_board(board), preset(board, spec)
+    rows, columns = values["rows"], values["columns"]
+    bound = chosen.limit("bram36")
+
+    def demand(size: int) -> int | None:
+        try:
+            return memory_blocks(replace(spec, image_size=size), rows, columns)
+        except DoesNotFitError:
+            return None
+
+    needed = demand(spec.image_size)
+    if needed is not None and needed <= bound:
+        return
+    smaller = range(spec.image_size - spec.patch, 0, -spec.patch)
+    nearest = next((n for n in smaller if (demand(n) or bound + 1) <= bound), None)
+    levers = ["a larger patch", "a narrower model"]
+    if nearest is not None:
+        tokens = replace(spec, image_size=nearest).tokens
+        levers.insert(0, f"images of {nearest} x {nearest} pixels ({tokens} tokens), which fit")
+    if needed is None:  # beyond what an address can name: the plan says what
+        try:
+            memory_blocks(spec, rows, columns)
+        except DoesNotFitError as error:
+            where = f"model {spec.name!r} on {board}"
+            raise DoesNotFitError(
+                error.resource, error.demand, error.bound, error.unit, levers, where=where
+            ) from error
+    assert needed is not None
+    raise DoesNotFitError(
+        "Block RAM for activations",
+        needed,
+        bound,
+        "blocks of 36 Kbit",
+        levers,
+        where=f"model {spec.name!r} on {board} ({chosen.budget['bram36']:.0%} of its block RAM)",
+    )
+
+
+def design(graph: IntegerGraph, board: str, reporter: Reporter) -> Design:
+    """The board's preset array, with memories that fit the graph exactly."""
+    from hwgen.program.buffer_plan import preset_config
 
     with reporter.stage("design"):
-        chosen = get_board(board)
-        preset = dict(chosen.preset)
-        rows, columns = preset["rows"], preset["columns"]
-        while rows > 16 and graph.spec.width < 4 * rows:
-            rows, columns = rows // 2, columns // 2
-        preset |= {"rows": rows, "columns": columns, "clock_mhz": chosen.clock_mhz}
-        if rows < chosen.preset["rows"]:
-            preset["memory_ports"] = max(1, preset["memory_ports"] // 2)
-        config = preset_config(graph, **preset)
+        check_fits(graph.spec, board)
+        config = preset_config(graph, **preset(board, graph.spec))
         return Design(graph=graph, config=config, board=board)
 
 
@@ -268,7 +338,7 @@ def lower(chosen: Design, reporter: Reporter, *, check: bool = True) -> Lowered:
         DoesNotFitError: the configuration is too small for the graph.
         MismatchError: the program does not compute what the graph does.
     """
-    from hwgen.program.interpreter import interpret
+    from hwgen.program.interpreter import run_program
     from hwgen.program.lowering import lower as lower_graph
 
     graph = chosen.graph
@@ -282,7 +352,7 @@ def lower(chosen: Design, reporter: Reporter, *, check: bool = True) -> Lowered:
             image = held_out_images(graph.spec, 1).images[0]
             compare(
                 _materialised(run_boundaries(graph, image), program),
-                interpret(program, image),
+                run_program(program, image).boundaries,
                 where="program interpreter against graph interpreter",
                 lanes=chosen.config.lanes,
                 tile_columns=chosen.config.columns,
@@ -412,7 +482,7 @@ def simulate(
         MismatchError: the first difference, in network order of the first image that differs.
         SimulationError: the accelerator reported a fault, or its counters do not add up.
     """
-    started = time.monotonic()
+    seconds = 0.0
     manifest, graph = folder.manifest, folder.graph()
     model = memory or folder.default_memory()
     classes = manifest.program.classes
@@ -436,6 +506,7 @@ def simulate(
                 progress=_scaled(reporter, done, whole),
             )
             changed = results.changed_files
+            seconds += results.wall_seconds
             for offset, frame in enumerate(results.frames):
                 where = f"image {start + offset}, Verilator against graph interpreter"
                 expected = run_boundaries(graph, part[offset])
@@ -470,7 +541,7 @@ def simulate(
         macs_per_cycle=manifest.config.macs_per_cycle,
         busy_cycles=busy,
         stall_cycles=stalls,
-        wall_seconds=time.monotonic() - started,
+        wall_seconds=seconds,
         memory_latency=model.latency,
         memory_bandwidth=model.bandwidth,
         image_source=images.source,
@@ -681,7 +752,7 @@ def run_all(request: Request, settings: Settings, reporter: Reporter) -> Evidenc
     # Everything that the user can have got wrong, before minutes of work.
     get_board(settings.board)
     check_replaceable(settings.folder(design_name(request.spec, settings.board)))
-    settings.memory(Memory())
+    check_fits(request.spec, settings.board)
     images = settings.image_set(request.spec)
     labelled = images
     if request.spec == MODELS["digits"] and not isinstance(settings.images, Path):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def test_stages_fit_together() -> None:
         "synthesise",
         "report",
     ]
-    for before, after in zip(STAGES, STAGES[1:], strict=False):
+    for before, after in itertools.pairwise(STAGES):
         assert before.makes is after.takes
 
 

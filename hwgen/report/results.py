@@ -126,7 +126,7 @@ class SimulationResult(Result):
     macs_per_cycle: int  #: products that the array can make per cycle
     busy_cycles: int  #: cycles in which the array took activations, of the worst frame
     stall_cycles: Mapping[str, int]  #: the other cycles of the worst frame by cause
-    wall_seconds: float
+    wall_seconds: float  #: of the simulation, without building it
     memory_latency: int  #: cycles
     memory_bandwidth: float  #: bytes per cycle
     image_source: str

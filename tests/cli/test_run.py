@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole flow on the command line: run, generate, simulate, report, on the embedded model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hwgen.frontend.images import digits_dataset
+
+Command = Callable[..., Any]
+
+pytestmark = pytest.mark.verilator
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
+    """``hwgen run --json`` in an empty folder: the folder, the object, standard error."""
+    folder = tmp_path_factory.mktemp("run")
+    done = subprocess.run(
+        [sys.executable, "-m", "hwgen", "run", "--json"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout), done.stderr
+
+
+@pytest.fixture
+def design(first_run: tuple[Path, dict[str, Any], str], tmp_path: Path) -> Path:
+    """A copy of the generated design, free to be changed."""
+    return Path(shutil.copytree(first_run[0] / "rtl_out" / "digits_zcu102", tmp_path / "design"))
+
+
+def test_run_keeps_the_contract(first_run: tuple[Path, dict[str, Any], str]) -> None:
+    folder, values, errors = first_run
+    assert values["matches_reference"] is True
+    assert values["images"] == 20
+    assert values["image_source"] == "digits"
+    assert values["layers_checked"] >= 40
+    assert values["macs"] == 2_380_928
+    assert values["clock_mhz"] == 300
+    assert values["top1_images"] == 500
+    assert 0.9 < values["top1"] <= 1
+    assert 0.9 < values["top1_float"] <= 1
+    cycles = values["cycles"]
+    assert values["fps"] == pytest.approx(300e6 / cycles)
+    assert values["useful_macs_per_cycle"] == pytest.approx(values["macs"] / cycles)
+    assert values["array_utilisation"] == pytest.approx(values["macs"] / cycles / 256)
+    assert values["busy_cycles"] + sum(values["stall_cycles"].values()) == cycles
+    assert values["wall_seconds"] > 0
+    assert values["predicted_cycles"] == pytest.approx(cycles, rel=0.15)
+    assert errors.index("predicted:") < errors.index("simulate:")
+    left = {path.name for path in (folder / "rtl_out").iterdir()}
+    assert left == {"digits_zcu102"}  # nothing half-written beside it
+
+
+def test_same_input_same_bytes(
+    first_run: tuple[Path, dict[str, Any], str], hwgen: Command, tmp_path: Path
+) -> None:
+    first = first_run[0] / "rtl_out" / "digits_zcu102"
+    assert hwgen("quantize", "digits", "-o", "g").status == 0
+    for name, seed in (("a", "1"), ("b", "2")):
+        done = hwgen("generate", "g", "-o", name, environment={"PYTHONHASHSEED": seed})
+        assert done.status == 0, done.err
+        listed = json.loads((tmp_path / name / "manifest.json").read_text())["files"]
+        for file in (*listed, "manifest.json"):
+            assert (tmp_path / name / file).read_bytes() == (first / file).read_bytes(), file
+
+
+def test_simulate_takes_the_files_as_they_are(
+    first_run: tuple[Path, dict[str, Any], str], hwgen: Command, design: Path
+) -> None:
+    done = hwgen("simulate", design, "--images", "2", "--trace", "--json")
+    assert done.status == 0, done.err
+    assert done.json["images"] == 2
+    assert done.json["cycles"] <= first_run[1]["cycles"]
+    assert done.json["top1_images"] == 2
+    trace = json.loads((design / "trace.json").read_text())
+    names = {event["args"]["name"] for event in trace["traceEvents"] if event["ph"] == "M"}
+    assert {"MATMUL", "SOFTMAX", "STORE"} <= names
+
+
+def test_slower_memory_takes_longer(hwgen: Command, design: Path) -> None:
+    fast = hwgen("simulate", design, "--images", "1", "--json").json
+    slow = hwgen(
+        *("simulate", design, "--images", "1", "--json"),
+        *("--memory-latency", "400", "--memory-bandwidth", "2.5"),
+    ).json
+    assert slow["matches_reference"] is True
+    assert slow["cycles"] > 1.5 * fast["cycles"]
+    assert (slow["memory_latency"], slow["memory_bandwidth"]) == (400, 2.5)
+
+
+def test_a_changed_weight_is_said_and_found(hwgen: Command, design: Path) -> None:
+    image = design / "program.bin"
+    data = bytearray(image.read_bytes())
+    instructions = json.loads((design / "manifest.json").read_text())["program"]["instructions"]
+    # Beyond the instructions lie constants and weights; one bit of each of some bytes of them.
+    for place in range(32 * instructions + 4096, len(data), 997):
+        data[place] ^= 0x08
+    image.write_bytes(data)
+    done = hwgen("simulate", design, "--images", "1", "--json")
+    assert done.status == 1
+    assert "program.bin was changed" in done.err
+    difference = done.json["first_difference"]
+    assert set(difference) == {"op", "tile", "lane", "index", "expected", "got"}
+    assert difference["expected"] != difference["got"]
+    assert difference["op"] in done.json["error"]
+
+
+def test_report(hwgen: Command, design: Path) -> None:
+    done = hwgen("report", design, "--json")
+    assert done.status == 0
+    assert done.json["matches_reference"] is True
+    assert "FPS" in hwgen("report", design).out
+    (design / "boundaries.json").write_text("{}")
+    done = hwgen("report", design, "--json")
+    assert done.json["changed_files"] == ["boundaries.json"]
+    assert "matches_reference" not in done.json  # the result was for other files
+
+
+def test_images_of_the_user(hwgen: Command, design: Path, tmp_path: Path) -> None:
+    _, _, images, labels = digits_dataset()
+    np.savez(tmp_path / "i.npz", images=images[7:10], labels=labels[7:10])
+    done = hwgen("simulate", design, "--images", "i.npz", "--json")
+    assert done.status == 0, done.err
+    assert (done.json["images"], done.json["image_source"]) == (3, "i.npz")
+    np.savez(tmp_path / "i.npz", images=images[7:10, :, :7])
+    done = hwgen("simulate", design, "--images", "i.npz", "--json")
+    assert done.status == 1
+    assert "[n, 8, 8, 1]" in done.json["error"]
+    assert hwgen("simulate", design, "--images", "501", "--json").status == 2
+    assert hwgen("simulate", design, "--images", "0", "--json").status == 2
+
+
+def test_foreign_output_folder_is_left_alone(hwgen: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    done = hwgen("run", "--out", "mine", "--json")
+    assert done.status == 1
+    assert "mine" in done.json["error"]
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+
+
+def test_what_does_not_fit_says_what_would(hwgen: Command) -> None:
+    done = hwgen("run", "vit_base_patch16_384", "--checkpoint", "none.safetensors", "--json")
+    assert done.status == 1
+    values = done.json
+    assert values["resource"] == "Block RAM for activations"
+    assert values["demand"] > values["bound"] == 729
+    assert "288 x 288" in values["error"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "--board", "zcu103"),
+        ("run", "--fps", "30"),
+        ("run", "--weight-bits", "auto"),
+        ("run", "--memory-latency", "0"),
+        ("run", "--images", "-3"),
+        ("run", "deit_tiny"),
+        ("generate",),
+        ("simulate",),
+        ("synth", "x", "--target", "xc7"),
+        ("explore", "digits"),
+    ],
+)
+def test_wrong_usage(hwgen: Command, arguments: tuple[str, ...], tmp_path: Path) -> None:
+    done = hwgen(*arguments, "--json")
+    assert done.status == 2
+    assert done.json["error"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", ["simulate", "synth", "report"])
+def test_what_is_no_design_folder(hwgen: Command, tmp_path: Path, verb: str) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "missing"):
+        done = hwgen(verb, name, "--json")
+        assert done.status == 1
+        assert "manifest.json" in done.json["error"]
+
+
+def test_what_is_no_graph(hwgen: Command, tmp_path: Path) -> None:
+    (tmp_path / "g").write_bytes(b"nothing")
+    done = hwgen("generate", "g", "--json")
+    assert done.status == 1
+    assert "g:" in done.json["error"]
+    assert not (tmp_path / "rtl_out").exists()
+
+
+def test_missing_compiler_is_said(hwgen: Command, design: Path, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    environment = {"PATH": str(tmp_path / "bin"), "CXX": ""}
+    done = hwgen("simulate", design, "--images", "1", "--json", environment=environment)
+    assert done.status == 1
+    assert "C++ compiler" in done.json["error"]
+    done = hwgen("doctor", "--json", environment=environment)
+    assert done.status == 1
+    assert done.json["ok"] is False
+
+
+def test_interrupt(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "hwgen", "run", "--images", "500", "--json"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stderr is not None
+        while "predicted" not in (line := process.stderr.readline()):
+            assert line, "the command ended by itself"
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert json.loads(out)["error"] == "interrupted"
+    left = list((tmp_path / "rtl_out").iterdir()) if (tmp_path / "rtl_out").exists() else []
+    assert [path.name for path in left] in ([], ["digits_zcu102"])
