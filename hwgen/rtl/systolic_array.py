@@ -8,6 +8,8 @@ reduction index R-1-p, because weights arrive with the highest index first and t
 
 from __future__ import annotations
 
+from typing import Literal
+
 from amaranth import (
     Cat,
     ClockSignal,
@@ -19,6 +21,7 @@ from amaranth import (
     ResetSignal,
     Shape,
     Signal,
+    Value,
     signed,
     unsigned,
 )
@@ -37,14 +40,40 @@ def partial_sum_shape(rows: int, weight_bits: int) -> Shape:
     return signed(9 + max(weight_bits, 2) - 1 + ceil_log2(rows))
 
 
-def column_name(rows: int, weight_bits: int) -> str:
+#: How a column multiplies. ``multiplier``: one multiplier a cell, which becomes a DSP block. ``digits``: the weight's
+#: radix-4 digits select multiples of the activation inside the adders, no DSP (:class:`DigitColumn`,
+#: :class:`SignColumn`).
+Cells = Literal["multiplier", "digits"]
+
+
+def default_cells(weight_bits: int) -> Cells:
+    """Digits are smaller than a DSP block is worth, except for 8-bit weights."""
+    return "multiplier" if weight_bits == 8 else "digits"
+
+
+def digit_count(weight_bits: int) -> int:
+    """Radix-4 digits of a weight."""
+    return -(-weight_bits // 2)
+
+
+def rows_per_stage(weight_bits: int, cells: Cells) -> int:
+    """Rows that share one register of the cascade: one-bit weights add and subtract in pairs."""
+    return 2 if cells == "digits" and weight_bits == 1 else 1
+
+
+def column_latency(weight_bits: int, cells: Cells) -> int:
+    """Cycles from the activation of the last chain row to ``total``."""
+    return 3 if cells == "multiplier" else 2 + ceil_log2(digit_count(weight_bits))
+
+
+def column_name(rows: int, weight_bits: int, cells: Cells) -> str:
     """Verilog module name of a column; one module serves all columns of an array."""
-    return f"hwgen_column_r{rows}_w{weight_bits}"
+    return f"hwgen_column_{cells}_r{rows}_w{weight_bits}"
 
 
-def group_name(rows: int, columns: int, weight_bits: int, tile_rows: int) -> str:
+def group_name(rows: int, columns: int, weight_bits: int, tile_rows: int, cells: Cells) -> str:
     """Verilog module name of a column group; one module serves all groups of an array."""
-    return f"hwgen_group_r{rows}_c{columns}_w{weight_bits}_m{tile_rows}"
+    return f"hwgen_group_{cells}_r{rows}_c{columns}_w{weight_bits}_m{tile_rows}"
 
 
 def entry_layout(rows: int, tile_rows: int) -> data.StructLayout:
@@ -110,6 +139,129 @@ class Column(wiring.Component):
         return m
 
 
+def _accumulate(
+    m: Module, previous: Value, term: Value, negate: Value, largest: int, name: str
+) -> Signal:
+    """Register of ``previous + term``, or ``- term`` if ``negate``; its magnitude is at most ``largest``.
+
+    Written as a difference, p + t = p - ~t - 1 and p - t = p - t - 0, with the 0 or 1 as a borrow below the lowest bit: one
+    carry chain whose bare operand is the cascade, so that the choice of the term and the addition share a LUT per bit.
+    """
+    total = Signal(signed(largest.bit_length() + 1), name=name, reset_less=True)
+    keep = ~negate
+    term_or_not = (term.as_unsigned() ^ keep.replicate(len(term))).as_signed()
+    wide = Cat(Const(0, 1), previous).as_signed() - Cat(keep, term_or_not).as_signed()
+    m.d.sync += total.eq(wide >> 1)
+    return total
+
+
+class DigitColumn(wiring.Component):
+    """One column without multipliers: a cascade per radix-4 digit of the weights, summed at the end.
+
+    A weight of two's complement bits is the sum of 4^k d_k with d_k = -2 b(2k+1) + b(2k) + b(2k-1), -2..2 (Booth; b(-1) = 0, the
+    sign bit repeats). Digit k of a row and the addition to its cascade take one LUT per bit. Ports as :class:`Column`,
+    but ``activation`` is already registered: the group shares that register among its columns. ``total`` follows the
+    activation of the last chain row (before that register) after :func:`column_latency` cycles.
+    """
+
+    def __init__(self, rows: int, weight_bits: int) -> None:
+        self.rows = rows
+        self.weight_bits = weight_bits
+        self.segments = -(-rows // SEGMENT_ROWS)
+        super().__init__(
+            {
+                "activation": In(9 * rows),
+                "swap": In(rows),
+                "weight_in": In(weight_bits * self.segments),
+                "weight_enable": In(rows),
+                "total": Out(partial_sum_shape(rows, weight_bits)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        bits = self.weight_bits
+        chains: list[Value] = [Const(0, 1)] * digit_count(bits)
+        for p in range(self.rows):
+            shadow = Signal(bits, name=f"shadow_{p}", reset_less=True)
+            active = Signal(bits, name=f"active_{p}", reset_less=True)
+            with m.If(self.weight_enable[p]):
+                m.d.sync += shadow.eq(self.weight_in.word_select(p // SEGMENT_ROWS, bits))
+            with m.If(self.swap[p]):
+                m.d.sync += active.eq(shadow)
+            held = self.activation.word_select(p, 9).as_signed()
+            for k in range(len(chains)):
+                below = active[2 * k - 1] if k else Const(0, 1)
+                low = active[2 * k]
+                name = f"digit_{k}_{p}"
+                if 2 * k + 1 < bits:
+                    high = active[2 * k + 1]
+                    chosen = Mux(low ^ below, held, Mux(high ^ low, held << 1, 0))
+                    chains[k] = _accumulate(m, chains[k], chosen, high, 2 * 255 * (p + 1), name)
+                else:  # the sign bit repeats: -1, 0 or 1
+                    chosen = Mux(low ^ below, held, Const(0, signed(9)))
+                    chains[k] = _accumulate(m, chains[k], chosen, low, 255 * (p + 1), name)
+        # Pairs of cascades, then pairs of pairs: each level doubles the distance.
+        distance = 2
+        while len(chains) > 1:
+            merged = []
+            for i in range(0, len(chains), 2):
+                value = chains[i]
+                if i + 1 < len(chains):
+                    value = value + (chains[i + 1] << distance)
+                stage = Signal(value.shape(), name=f"merged_{distance}_{i}", reset_less=True)
+                m.d.sync += stage.eq(value)
+                merged.append(stage)
+            chains = merged
+            distance *= 2
+        m.d.comb += self.total.eq(chains[0])
+        return m
+
+
+class SignColumn(wiring.Component):
+    """One column of weights -1 and +1: a cascade of pairs of rows, one LUT per bit and pair.
+
+    ``activation`` holds, per pair of chain rows, the registered sum and difference of their activations (10 bits each, the
+    sum lower), which the group shares among its columns: +-a0 +-a1 is one of them or its negative. With an odd
+    number of rows the last row is paired with 0. A set weight bit is -1. Other ports as :class:`DigitColumn`; the
+    rows of a pair are in step.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.segments = -(-rows // SEGMENT_ROWS)
+        super().__init__(
+            {
+                "activation": In(20 * -(-rows // 2)),
+                "swap": In(rows),
+                "weight_in": In(self.segments),
+                "weight_enable": In(rows),
+                "total": Out(partial_sum_shape(rows, 1)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        total: Value = Const(0, 1)
+        signs: list[Signal] = []
+        for p in range(self.rows):
+            shadow = Signal(name=f"shadow_{p}", reset_less=True)
+            active = Signal(name=f"active_{p}", reset_less=True)
+            with m.If(self.weight_enable[p]):
+                m.d.sync += shadow.eq(self.weight_in[p // SEGMENT_ROWS])
+            with m.If(self.swap[p]):
+                m.d.sync += active.eq(shadow)
+            signs.append(active)
+        for q in range(-(-self.rows // 2)):
+            pair = self.activation.word_select(q, 20)
+            negative = signs[2 * q]
+            other = signs[2 * q + 1] if 2 * q + 1 < self.rows else negative
+            chosen = Mux(negative ^ other, pair[10:].as_signed(), pair[:10].as_signed())
+            total = _accumulate(m, total, chosen, negative, 255 * (2 * q + 2), f"sum_{q}")
+        m.d.comb += self.total.eq(total)
+        return m
+
+
 class ColumnGroup(wiring.Component):
     """``columns`` columns that share activations, and their two accumulator banks.
 
@@ -118,11 +270,14 @@ class ColumnGroup(wiring.Component):
     later. ``bank_complete[b]`` pulses when the last row of a tile has been written to bank b.
     """
 
-    def __init__(self, rows: int, columns: int, weight_bits: int, tile_rows: int) -> None:
+    def __init__(
+        self, rows: int, columns: int, weight_bits: int, tile_rows: int, cells: Cells
+    ) -> None:
         self.rows = rows
         self.columns = columns
         self.weight_bits = weight_bits
         self.tile_rows = tile_rows
+        self.cells = cells
         self.layout = entry_layout(rows, tile_rows)
         row_bits = bits_for(tile_rows - 1)
         super().__init__(
@@ -173,14 +328,31 @@ class ColumnGroup(wiring.Component):
             stage_data.append(next_word)
             valid, select, word = next_valid, next_select, next_word
 
+        # What the columns share: multiplier cells register activations themselves, as a DSP block does.
+        activation: Value = self.skewed
+        if self.cells == "digits":
+            given = [self.skewed.word_select(p, 9).as_signed() for p in range(rows)]
+            if bits == 1:
+                given.append(Const(0, signed(9)))
+                pairs = [(given[p], given[p + 1]) for p in range(0, rows, 2)]
+                values = [Cat((a + b)[:10], (a - b)[:10]) for a, b in pairs]
+            else:
+                values = list(given)
+            shared = [
+                Signal(len(value), name=f"shared_{i}", reset_less=True)
+                for i, value in enumerate(values)
+            ]
+            m.d.sync += [stage.eq(value) for stage, value in zip(shared, values, strict=True)]
+            activation = Cat(shared)
+
         totals = []
         for c in range(columns):
             total = Signal(partial_sum_shape(rows, bits), name=f"total_{c}")
             m.submodules[f"column_{c}"] = Instance(
-                column_name(rows, bits),
+                column_name(rows, bits, self.cells),
                 i_clk=ClockSignal(),
                 i_rst=ResetSignal(),
-                i_activation=self.skewed,
+                i_activation=activation,
                 i_swap=self.swap,
                 i_weight_enable=Cat(enables),
                 i_weight_in=Cat(word.word_select(c, bits) for word in stage_data),
@@ -188,8 +360,9 @@ class ColumnGroup(wiring.Component):
             )
             totals.append(total)
 
-        # The bookkeeping meets the sums: entry + R - 1 (skew) + 3 (activation, product, sum registers).
-        delay = rows + 2
+        # The bookkeeping meets the sums: the last row's skew and the column's registers.
+        stages = -(-rows // rows_per_stage(bits, self.cells))
+        delay = stages - 1 + column_latency(bits, self.cells)
         size = self.layout.size
         travelling = Signal(size * (delay - 1), name="entry_delay")
         m.d.sync += travelling.eq(Cat(self.entry.as_value(), travelling[:-size]))
@@ -244,7 +417,14 @@ class SystolicArray(wiring.Component):
     """
 
     def __init__(
-        self, *, rows: int, columns: int, group_columns: int, weight_bits: int, tile_rows: int
+        self,
+        *,
+        rows: int,
+        columns: int,
+        group_columns: int,
+        weight_bits: int,
+        tile_rows: int,
+        cells: Cells | None = None,
     ) -> None:
         self.rows = rows
         self.columns = columns
@@ -253,7 +433,8 @@ class SystolicArray(wiring.Component):
         self.weight_bits = weight_bits
         self.tile_rows = tile_rows
         self.layout = entry_layout(rows, tile_rows)
-        self.group_name = group_name(rows, group_columns, weight_bits, tile_rows)
+        self.cells: Cells = cells or default_cells(weight_bits)
+        self.group_name = group_name(rows, group_columns, weight_bits, tile_rows, self.cells)
         super().__init__(
             {
                 "activations": In(8 * rows),
@@ -273,10 +454,17 @@ class SystolicArray(wiring.Component):
 
     def leaves(self) -> dict[str, wiring.Component]:
         """The modules that are emitted once each and instantiated by name."""
+        column: wiring.Component
+        if self.cells == "multiplier":
+            column = Column(self.rows, self.weight_bits)
+        elif self.weight_bits == 1:
+            column = SignColumn(self.rows)
+        else:
+            column = DigitColumn(self.rows, self.weight_bits)
         return {
-            column_name(self.rows, self.weight_bits): Column(self.rows, self.weight_bits),
+            column_name(self.rows, self.weight_bits, self.cells): column,
             self.group_name: ColumnGroup(
-                self.rows, self.group_columns, self.weight_bits, self.tile_rows
+                self.rows, self.group_columns, self.weight_bits, self.tile_rows, self.cells
             ),
         }
 
@@ -284,17 +472,20 @@ class SystolicArray(wiring.Component):
         m = Module()
         rows = self.rows
 
-        # Skew: chain row p (reduction index R-1-p) is p cycles behind. Sign-extend to 9 bits first.
+        # Skew: chain row p (reduction index R-1-p) is p cycles behind (pairs of rows: p // 2). Sign-extend to 9 bits first.
         skewed = Signal(9 * rows)
         swaps = Signal(rows)
         swap = self.swap
+        step = rows_per_stage(self.weight_bits, self.cells)
         for p in range(rows):
             byte = self.activations.word_select(rows - 1 - p, 8)
             value = Cat(byte, byte[7] & self.signed_codes)
-            if p:
-                line = Signal(9 * p, name=f"skew_{p}", reset_less=True)
-                m.d.sync += line.eq(Cat(value, line)[: 9 * p])
+            behind = p // step
+            if behind:
+                line = Signal(9 * behind, name=f"skew_{p}", reset_less=True)
+                m.d.sync += line.eq(Cat(value, line)[: 9 * behind])
                 value = line[-9:]
+            if p % step == 0 and p:
                 delayed = Signal(name=f"swap_{p}")
                 m.d.sync += delayed.eq(swap)
                 swap = delayed
@@ -305,7 +496,11 @@ class SystolicArray(wiring.Component):
         group_bits = self.group_columns * self.weight_bits
         for g in range(self.groups):
             # Weights of group g, g cycles later (its swap is, too).
-            valid, row, word = self.weight_valid, self.weight_row, self.weights.word_select(g, group_bits)
+            valid, row, word = (
+                self.weight_valid,
+                self.weight_row,
+                self.weights.word_select(g, group_bits),
+            )
             for d in range(g):
                 next_valid = Signal(name=f"weight_valid_{g}_{d}")
                 next_row = Signal(bits_for(rows - 1), name=f"weight_row_{g}_{d}", reset_less=True)

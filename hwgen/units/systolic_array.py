@@ -16,7 +16,7 @@ from amaranth.utils import bits_for
 from hwgen.errors import FormatError
 from hwgen.numerics.matmul import matmul
 from hwgen.rtl.pipeline import Credits, Fifo, delay, register
-from hwgen.rtl.systolic_array import SystolicArray
+from hwgen.rtl.systolic_array import Cells, SystolicArray
 from hwgen.units.base import Entry, Parameter, Unit, Values, Vectors, Words, integer, pack_bits
 
 #: Words between the entry of the same row in two passes of a tile: read, add, write of its accumulators.
@@ -57,7 +57,10 @@ class SystolicArrayTop(wiring.Component):
     ``i_stream`` stops at the end of the tile after. ``i_stream.ready`` does not depend on ``i_stream``.
     """
 
-    def __init__(self, rows: int, columns: int, weight_bits: int, tile_rows: int) -> None:
+    def __init__(
+        self, rows: int, columns: int, weight_bits: int, tile_rows: int, cells: Cells
+    ) -> None:
+        """Choose the groups."""
         self.rows = rows
         self.columns = columns
         self.weight_bits = weight_bits
@@ -68,6 +71,7 @@ class SystolicArrayTop(wiring.Component):
             group_columns=group_columns(rows, columns),
             weight_bits=weight_bits,
             tile_rows=tile_rows,
+            cells=cells,
         )
         word = data.StructLayout(
             {
@@ -239,6 +243,13 @@ class _SystolicArrayUnit(Unit):
             build=True,
             doc="rows of an accumulator bank; more rows are several tiles",
         ),
+        Parameter(
+            name="cells",
+            default="digits",
+            choices=("digits", "multiplier"),
+            build=True,
+            doc="digits: adders select multiples of the activation, no DSP block; multiplier: one DSP block a cell",
+        ),
     )
     inputs = (
         Entry(name="activations", axes=("M", "K"), dtypes=("int8", "uint8")),
@@ -253,6 +264,7 @@ class _SystolicArrayUnit(Unit):
             integer(values, "columns"),
             integer(values, "weight_bits"),
             integer(values, "tile_rows"),
+            "multiplier" if values["cells"] == "multiplier" else "digits",
         )
 
     def parts(self, component: wiring.Component) -> dict[str, wiring.Component]:
@@ -340,7 +352,7 @@ class _SystolicArrayUnit(Unit):
         self, words: npt.NDArray[np.uint8], vectors: Vectors, values: Values
     ) -> dict[str, npt.NDArray[Any]]:
         """Tiles back into their places, without padding columns."""
-        rows, columns, tile_rows = (integer(values, n) for n in ("rows", "columns", "tile_rows"))
+        columns, tile_rows = (integer(values, n) for n in ("columns", "tile_rows"))
         shape = (len(vectors["activations"]), vectors["weights"].shape[1])
         lines = np.ascontiguousarray(words).view("<i4").reshape(-1, columns)
         out = np.zeros((shape[0], shape[1] + -shape[1] % columns), np.int32)

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract of the command line: names, defaults, ranges; vector files that are refused, and why."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hwgen.errors import FormatError, UsageError
+from hwgen.units import UNITS, load_vectors, save_vectors
+from hwgen.units.systolic_array import group_columns
+
+DEFAULTS = {
+    "systolic-array": {"rows": 16, "columns": 16, "weight_bits": 8},
+    "e2softmax": {"vec": 32, "fraction_bits": 4},
+    "ailayernorm": {
+        "zero_point": 128,
+        "gamma_shift": 6,
+        "beta_fraction_bits": 8,
+        "output_zero_point": 0,
+        "squares": "compressed",
+    },
+    "requantise": {"zero_point": 0, "low": -128, "high": 127},
+    "elementwise": {},
+}
+
+
+def test_names_and_defaults() -> None:
+    assert list(UNITS) == list(DEFAULTS)
+    for name, expected in DEFAULTS.items():
+        resolved = UNITS[name].resolve()
+        assert {key: resolved[key] for key in expected} == expected
+        assert UNITS[name].name == name
+
+
+def test_options_are_spelt_with_hyphens() -> None:
+    options = [p.option for p in UNITS["ailayernorm"].parameters]
+    assert "--beta-fraction-bits" in options and "--output-zero-point" in options
+
+
+@pytest.mark.parametrize(
+    ("unit", "values", "message"),
+    [
+        ("systolic-array", {"weight_bits": "9"}, "--weight-bits must be in 1..8, not 9.*: 8"),
+        ("systolic-array", {"rows": 0}, "--rows must be in 1..256, not 0.*: 1"),
+        ("systolic-array", {"cells": "lut"}, "--cells must be 'digits' or 'multiplier'"),
+        ("e2softmax", {"fraction_bits": 16}, "--fraction-bits must be in 0..15, not 16.*: 15"),
+        ("e2softmax", {"fraction_bits": "four"}, "--fraction-bits must be an integer in 0..15"),
+        ("e2softmax", {"fraction_bits": 1.0}, "--fraction-bits must be an integer"),
+        ("e2softmax", {"vec": True}, "--vec must be an integer"),
+        ("e2softmax", {"width": 3}, "among --vec, --fraction-bits, --max-length, not 'width'"),
+        ("ailayernorm", {"lanes": 24}, "--lanes must be a power of two in 8..64, not 24.*: 16"),
+        ("ailayernorm", {"squares": "none"}, "--squares must be 'compressed' or 'exact'"),
+        ("requantise", {"low": 5, "high": 4}, "--high must be at least --low"),
+        ("elementwise", {"zero_point": 0}, "must be among --lanes, not 'zero_point'"),
+    ],
+)
+def test_illegal_parameters(unit: str, values: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        UNITS[unit].resolve(values)
+
+
+def test_text_is_read() -> None:
+    assert UNITS["requantise"].resolve({"low": "-127", "high": " 5"})["low"] == -127
+
+
+def test_groups_of_columns() -> None:
+    assert [group_columns(r, c) for r, c in ((16, 16), (5, 7), (64, 24), (4, 12), (16, 24))] == [
+        8,
+        7,
+        24,
+        2,
+        8,
+    ]
+
+
+def good(unit: str) -> dict[str, Any]:
+    n = 8
+    return {
+        "systolic-array": {
+            "activations": np.zeros((3, 5), np.int8),
+            "weights": np.ones((5, 2), np.int64),
+        },
+        "e2softmax": {"logits": np.zeros((2, 3), np.int8)},
+        "ailayernorm": {
+            "x": np.zeros((2, n), np.uint8),
+            "alpha": np.zeros(n, np.int64),
+            "gamma": np.zeros(n, np.int8),
+            "beta": np.zeros(n, np.int32),
+        },
+        "requantise": {
+            "accumulators": np.zeros((2, n), np.int32),
+            "bias": np.zeros(n, np.int32),
+            "multiplier": np.full(n, 1 << 15, np.uint16),
+            "shift": np.full(n, 3, np.uint8),
+        },
+        "elementwise": {"codes": np.zeros((2, n), np.int8), "table": np.zeros(256, np.int8)},
+    }[unit]
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_a_file_is_read_back(name: str, tmp_path: Path) -> None:
+    save_vectors(good(name), tmp_path / "new" / "in.npz")
+    first = (tmp_path / "new" / "in.npz").read_bytes()
+    read = load_vectors(UNITS[name], tmp_path / "new" / "in.npz")
+    assert set(read) == set(good(name))
+    assert all(np.array_equal(read[key], value) for key, value in good(name).items())
+    save_vectors(good(name), tmp_path / "new" / "in.npz")
+    assert (tmp_path / "new" / "in.npz").read_bytes() == first
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["in.npz"]
+
+
+@pytest.mark.parametrize(
+    ("unit", "change", "message"),
+    [
+        ("e2softmax", {"logits": np.zeros((2, 3), np.int16)}, "logits must be int8, not int16"),
+        ("e2softmax", {"logits": np.zeros(3, np.int8)}, r"shape \[rows, length\], not \[3\]"),
+        ("e2softmax", {"logits": np.zeros((0, 3), np.int8)}, "at least 1 along axis 0"),
+        ("e2softmax", {"mask": np.zeros(3)}, "logits and nothing else, not 'mask'"),
+        ("e2softmax", {"logits": None}, "'logits' is missing"),
+        ("ailayernorm", {"beta": np.zeros(8)}, "beta must be an integer array, not float64"),
+        ("ailayernorm", {"beta": np.zeros(9, int)}, r"beta must have shape \[C\] with C = 8"),
+        ("elementwise", {"table": np.zeros(255, np.int8)}, "with 256 = 256, not"),
+        ("requantise", {"residual": np.zeros((2, 7), np.int16)}, "residual must have shape"),
+        ("systolic-array", {"activations": np.zeros((3, 5), bool)}, "must be int8 or uint8"),
+        ("systolic-array", {"weights": np.zeros((4, 2), int)}, "with K = 5, not"),
+    ],
+)
+def test_bad_vectors(unit: str, change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    arrays = {k: v for k, v in (good(unit) | change).items() if v is not None}
+    np.savez(tmp_path / "in.npz", **arrays)
+    with pytest.raises(FormatError, match=message) as caught:
+        load_vectors(UNITS[unit], tmp_path / "in.npz")
+    assert str(tmp_path / "in.npz") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("unit", "change", "message"),
+    [
+        ("systolic-array", {"weights": np.full((5, 2), -128)}, r"weights\[0, 0\] must be in -127"),
+        ("ailayernorm", {"alpha": np.full(8, 4)}, "alpha.*must be in 0..3, not 4"),
+        ("ailayernorm", {"gamma": np.full(8, -128)}, "gamma.*must be in -127..127"),
+        ("ailayernorm", {"beta": np.full(8, 1 << 23)}, "beta"),
+        ("requantise", {"shift": np.full(8, 48, np.uint8)}, "shift.*must be in 1..47"),
+        ("requantise", {"multiplier": np.full(8, 5, np.uint16)}, "multiplier.*must be 0 or in"),
+    ],
+)
+def test_values_out_of_range(unit: str, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        UNITS[unit].reference(good(unit) | change, UNITS[unit].resolve())
+
+
+def test_objects_are_never_unpickled(tmp_path: Path) -> None:
+    np.savez(tmp_path / "in.npz", logits=np.array([[{}]], object))
+    with pytest.raises(FormatError, match="plain arrays"):
+        load_vectors(UNITS["e2softmax"], tmp_path / "in.npz")
+
+
+def test_what_is_no_archive(tmp_path: Path) -> None:
+    unit = UNITS["e2softmax"]
+    np.save(tmp_path / "in.npy", np.zeros((2, 3), np.int8))
+    archive = io.BytesIO()
+    np.savez(archive, logits=np.zeros((200, 300), np.int8))
+    (tmp_path / "short.npz").write_bytes(archive.getvalue()[:5000])
+    with zipfile.ZipFile(tmp_path / "text.npz", "w") as file:
+        file.writestr("logits.npy", "text")
+    for name in ("in.npy", "short.npz", "text.npz", "absent.npz", "."):
+        with pytest.raises(FormatError):
+            load_vectors(unit, tmp_path / name)
+
+
+def test_an_archive_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
+    with (
+        zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("logits.npy", "w", force_zip64=True) as member,
+    ):
+        for _ in range(1025):
+            member.write(bytes(1 << 20))
+    with pytest.raises(FormatError, match="must unpack to at most"):
+        load_vectors(UNITS["e2softmax"], tmp_path / "bomb.npz")
+
+
+def test_packed_weights() -> None:
+    """Rows from the highest reduction index down, column 0 lowest, a set bit is -1 at one bit."""
+    unit = UNITS["systolic-array"]
+    values = unit.resolve({"rows": 2, "columns": 3, "weight_bits": 1})
+    weights = np.array([[1, -1, 1], [-1, -1, 1]])
+    assert unit.pack_weights(weights, values).tolist() == [[[[0b011], [0b010]]]]
+    values = unit.resolve({"rows": 2, "columns": 3, "weight_bits": 3})
+    weights = np.array([[1, -1, 3], [-3, 0, 1]])
+    expected = [0o105, 0o371]
+    packed = unit.pack_weights(weights, values)
+    assert [int.from_bytes(row.tobytes(), "little") for row in packed[0, 0]] == expected
+
+
+def test_packed_bytes_fall_with_the_width() -> None:
+    unit = UNITS["systolic-array"]
+    sizes = [unit.packed_weight_bytes(unit.resolve({"weight_bits": w})) for w in range(1, 9)]
+    assert sizes == [32 * w for w in range(1, 9)]
