@@ -22,6 +22,9 @@ _SAMPLE_ROWS = 384
 #: Elements of the widest tensor of one forward pass.
 _BATCH_ELEMENTS = 1 << 22
 _SNAP = 1 << 12
+#: Images that the quantiser runs through the integer network, and the elements of them all.
+_PROBES = 32
+_PROBE_ELEMENTS = 1 << 21
 #: A magnitude beyond this is a broken checkpoint (trained ViTs stay below 10^4).
 _LARGEST = 1e9
 #: Largest number of fraction bits of an attention logit (E2Softmax's own bound).
@@ -50,6 +53,9 @@ class Calibration:
 
     images: int
     boundaries: Mapping[str, Boundary]
+    probes: np.ndarray  #: the first images, which the quantiser runs through the integer network
+    probe_means: Mapping[str, np.ndarray]  #: float64 [C] per boundary, over the probes only
+    probe_logits: np.ndarray  #: float64 [probes, classes] of the float model
     #: Per logits boundary: fraction of |logit| beyond 127 * 2^-f, index f = 0..15.
     logit_excess: Mapping[str, np.ndarray]
 
@@ -62,7 +68,9 @@ def calibrate(model: FloatModel, images: np.ndarray) -> Calibration:
         raise FormatError("Calibration must have at least one image, not 0")
     widest = spec.tokens * max(spec.mlp_hidden, spec.heads * spec.tokens, spec.patch_values)
     batch = max(1, min(64, _BATCH_ELEMENTS // widest))
+    probes = max(2, min(_PROBES, _PROBE_ELEMENTS // widest))
     collectors: dict[str, _Collector] = {}
+    logits: list[np.ndarray] = []
     beyond: dict[str, np.ndarray] = {}
     total: dict[str, int] = {}
 
@@ -79,12 +87,12 @@ def calibrate(model: FloatModel, images: np.ndarray) -> Calibration:
             total[name] = total.get(name, 0) + array.size
             return
         if name not in collectors:
-            collectors[name] = _Collector(array.shape[1], array.shape[2], count)
+            collectors[name] = _Collector(array.shape[1], array.shape[2], count, probes)
         collectors[name].add(array)
 
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, count, batch):
-            model.forward(model.preprocess(images[start : start + batch]), tap=tap)
+            logits.append(model.forward(model.preprocess(images[start : start + batch]), tap=tap))
         boundaries = {name: c.finish() for name, c in collectors.items()}
     for name, boundary in boundaries.items():
         if not boundary.peak <= _LARGEST:  # also NaN
@@ -96,6 +104,9 @@ def calibrate(model: FloatModel, images: np.ndarray) -> Calibration:
     return Calibration(
         images=count,
         boundaries=boundaries,
+        probes=images[:probes],
+        probe_logits=np.concatenate(logits)[:probes],
+        probe_means={name: c.probe_mean for name, c in collectors.items()},
         logit_excess={name: beyond[name] / total[name] for name in beyond},
     )
 
@@ -103,12 +114,14 @@ def calibrate(model: FloatModel, images: np.ndarray) -> Calibration:
 class _Collector:
     """Streaming statistics of one boundary [n, tokens, C]."""
 
-    def __init__(self, tokens: int, channels: int, images: int) -> None:
+    def __init__(self, tokens: int, channels: int, images: int, probes: int) -> None:
         rows = max(_SAMPLE_ROWS, _SAMPLE_ELEMENTS // channels)
         self.per_image = max(1, min(tokens, rows // images))
         self.stride = max(1, images * self.per_image // rows)  # every stride-th image gives rows
         self.tokens = tokens
         self.seen = 0
+        self.probes = min(probes, images)
+        self.probe_mean = np.zeros(channels)
         self.sum = np.zeros(channels)
         self.squares = np.zeros(channels)
         self.low, self.high = math.inf, -math.inf
@@ -117,6 +130,8 @@ class _Collector:
     def add(self, array: np.ndarray) -> None:
         """Take a batch."""
         for image in array:
+            if self.seen < self.probes:
+                self.probe_mean += image.mean(axis=0) / self.probes
             self.sum += image.sum(axis=0)
             self.squares += (image * image).sum(axis=0)
             if self.seen % self.stride == 0:

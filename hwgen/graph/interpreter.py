@@ -63,7 +63,7 @@ def run(graph: IntegerGraph, images: np.ndarray, *, tap: Tap | None = None) -> n
     for start in range(0, len(images), batch):
         values: dict[str, np.ndarray] = {}
         for number, op in enumerate(graph.ops):
-            for name, array in _execute(op, values, images[start : start + batch]).items():
+            for name, array in execute(op, values, images[start : start + batch]).items():
                 values[name] = array
                 if tap is not None:
                     tap(name, array)
@@ -117,7 +117,8 @@ def op_outputs(op: Op) -> tuple[str, ...]:
     return op.outputs if isinstance(op, QueryKeyValue) else (op.output,)
 
 
-def _execute(op: Op, values: dict[str, np.ndarray], images: np.ndarray) -> dict[str, np.ndarray]:
+def execute(op: Op, values: dict[str, np.ndarray], images: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the tensors that one operation makes of ``values`` (or of uint8 ``images``)."""
     match op:
         case ImageCodes():
             return {op.output: patchify(image_codes(images), op.patch)}

@@ -70,7 +70,7 @@ def test_digits_float_and_integer_accuracy(digits):
     assert sqnr(model.classify(test), logits * graph.output.scale) > 15
 
 
-@pytest.mark.parametrize(("bits", "least"), [(4, 0.95), (3, 0.93), (2, 0.75)])
+@pytest.mark.parametrize(("bits", "least"), [(4, 0.95), (3, 0.95), (2, 0.85), (1, 0.5)])
 def test_digits_at_narrow_widths(digits, bits, least):
     model, statistics, test, labels = digits
     graph = quantise(model, statistics, weight_bits=bits)
