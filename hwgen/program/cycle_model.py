@@ -1,0 +1,536 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cycles of a frame, predicted from the instruction stream.
+
+Every engine is a process that computes its own timeline, pass by pass and tile by tile, from the
+times that the others have made known; within a pass everything is closed form. What is left out:
+arbitration of the activation banks, except LayerNorm's reads against the residual reads of DRAIN.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+
+from hwgen.config import AcceleratorConfig
+from hwgen.errors import ProgramError
+from hwgen.isa.instructions import (
+    BEAT_BYTES,
+    DrainMode,
+    Engine,
+    Instruction,
+    StationarySource,
+)
+from hwgen.isa.registers import COUNTERS
+from hwgen.program.program import Program
+
+# Latencies of the engines, cycles. The one place to calibrate against the RTL. -----------------
+#: Threshold met (or queue reached) -> engine has the command.
+HANDOVER = 2
+#: Instructions: two beats each; bursts of 8 instructions, 2 bursts in the fetch FIFO.
+DISPATCH = 2
+FETCH_BURST = 8
+FETCH_BURSTS = 2
+#: START -> first fetch address on the bus; fetched beat -> instruction held.
+START = 4
+DECODE = 3
+#: Command -> address on the bus; data on the bus -> beat at the FIFO's output.
+LOAD_REQUEST = 4
+LOAD_FIFO = 2
+#: Between commands of LOAD.
+LOAD_GAP = 2
+#: Row of activations: granted read -> entered the array (swap of the weights).
+READ = 3
+#: Row granted -> its sums in the accumulators: READ + rows + groups + this.
+ARRAY = 6
+#: Weights: gearbox and injection register beyond R rows.
+INJECT = 2
+#: V rows: free -> first read; last read -> injected.
+ROWS_START = 2
+ROWS_READ = 5
+#: K columns: last read -> settled in the corner turn; start of emission -> last row.
+COLUMNS_SETTLE = 7
+COLUMNS_EMIT = 4
+#: DRAIN: accepted -> first group; between tiles; group's last row -> written and done.
+DRAIN_START = 2
+DRAIN_TILE = 2
+DRAIN_DONE = 15
+#: Settling of the constants' registers before the next group's are filled.
+DRAIN_SETTLE = 12
+#: Row units: fixed part of a command (stage latencies are added by slice length and lanes).
+SOFTMAX = 30
+LAYERNORM = 40
+#: STORE: read latency and turn-round of a word; last beat -> response beyond the memory's latency.
+STORE_WORD = 6
+STORE_RESPONSE = 12
+#: END met -> interrupt.
+FINISH = 4
+# ---------------------------------------------------------------------------------------------
+
+_UNKNOWN = None
+_Process = Generator[None, None, None]
+
+
+@dataclass(frozen=True)
+class MemoryModel:
+    """External memory: bandwidth summed over ports, latency from AR to the first R."""
+
+    bytes_per_cycle: float = 16.0
+    latency: int = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class CyclePrediction:
+    """What a frame is predicted to take."""
+
+    cycles: int
+    array_busy: int
+    stalls: Mapping[str, int]  #: by counter name; array_busy and all stalls add up to cycles
+    engine_busy: Mapping[Engine, int]  #: from accepting to completing a command
+    macs: int
+    array_macs_per_cycle: int
+
+    @property
+    def utilisation(self) -> float:
+        """Useful products per product that the array could make."""
+        return self.macs / (self.cycles * self.array_macs_per_cycle)
+
+
+def predict(program: Program, memory: MemoryModel | None = None) -> CyclePrediction:
+    """Predict the cycles of a frame of a program; a skeleton will do.
+
+    Raises:
+        ProgramError: the program would not finish.
+    """
+    return _Model(program, memory or MemoryModel()).run()
+
+
+class _Model:
+    def __init__(self, program: Program, memory: MemoryModel) -> None:
+        self.program = program
+        self.config: AcceleratorConfig = program.config
+        self.memory = memory
+        self.progress = 0
+        self.quiet = False
+        self.instructions = program.instructions
+        self.dispatched: list[int] = []
+        self.done: list[list[int]] = [[] for _ in Engine]
+        self.taken: list[list[int]] = [[] for _ in Engine]
+        self.busy = dict.fromkeys(Engine, 0)
+        self.finish: int | None = None
+        # Passes, in order: when the shadow weights are full, and free again.
+        self.full: list[int] = []
+        self.full_from_memory: list[bool] = []
+        self.swapped: list[int] = []
+        # Passes of packed weights: arrival of their last beat; when they have been taken.
+        self.arrived: list[int] = []
+        self.consumed: list[tuple[int, int]] = []
+        # Tiles.
+        self.tile_ready: list[int] = []
+        self.bank_free: list[int] = []
+        self.constants_there: list[int] = []
+        self.constants_free: list[int] = []
+        self.residual_reads: list[tuple[int, int]] = []
+        self.array_busy = 0
+        self.stalls = {name: 0 for name, _ in COUNTERS if name.startswith("STALL_")}
+        self.by_engine: list[list[tuple[int, Instruction]]] = [[] for _ in Engine]
+        for number, instruction in enumerate(self.instructions):
+            if instruction.engine is not None:
+                self.by_engine[instruction.engine].append((number, instruction))
+
+    def run(self) -> CyclePrediction:
+        processes = [
+            self.dispatch(),
+            self.load(),
+            self.stationary(),
+            self.matmul(),
+            self.drain(),
+            self.softmax(),
+            self.layernorm(),
+            self.store(),
+        ]
+        alive = list(processes)
+        while self.finish is None:
+            before = self.progress
+            for process in list(alive):
+                try:
+                    next(process)
+                except StopIteration:
+                    alive.remove(process)
+            if self.progress == before and self.finish is None:
+                if self.quiet:
+                    raise ProgramError("Program must finish, not deadlock", where="cycle model")
+                self.quiet = True
+            else:
+                self.quiet = False
+        cycles = self.finish
+        accounted = self.array_busy + sum(self.stalls.values())
+        self.stalls["STALL_IDLE"] += cycles - accounted
+        return CyclePrediction(
+            cycles=cycles,
+            array_busy=self.array_busy,
+            stalls=dict(self.stalls),
+            engine_busy=dict(self.busy),
+            macs=self.program.macs,
+            array_macs_per_cycle=self.config.macs_per_cycle,
+        )
+
+    # Waiting for other processes' times ----------------------------------------------------------
+
+    def known(self, number: int, instruction: Instruction) -> bool:
+        """Whether dispatch and all thresholds of an instruction have their times."""
+        if number >= len(self.dispatched):
+            return False
+        return all(
+            wait <= len(done) for wait, done in zip(instruction.waits, self.done, strict=True)
+        )
+
+    def met(self, number: int, instruction: Instruction) -> int:
+        """When an instruction's thresholds are met and it is in its queue."""
+        time = self.dispatched[number]
+        for wait, done in zip(instruction.waits, self.done, strict=True):
+            if wait and done[wait - 1] > time:
+                time = done[wait - 1]
+        return time
+
+    def complete(self, engine: Engine, taken: int, done: int) -> None:
+        self.done[engine].append(done)
+        self.busy[engine] += done - taken
+        self.progress += 1
+
+    # Processes ------------------------------------------------------------------------------------
+
+    def dispatch(self) -> _Process:
+        memory, depth = self.memory, self.config.queue_depth
+        counts = [0] * len(Engine)
+        fetch_cycles = FETCH_BURST * 2 * max(1.0, BEAT_BYTES / memory.bytes_per_cycle)
+        arrival = START + memory.latency + DECODE
+        time = 0
+        for number, instruction in enumerate(self.instructions):
+            if number % FETCH_BURST == 0:
+                behind = number - FETCH_BURST * FETCH_BURSTS
+                issued = self.dispatched[behind + FETCH_BURST - 1] if behind >= 0 else START
+                arrival = max(
+                    issued + memory.latency + DECODE,
+                    arrival + int(fetch_cycles) if number else arrival,
+                )
+            time = max(time + DISPATCH, arrival + DISPATCH * (number % FETCH_BURST))
+            engine = instruction.engine
+            if engine is None:
+                while not all(
+                    wait <= len(done)
+                    for wait, done in zip(instruction.waits, self.done, strict=True)
+                ):
+                    yield
+                for wait, done in zip(instruction.waits, self.done, strict=True):
+                    if wait:
+                        time = max(time, done[wait - 1])
+                self.finish = time + FINISH
+                self.progress += 1
+                return
+            ahead = counts[engine] - depth
+            if ahead >= 0:
+                while len(self.taken[engine]) <= ahead:
+                    yield
+                time = max(time, self.taken[engine][ahead] + 1)
+            counts[engine] += 1
+            self.dispatched.append(time)
+            self.progress += 1
+
+    def load(self) -> _Process:
+        config, memory = self.config, self.memory
+        ports = config.memory_ports
+        in_flight = config.outstanding * config.burst_beats
+        wide_beat = max(1.0, ports * BEAT_BYTES / memory.bytes_per_cycle, memory.latency / in_flight)
+        narrow_beat = max(1.0, BEAT_BYTES / memory.bytes_per_cycle, memory.latency / in_flight)
+        capacity = config.read_fifo_beats
+        constant_tiles = config.constant_fifo_beats // config.constant_beats
+        pass_beats = config.weight_beats_per_pass
+        # Beats that have passed the FIFO: cumulated count, and the span in which they left.
+        ends: list[int] = [0]
+        spans: list[tuple[float, float]] = [(0.0, 0.0)]
+        total = 0
+        last_arrival = 0.0
+        request_free = 0
+        data_free = 0.0
+        tile_number = 0
+        pass_number = 0
+
+        def room(end: int) -> float:
+            """When the FIFO can take everything up to beat ``end``."""
+            if end <= 0:
+                return 0.0
+            index = bisect_right(ends, end - 1)
+            if index >= len(ends):
+                return spans[-1][1]
+            start, stop = spans[index]
+            size = ends[index] - ends[index - 1]
+            return start + (stop - start) * (end - ends[index - 1]) / size
+
+        def fetch(beats: int, beat: float, issue: float) -> tuple[float, float]:
+            """Arrival of the first and of the last of some beats."""
+            nonlocal total, last_arrival
+            first_issue = max(issue, room(total + min(beats, config.burst_beats) - capacity))
+            last_issue = max(issue, room(total + beats - capacity))
+            first = max(last_arrival + beat, first_issue + memory.latency + LOAD_FIFO)
+            last = max(first + (beats - 1) * beat, last_issue + memory.latency + LOAD_FIFO)
+            last_arrival = last
+            total += beats
+            return first, last
+
+        def leave(start: float, stop: float) -> None:
+            ends.append(total)
+            spans.append((start, stop))
+
+        depth = config.queue_depth
+        for index, (number, instruction) in enumerate(self.by_engine[Engine.LOAD]):
+            while not self.known(number, instruction):
+                yield
+            taken = max(self.met(number, instruction) + HANDOVER, request_free)
+            if index >= depth:
+                taken = max(taken, self.done[Engine.LOAD][index - depth])
+            self.taken[Engine.LOAD].append(taken)
+            self.progress += 1
+            issue = float(taken + LOAD_REQUEST)
+            begin = max(data_free + LOAD_GAP, issue)
+            time = begin
+            if instruction.opcode == "LOAD_TILES":
+                passes = instruction["weight_beats"] // pass_beats
+                for _ in range(instruction["tiles"]):
+                    if instruction["constant_beats"]:
+                        first, last = fetch(instruction["constant_beats"], wide_beat, issue)
+                        behind = tile_number - constant_tiles
+                        if behind >= 0:
+                            while len(self.constants_free) <= behind:
+                                yield
+                            last = max(last, self.constants_free[behind])
+                        start = max(time, first)
+                        time = max(start + instruction["constant_beats"], last) + 1
+                        leave(start, time)
+                        self.constants_there.append(int(time))
+                        self.progress += 1
+                    tile_number += 1
+                    for _ in range(passes):
+                        first, last = fetch(pass_beats, wide_beat, issue)
+                        self.arrived.append(int(max(last, time)))
+                        self.progress += 1
+                        while len(self.consumed) <= pass_number:
+                            yield
+                        start_out, stop_out = self.consumed[pass_number]
+                        leave(max(start_out, first), max(stop_out, last))
+                        time = max(time + pass_beats, stop_out)
+                        pass_number += 1
+                    time += 1
+                done = int(time)
+            else:
+                beats, cycles = self.narrow(instruction)
+                rate = max(narrow_beat, cycles)
+                # In pieces, so that requests follow the room in the FIFO.
+                left = beats
+                while left:
+                    piece = min(left, 64)
+                    first, last = fetch(piece, narrow_beat, issue)
+                    start = max(time, first)
+                    time = max(start + piece * rate, last + 1)
+                    leave(start, time)
+                    left -= piece
+                done = int(time) + 1
+            data_free = time
+            request_free = int(max(taken + 1, room(total - capacity)))
+            self.complete(Engine.LOAD, int(begin), done)
+
+    def narrow(self, i: Instruction) -> tuple[int, float]:
+        """Beats of a load on one port, and the cycles that a beat takes to write."""
+        if i.opcode == "LOAD_WORDS":
+            return i["words"] * self.config.rows // BEAT_BYTES, 1.0
+        if i.opcode == "LOAD_IMAGE":
+            return i["beats"], BEAT_BYTES / (1 << i["group_log2"])
+        if i.opcode == "LOAD_LAYERNORM":
+            return i["beats"], 1.0
+        return 256 // BEAT_BYTES, 1.0
+
+    def stationary(self) -> _Process:
+        config = self.config
+        rows, columns = config.rows, config.columns
+        weight_cycles = max(rows, config.weight_beats_per_pass) + INJECT
+        row_cycles = ROWS_START + rows * max(1, columns // rows) + ROWS_READ
+        number_of_pass = 0
+        weight_pass = 0
+        time = 0
+        for number, instruction in self.by_engine[Engine.STATIONARY]:
+            while not self.known(number, instruction):
+                yield
+            taken = max(self.met(number, instruction) + HANDOVER, time + 1)
+            self.taken[Engine.STATIONARY].append(taken)
+            self.progress += 1
+            time = taken
+            source = instruction["source"]
+            fetched = float(taken)
+            emitted = [0, 0]  # ends of the last two emissions
+            for _ in range(instruction["tiles"] * instruction["slices"] * instruction["passes"]):
+                while len(self.swapped) < number_of_pass:
+                    yield
+                free = self.swapped[number_of_pass - 1] if number_of_pass else 0
+                if source == StationarySource.WEIGHTS:
+                    while len(self.arrived) <= weight_pass:
+                        yield
+                    start = max(time, free)
+                    end = max(start + weight_cycles, self.arrived[weight_pass] + INJECT + 2)
+                    self.consumed.append((start, end))
+                    weight_pass += 1
+                elif source == StationarySource.ROWS:
+                    end = max(time, free) + row_cycles
+                else:
+                    fetched = max(fetched, emitted[0]) + columns
+                    start = max(fetched + COLUMNS_SETTLE, time, free)
+                    end = int(start) + rows + COLUMNS_EMIT
+                    emitted = [emitted[1], end]
+                time = end
+                self.full.append(end + 1)
+                self.full_from_memory.append(source != StationarySource.WEIGHTS)
+                self.progress += 1
+                number_of_pass += 1
+            self.complete(Engine.STATIONARY, taken, time)
+
+    def matmul(self) -> _Process:
+        config = self.config
+        latency = READ + config.rows + config.groups + ARRAY
+        full, bank_free, swapped = self.full, self.bank_free, self.swapped
+        stalls = self.stalls
+        number_of_pass = 0
+        tile = 0
+        time = 0
+        order = (
+            ("STALL_LOAD", Engine.LOAD),
+            ("STALL_DRAIN", Engine.DRAIN),
+            ("STALL_SOFTMAX", Engine.SOFTMAX),
+            ("STALL_LAYERNORM", Engine.LAYERNORM),
+        )
+        for number, instruction in self.by_engine[Engine.MATMUL]:
+            while not self.known(number, instruction):
+                yield
+            queued = max(time, self.dispatched[number])
+            for name, engine in order:
+                wait = instruction.waits[engine]
+                if wait and self.done[engine][wait - 1] > queued:
+                    stalls[name] += self.done[engine][wait - 1] - queued
+                    queued = self.done[engine][wait - 1]
+            taken = max(self.met(number, instruction) + HANDOVER, time)
+            self.taken[Engine.MATMUL].append(taken)
+            self.progress += 1
+            time = taken
+            rows = instruction["rows"]
+            passes = instruction["passes"] * instruction["slices"]
+            for _ in range(instruction["tiles"]):
+                for index in range(passes):
+                    while len(full) <= number_of_pass:
+                        yield
+                    start = time
+                    there = full[number_of_pass]
+                    if there > start:
+                        memory = self.full_from_memory[number_of_pass]
+                        stalls["STALL_STATIONARY" if memory else "STALL_WEIGHTS"] += there - start
+                        start = there
+                    if index == 0 and tile >= 2:
+                        while len(bank_free) <= tile - 2:
+                            yield
+                        if bank_free[tile - 2] > start:
+                            stalls["STALL_ACCUMULATOR"] += bank_free[tile - 2] - start
+                            start = bank_free[tile - 2]
+                    time = start + rows
+                    swapped.append(start + READ + 1)
+                    number_of_pass += 1
+                    self.progress += 1
+                self.tile_ready.append(time + latency)
+                tile += 1
+            self.array_busy += rows * passes * instruction["tiles"]
+            self.complete(Engine.MATMUL, taken, time)
+
+    def drain(self) -> _Process:
+        config = self.config
+        lanes, groups, columns = config.lanes, config.groups, config.columns
+        fill = lanes // 2 + DRAIN_SETTLE
+        tile = 0
+        time = 0
+        filled = 0  # when the next group's constants are in their registers, at the earliest
+        for number, instruction in self.by_engine[Engine.DRAIN]:
+            while not self.known(number, instruction):
+                yield
+            taken = max(self.met(number, instruction) + HANDOVER, time)
+            self.taken[Engine.DRAIN].append(taken)
+            self.progress += 1
+            time = taken + DRAIN_START
+            rows = instruction["rows"]
+            left = instruction["columns"]
+            residual = instruction["mode"] == DrainMode.RESIDUAL
+            for _ in range(instruction["tiles"]):
+                while len(self.tile_ready) <= tile or len(self.constants_there) <= tile:
+                    yield
+                valid = min(groups, max(0, -(-left // lanes)))
+                left -= columns
+                there = max(filled, self.constants_there[tile] + lanes // 2 + 1)
+                start = max(time, self.tile_ready[tile], there)
+                period = max(rows, fill)
+                busy = valid * rows
+                span = max(0, valid - 1) * period + (rows if valid else 0)
+                span += (groups - valid) * fill
+                if residual and busy:
+                    self.residual_reads.append((start, start + span))
+                self.constants_free.append(start + max(0, span - rows))
+                time = start + span + DRAIN_TILE
+                filled = start + max(0, span - rows) + fill
+                self.bank_free.append(time)
+                tile += 1
+                self.progress += 1
+            time += DRAIN_DONE
+            self.complete(Engine.DRAIN, taken, time)
+
+    def softmax(self) -> _Process:
+        config = self.config
+        time = 0
+        for number, instruction in self.by_engine[Engine.SOFTMAX]:
+            while not self.known(number, instruction):
+                yield
+            taken = max(self.met(number, instruction) + HANDOVER, time)
+            self.taken[Engine.SOFTMAX].append(taken)
+            per_row = -(-instruction["length"] // min(config.rows, config.softmax_vec))
+            time = taken + (instruction["rows"] + 1) * per_row + SOFTMAX
+            self.complete(Engine.SOFTMAX, taken, time)
+
+    def layernorm(self) -> _Process:
+        time = 0
+        for number, instruction in self.by_engine[Engine.LAYERNORM]:
+            while not self.known(number, instruction):
+                yield
+            taken = max(self.met(number, instruction) + HANDOVER, time)
+            self.taken[Engine.LAYERNORM].append(taken)
+            self.progress += 1
+            per_row = -(-instruction["channels"] // self.config.lanes)
+            # DRAIN's residual reads go first. All that can happen before this command is complete
+            # is known once nothing else moves.
+            while not self.quiet:
+                yield
+            end = taken + instruction["rows"] * per_row
+            reads = self.residual_reads
+            index = max(0, bisect_right(reads, (taken, 0)) - 1)
+            for start, stop in reads[index:]:
+                if start >= end:
+                    break
+                end += max(0, stop - max(start, taken))
+            time = end + per_row + LAYERNORM
+            self.complete(Engine.LAYERNORM, taken, time)
+            self.quiet = False
+
+    def store(self) -> _Process:
+        time = 0
+        beats = self.config.rows // BEAT_BYTES
+        for number, instruction in self.by_engine[Engine.STORE]:
+            while not self.known(number, instruction):
+                yield
+            taken = max(self.met(number, instruction) + HANDOVER, time)
+            self.taken[Engine.STORE].append(taken)
+            self.progress += 1
+            words = instruction["words"]
+            per_word = max(STORE_WORD, beats + 1, beats * BEAT_BYTES / self.memory.bytes_per_cycle)
+            time = taken + int(words * per_word) + self.memory.latency + STORE_RESPONSE
+            self.complete(Engine.STORE, taken, time)
