@@ -15,6 +15,7 @@ REPOSITORY = Path(__file__).parents[1]
 HEIGHT = {
     "": 0,  # hwgen itself: the version
     "errors": 0,
+    "cache": 1,
     "models": 0,  # data files
     "numerics": 1,
     "config": 2,

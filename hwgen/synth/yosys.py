@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Synthesises emitted Verilog with Yosys and says what it costs.
+
+Yosys runs in a process of its own: an interrupt ends it, its memory is returned, and a crash is an
+error message. Results are kept by content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from hwgen.cache import cache_folder, fill_once
+from hwgen.errors import ConfigError, ToolError
+from hwgen.synth.netlist import PRIMITIVES, ModuleReport, analyse
+
+#: Targets of :func:`synthesise` beside a Liberty file.
+TARGETS: tuple[str, ...] = tuple(PRIMITIVES)
+
+#: Changes when the recipe or the counting changes.
+_RECIPE = "1"
+
+Progress = Callable[[str, float], None]
+
+# Reads one command a line; says which one it is at.
+_WORKER = """
+import sys
+from pyosys import libyosys
+design = libyosys.Design()
+for command in sys.stdin.read().splitlines():
+    libyosys.run_pass(command, design)
+"""
+
+# `-noiopad -noclkbuf`: the design is a block inside a larger one. The hierarchy is kept: a module
+# is synthesised once however often it is used, and the figures are per module.
+_MAP = {
+    "xcup": "synth_xilinx -family xcup -noiopad -noclkbuf -top {top}",
+    "ecp5": "synth_ecp5 -noflatten -top {top}",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesisReport:
+    """What a design costs on a target."""
+
+    top: str
+    target: str  #: ``xcup``, ``ecp5`` or the name of the Liberty file
+    tool: str  #: name and version
+    lut: float  #: six-input LUTs (ecp5: four-input), memories and shift registers included
+    ff: float
+    dsp: float
+    bram36: float  #: in units of 36 Kbit
+    logic_levels: int | None  #: LUT levels between registers, outside DSP and block RAM paths
+    area: float | None  #: with a Liberty file only, in its unit
+    modules: tuple[ModuleReport, ...]  #: the top first
+    wall_seconds: float  #: of the run that measured it
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """Totals by the names that boards use."""
+        return {"lut": self.lut, "ff": self.ff, "dsp": self.dsp, "bram36": self.bram36}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> SynthesisReport:
+        """Inverse of :meth:`to_json`."""
+        modules = tuple(
+            ModuleReport(**entry | {"critical_path": tuple(entry["critical_path"])})
+            for entry in values["modules"]
+        )
+        return cls(**{**values, "modules": modules})
+
+
+def tool_version() -> str:
+    """Name and version of the synthesis tool.
+
+    Raises:
+        ToolError: it is not installed.
+    """
+    try:
+        return f"Yosys {metadata.version('pyosys')} (pyosys)"
+    except metadata.PackageNotFoundError as error:
+        raise ToolError("Yosys must be installed to synthesise; try: pip install pyosys") from error
+
+
+def _run(commands: Sequence[str], folder: Path) -> str:
+    """Run Yosys commands in a folder and return the log.
+
+    Raises:
+        ToolError: Yosys reported an error or died.
+    """
+    with (folder / "log").open("w+", errors="replace") as log:
+        with subprocess.Popen(
+            [sys.executable, "-c", _WORKER],
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            try:
+                process.communicate("\n".join(commands) + "\n")
+            except BaseException:
+                process.kill()
+                raise
+        log.seek(0)
+        text = log.read()
+    if process.returncode:
+        lines = text.splitlines()
+        telling = [line for line in lines if line.startswith("ERROR")] or lines[-5:]
+        raise ToolError(
+            f"Yosys must succeed, but ended with status {process.returncode}: " + "\n".join(telling)
+        )
+    return text
+
+
+def _name(identifier: str) -> str:
+    """A module name as Yosys commands take it."""
+    if not identifier.replace("_", "a").isalnum():
+        raise ConfigError(f"Top must be a plain identifier, not {identifier!r}")
+    return identifier
+
+
+def synthesise(
+    verilog: Sequence[Path],
+    top: str,
+    target: str = "xcup",
+    *,
+    liberty: Path | None = None,
+    progress: Progress | None = None,
+) -> SynthesisReport:
+    """Synthesise files and count what they cost, module by module.
+
+    Args:
+        verilog: files, as they are.
+        top: name of the top module.
+        target: ``xcup`` (UltraScale+) or ``ecp5``; ignored with a Liberty file.
+        liberty: cell library of an ASIC process: reports area instead of LUTs.
+        progress: told what happens.
+
+    Raises:
+        ConfigError: the target is unknown.
+        ToolError: a file cannot be read, Yosys fails, or a cell is unknown.
+    """
+    if liberty is None and target not in TARGETS:
+        raise ConfigError(f"Target must be one of {', '.join(TARGETS)}, not {target!r}")
+    report: Progress = progress or (lambda *_: None)
+    tool = tool_version()
+    try:
+        contents = [path.read_bytes() for path in verilog]
+        library = liberty.read_bytes() if liberty is not None else None
+    except OSError as error:
+        raise ToolError(f"Synthesis needs readable files: {error}") from error
+    kind = "liberty" if liberty is not None else target
+    digest = hashlib.sha256()
+    for part in (_RECIPE.encode(), tool.encode(), kind.encode(), _name(top).encode()):
+        digest.update(len(part).to_bytes(8, "little") + part)
+    for data in (*contents, *([library] if library is not None else [])):
+        digest.update(len(data).to_bytes(8, "little") + data)
+    folder = cache_folder() / "synthesis" / digest.hexdigest()[:32]
+
+    def make(partial: Path) -> None:
+        report(f"synthesising {top} for {kind}", 0.0)
+        with tempfile.TemporaryDirectory(prefix="hwgen-synth-") as name:
+            work = Path(name)
+            for index, data in enumerate(contents):
+                (work / f"{index}.v").write_bytes(data)
+            if library is not None:
+                (work / "cells.lib").write_bytes(library)
+            started = time.monotonic()
+            reading = [f"read_verilog {index}.v" for index in range(len(contents))]
+            if library is not None:
+                values = _liberty(reading, top, work)
+                values["target"] = liberty.name if liberty is not None else ""
+            else:
+                values = _fpga(reading, top, target, work, report)
+            values |= {"top": top, "tool": tool, "wall_seconds": time.monotonic() - started}
+        (partial / "report.json").write_text(json.dumps(values))
+
+    fill_once(folder, make)
+    report("synthesis done", 1.0)
+    return SynthesisReport.from_json(json.loads((folder / "report.json").read_text()))
+
+
+def _fpga(
+    reading: Sequence[str], top: str, target: str, work: Path, report: Progress
+) -> dict[str, Any]:
+    mapping = _MAP[target].format(top=top)
+    _run([*reading, f"hierarchy -check -top {top}", mapping, "write_json netlist.json"], work)
+    report("counting cells and levels", 0.9)
+    netlist = json.loads((work / "netlist.json").read_text())
+    modules = analyse(netlist, top, target)
+    return {
+        **modules[0].total,
+        "target": target,
+        "logic_levels": modules[0].logic_levels,
+        "area": None,
+        "modules": [asdict(module) for module in modules],
+    }
+
+
+def _liberty(reading: Sequence[str], top: str, work: Path) -> dict[str, Any]:
+    commands = [
+        *reading,
+        f"hierarchy -check -top {top}",
+        f"synth -flatten -top {top}",
+        "dfflibmap -liberty cells.lib",
+        "abc -liberty cells.lib",
+        "opt_clean -purge",
+        f"tee -q -o stat.json stat -json -liberty cells.lib -top {top}",
+    ]
+    _run(commands, work)
+    statistics = json.loads((work / "stat.json").read_text())
+    design = statistics["design"]
+    if left := sorted(kind for kind in design["num_cells_by_type"] if kind.startswith("$")):
+        raise ToolError(f"The Liberty file must have cells for all logic; {left} are left")
+    return {
+        **dict.fromkeys(("lut", "ff", "dsp", "bram36"), 0),
+        "logic_levels": None,
+        "area": float(design["area"]),
+        "modules": [],
+    }

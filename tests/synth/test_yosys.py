@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Synthesis of small modules: counts known in advance, cache, errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hwgen.errors import ConfigError, ToolError
+from hwgen.synth.yosys import synthesise
+
+VERILOG = """
+module lane(input clk, input clear, input [7:0] a, input [7:0] b, output reg [7:0] y);
+  reg [7:0] delay [15:0];
+  reg [7:0] x;
+  integer i;
+  always @(posedge clk) begin
+    x <= a ^ b;
+    delay[0] <= x;
+    for (i = 1; i < 16; i = i + 1) delay[i] <= delay[i-1];
+    y <= clear ? 8'd0 : delay[15];
+  end
+endmodule
+module top(input clk, input clear, input [31:0] a, input [7:0] b, output [31:0] y,
+           input [9:0] address, input [35:0] data, input write, output reg [35:0] word, input signed [7:0] p,
+           input signed [7:0] q, output reg signed [15:0] product);
+  reg [35:0] memory [1023:0];
+  genvar g;
+  generate for (g = 0; g < 4; g = g + 1) begin : lanes
+    lane lane(.clk(clk), .clear(clear), .a(a[8*g +: 8]), .b(b), .y(y[8*g +: 8]));
+  end endgenerate
+  always @(posedge clk) begin
+    if (write) memory[address] <= data;
+    word <= memory[address];
+    product <= p * q;
+  end
+endmodule
+"""
+
+
+def write(folder: Path, text: str = VERILOG) -> list[Path]:
+    path = folder / "design.v"
+    path.write_text(text)
+    return [path]
+
+
+@pytest.mark.slow
+def test_counts_by_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HWGEN_CACHE", str(tmp_path / "cache"))
+    seen: list[str] = []
+    report = synthesise(write(tmp_path), "top", progress=lambda text, _: seen.append(text))
+    lane = next(module for module in report.modules if module.name == "lane")
+    # Eight XORs; each bit a shift register of 16 (one LUT) between flip-flops.
+    assert lane.instances == 4
+    assert (lane.own["lut"], lane.own["ff"]) == (16, 16)
+    assert lane.logic_levels == 1  # from the shift register to the flip-flop
+    assert report.bram36 == 1
+    assert report.dsp == 1
+    assert report.lut == 64
+    assert report.ff == 64 + 16
+    assert report.tool.startswith("Yosys 0.")
+    # The second time it comes from the cache, with the same figures.
+    seen.clear()
+    assert synthesise(write(tmp_path), "top", progress=lambda text, _: seen.append(text)) == report
+    assert seen == ["synthesis done"]
+
+
+@pytest.mark.slow
+def test_ecp5(tmp_path: Path) -> None:
+    report = synthesise(write(tmp_path), "top", "ecp5")
+    assert report.dsp == 1
+    assert report.bram36 == 1  # two blocks of 18 Kbit
+    assert report.ff > 64
+
+
+def test_errors_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Target must be one of xcup, ecp5, not 'xc7'"):
+        synthesise(write(tmp_path), "top", "xc7")
+    with pytest.raises(ToolError, match="syntax error"):
+        synthesise(write(tmp_path, VERILOG.replace("endgenerate", "")), "top")
+    with pytest.raises(ToolError, match="absent"):
+        synthesise(write(tmp_path), "absent")
+    with pytest.raises(ToolError, match=r"other"):
+        synthesise(write(tmp_path, VERILOG.replace("lane lane(", "other lane(")), "top")
+    with pytest.raises(ToolError, match="readable files"):
+        synthesise([tmp_path / "missing.v"], "top")
