@@ -8,7 +8,6 @@ import inspect
 from hwgen.isa import instructions, registers
 from hwgen.isa.instructions import (
     BANK_BITS,
-    INSTRUCTION_BYTES,
     OFFSET_BITS,
     OPCODE_BITS,
     OPCODES,
@@ -20,10 +19,19 @@ from hwgen.isa.registers import COUNTERS, REGISTERS, Cause
 
 _HEADER = """# Instructions, registers, counters
 
-Written by `python -m hwgen.isa.document`; do not edit. The tables are `hwgen/isa/instructions.py` and
-`hwgen/isa/registers.py`; the hardware's decoder and register file, the compiler's encoder, the simulation's
-host and this page are derived from them.
+Written by `python -m hwgen.isa.document`; do not edit. The tables are `hwgen/isa/instructions.py`
+and `hwgen/isa/registers.py`; the hardware's decoder and register file, the compiler's encoder, the
+simulation's host and this page are derived from them.
 """
+
+_COUNTERS = f"""The counters are the last {len(COUNTERS)} registers. ARRAY_BUSY and all STALL_* counters
+add up to CYCLES exactly.
+"""
+
+_HOST = """To run a frame: write the bases (IMAGE, INPUT, OUTPUT) once, put the image into the input
+region, write START to CONTROL, wait for the interrupt, read STATUS, write 1 to INTERRUPT, read the
+logits. After an error: read CAUSE and CAUSE_ADDRESS, write SOFT_RESET, wait until STATUS bit 3 is 0,
+start again."""
 
 
 def _enum(kind: type) -> list[str]:
@@ -38,8 +46,7 @@ def _instructions() -> list[str]:
         "",
         inspect.getdoc(instructions) or "",
         "",
-        f"An instruction is {INSTRUCTION_BYTES} bytes. Bits {OPCODE_BITS - 1}..0: opcode. Then one "
-        f"{WAIT_BITS}-bit threshold per engine:",
+        f"Bits {OPCODE_BITS - 1}..0: opcode. Then one {WAIT_BITS}-bit threshold per engine:",
         "",
         "| engine | number | bits |",
         "|---|---|---|",
@@ -82,14 +89,10 @@ def _registers() -> list[str]:
     lines += [f"| 0x{r.offset:02X} | {r.name} | {r.access} | {r.doc} |" for r in REGISTERS]
     lines += [
         "",
-        f"The counters are the last {len(COUNTERS)} registers. ARRAY_BUSY and all STALL_* counters add "
-        "up to CYCLES exactly.",
+        _COUNTERS,
         "",
         *_enum(Cause),
-        "To run a frame: write the bases (IMAGE, INPUT, OUTPUT) once, put the image into the input "
-        "region, write START to CONTROL, wait for the interrupt, read STATUS, write 1 to INTERRUPT, read "
-        "the logits. After an error: read CAUSE and CAUSE_ADDRESS, write SOFT_RESET, wait until STATUS "
-        "bit 3 is 0, start again.",
+        _HOST,
     ]
     return lines
 
