@@ -24,14 +24,14 @@ and `hwgen/isa/registers.py`; the hardware's decoder and register file, the comp
 simulation's host and this page are derived from them.
 """
 
-_COUNTERS = f"""The counters are the last {len(COUNTERS)} registers. ARRAY_BUSY and all STALL_* counters
-add up to CYCLES exactly.
+_COUNTERS = f"""The counters are the last {len(COUNTERS)} registers. ARRAY_BUSY and all STALL_*
+counters add up to CYCLES exactly.
 """
 
 _HOST = """To run a frame: write the bases (IMAGE, INPUT, OUTPUT) once, put the image into the input
 region, write START to CONTROL, wait for the interrupt, read STATUS, write 1 to INTERRUPT, read the
-logits. After an error: read CAUSE and CAUSE_ADDRESS, write SOFT_RESET, wait until STATUS bit 3 is 0,
-start again."""
+logits. After an error: read CAUSE and CAUSE_ADDRESS, write SOFT_RESET, wait until STATUS bit 3 is
+0, start again."""
 
 
 def _enum(kind: type) -> list[str]:
