@@ -362,9 +362,10 @@ def lower(chosen: Design, reporter: Reporter, *, check: bool = True) -> Lowered:
 
 def predicted_cycles(program: Program, memory: Memory) -> int:
     """Cycles of a frame by the cycle model."""
-    from hwgen.program.cycle_model import predict
+    from hwgen.program.cycle_model import MemoryModel, predict
 
-    return predict(program, latency=memory.latency, bandwidth=memory.bandwidth).cycles
+    model = MemoryModel(bytes_per_cycle=memory.bandwidth, latency=memory.latency)
+    return round(predict(program, model).cycles)
 
 
 def _materialised(tensors: Mapping[str, np.ndarray], program: Program) -> dict[str, np.ndarray]:
