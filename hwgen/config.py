@@ -11,9 +11,9 @@ from typing import Any
 
 from hwgen.errors import ConfigError
 
-#: Roles of the activation memory's banks, in the order of their numbers. Each is a memory of its own with one
-#: read and one write port; the compiler places every tensor by its role so that concurrent engines use
-#: different banks.
+#: Roles of the activation memory's banks, in the order of their numbers. Each is a memory of its own
+#: with one read and one write port; the compiler places every tensor by its role so that concurrent
+#: engines use different banks.
 BANK_ROLES: tuple[str, ...] = (
     "residual",  # int16 residual stream; head logits
     "normalised",  # LayerNorm outputs
@@ -105,7 +105,7 @@ class AcceleratorConfig:
 
     @property
     def lanes(self) -> int:
-        """Requantise lanes, LayerNorm lanes, columns of one column group, int16 channels of a word."""
+        """Requantise lanes, LayerNorm lanes, columns of a group, int16 channels of a word."""
         return self.rows // 2
 
     @property
@@ -130,7 +130,7 @@ class AcceleratorConfig:
 
     @property
     def weight_beats_per_pass(self) -> int:
-        """Wide beats of the packed weights of one pass (rows x columns x weight_bits, padded to a beat)."""
+        """Wide beats of the packed weights of one pass, padded to a beat."""
         return -(-self.rows * self.columns * self.weight_bits // self.wide_beat_bits)
 
     @property

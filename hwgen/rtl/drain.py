@@ -15,7 +15,7 @@ from hwgen.rtl.elementwise import ElementwiseLane
 from hwgen.rtl.ports import READ_LATENCY, ReadPort, WritePort, command_signature
 from hwgen.rtl.requantise import CONSTANTS, RequantiseLane
 
-#: Cycles from a row's drain address to its accumulators at the lanes (systolic_array.SystolicArray).
+#: Cycles from a row's drain address to its accumulators at the lanes (SystolicArray).
 ACCUMULATOR_LATENCY = 3
 
 

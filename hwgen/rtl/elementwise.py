@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Element-wise unit: a 256-entry table per lane, exact for any int8 function (hwgen.numerics.elementwise)."""
+"""Element-wise unit: a 256-entry table per lane, exact for any int8 function."""
 
 from __future__ import annotations
 

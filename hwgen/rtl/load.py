@@ -31,7 +31,7 @@ def load_body(instruction: Signal, opcode: str) -> data.View:
 
 
 class LoadEngine(wiring.Component):
-    """Takes LOAD_* instructions (whole words, opcode included), splits them into bursts and routes the beats.
+    """Splits LOAD_* instructions (whole words, opcode included) into bursts, routes the beats.
 
     Requests run ahead of the data by up to ``queue_depth`` commands, as far as the port FIFOs have
     room. Bursts end at multiples of ``burst_beats`` beats, so none crosses 4 KiB. Throughput: one

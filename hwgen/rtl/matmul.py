@@ -14,7 +14,7 @@ from hwgen.rtl.systolic_array import entry_layout
 
 
 class MatmulEngine(wiring.Component):
-    """Reads ``rows`` words per pass and enters them into the array, one per cycle, passes back to back.
+    """Reads ``rows`` words per pass into the array, one per cycle, passes back to back.
 
     A pass starts when the shadow weights are full; the first pass of a tile also waits for its
     accumulator bank. ``bank_release[b]`` (from DRAIN) frees bank b. ``swap`` accompanies the first

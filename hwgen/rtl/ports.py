@@ -63,7 +63,7 @@ def command_layout(opcode: str) -> data.StructLayout:
 
 
 def command_signature(opcode: str) -> stream.Signature:
-    """Stream of commands of one opcode, as the queue of its engine offers them (waits already met)."""
+    """Stream of commands of one opcode as its queue offers them (waits already met)."""
     return stream.Signature(command_layout(opcode))
 
 

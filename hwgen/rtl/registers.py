@@ -33,7 +33,9 @@ AXIL_CHANNELS: dict[str, tuple[str, int]] = {
 
 
 class Registers(wiring.Component):
-    """Register file. Writes need address and data (in any order); unknown addresses read 0 and ignore writes (OKAY).
+    """Register file.
+
+    Writes need address and data, in any order; unknown addresses read 0 and ignore writes (OKAY).
 
     ``start`` pulses only when idle and without error. ``count[i]`` increments counter i while a
     frame runs. One access per 2 cycles; a response is held until taken.

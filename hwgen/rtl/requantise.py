@@ -16,7 +16,9 @@ CONSTANTS = data.StructLayout({"bias": signed(32), "multiplier": 16, "shift": 6}
 
 
 class RequantiseLane(wiring.Component):
-    """``clip(rshr((acc + bias) * multiplier, shift) + addend, low, high)``, one value per cycle, :data:`LATENCY` cycles.
+    """``clip(rshr((acc + bias) * multiplier, shift) + addend, low, high)``.
+
+    One value per cycle, :data:`LATENCY` cycles.
 
     ``constant_set`` selects one of two sets of constants and travels with the value, so that the
     other set can be loaded meanwhile. ``wide``: int16 result, ``residual`` (given RESIDUAL_DELAY

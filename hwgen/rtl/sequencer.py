@@ -26,7 +26,7 @@ FETCH_FIFO_BEATS = 32
 
 
 class Sequencer(wiring.Component):
-    """Fetches from the image base, dispatches in order, offers an instruction to its engine when its waits are met.
+    """Fetches, dispatches in order, offers an instruction to its engine when its waits are met.
 
     Dispatch: one instruction per 2 cycles at best (two beats each). An instruction reaches its
     engine 2 cycles after the last of its thresholds is met and the instruction before it was taken.

@@ -18,7 +18,7 @@ STORE_BURST_BEATS = 16
 
 
 class StoreEngine(wiring.Component):
-    """Reads words one at a time into the write master's FIFO and offers a burst when all its beats are there.
+    """Reads words into the write master's FIFO, offers a burst when all its beats are there.
 
     Throughput: one word per max(READ_LATENCY + 2, rows / 16) + 1 cycles (logits are a few hundred
     words per frame). ``done`` pulses when the last write response has arrived.
