@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One engine with a memory, driven by a script that travels through one stream.
 
-The memory behaves as the activation memory at its worst: fixed read latency, unstallable data that are noise when not
-valid, and ready in one of three patterns. It checks that no request is withdrawn or changed before it is granted.
+The memory behaves as the activation memory at its worst: fixed read latency, unstallable data that
+are noise when not valid, and ready in one of three patterns. It checks that no request is withdrawn
+or changed before it is granted.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from hwgen.isa.instructions import OFFSET_BITS, WORD_ADDRESS_BITS
 from hwgen.rtl.ports import READ_LATENCY, command_layout
 from hwgen.sim.unit_bench import Handshake, run_unit
 
-#: The back end writes operands at their own widths, which Verilog extends as meant, and cases that keep a default
-#: assigned before them.
+#: The back end writes operands at their own widths, which Verilog extends as meant, and cases that
+#: keep a default assigned before them.
 OPTIONS = ("-Wno-WIDTHEXPAND", "-Wno-WIDTHTRUNC", "-Wno-CASEINCOMPLETE")
 
 
@@ -35,6 +36,7 @@ class Grant(IntEnum):
     ALWAYS = 0
     RANDOM = 1  #: a pseudo-random half of the cycles, reads and writes independently
     AFTER_VALID = 2  #: only in a cycle after one in which the request was seen, and then by chance
+    SLOW_WRITE = 3  #: reads always, writes in a quarter of the cycles: the engine fills up
 
 
 class _Kind(IntEnum):
@@ -49,10 +51,12 @@ class _Kind(IntEnum):
 class EngineBench(wiring.Component):
     """The engine, a memory of two banks of ``bank_words``, and the script's interpreter.
 
-    Items wait for the ones before them, except that commands and parameters wait for no other command to end.
+    Items wait for the ones before them, except that commands and parameters wait for no other
+    command to end.
     """
 
     def __init__(self, engine: wiring.Component, opcode: str, bank_words: int) -> None:
+        """Bench of an engine of one opcode; ``bank_words`` is a power of two."""
         self.engine = engine
         self.opcode = opcode
         self.bank_words = bank_words
@@ -68,6 +72,7 @@ class EngineBench(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
+        """Memory, port checks, script."""
         m = Module()
         m.submodules.engine = engine = self.engine
         index_bits = exact_log2(self.bank_words)
@@ -89,7 +94,8 @@ class EngineBench(wiring.Component):
         noise = Signal(32, init=0xACE1_1234)
         m.d.sync += noise.eq(Cat(noise[1:], 0) ^ (noise[0].replicate(32) & 0xA300_0000))
         grant = Signal(2)
-        for port, bit in ((engine.read, noise[3]), (engine.write, noise[9])):
+        ports = ((engine.read, noise[3], 1), (engine.write, noise[9], noise[9] & noise[17]))
+        for port, bit, slow in ports:
             seen = Signal()
             m.d.sync += seen.eq(port.valid & ~port.ready)
             with m.Switch(grant):
@@ -97,8 +103,10 @@ class EngineBench(wiring.Component):
                     m.d.comb += port.ready.eq(1)
                 with m.Case(Grant.RANDOM):
                     m.d.comb += port.ready.eq(bit)
-                with m.Default():
+                with m.Case(Grant.AFTER_VALID):
                     m.d.comb += port.ready.eq(seen & bit)
+                with m.Default():
+                    m.d.comb += port.ready.eq(slow)
             # The contract of the ports: a request holds until granted, inside the memory.
             request = [port.address]
             if hasattr(port, "enable"):

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """AILayerNorm in hardware: one group of channels per cycle (hwgen.numerics.ailayernorm).
 
-After SOLE (ICCAD 2023, arXiv 2510.17189), Fig. 5. Words used here: *group*: ``lanes`` channels, one cycle; d, Ex, Ex2,
-V, e, r as in the reference; *stage 1* statistics of a row, *preprocess* from sums to r, *stage 2* affine.
+After SOLE (ICCAD 2023, arXiv 2510.17189), Fig. 5. Words used here: *group*: ``lanes`` channels, one
+cycle; d, Ex, Ex2, V, e, r as in the reference; *stage 1* statistics of a row, *preprocess* from
+sums to r, *stage 2* affine.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import ShapeLike
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2, exact_log2
@@ -79,23 +83,26 @@ def _product(m: Module, a: Value, b: Value, name: str) -> Value:
 
 
 class AILayerNorm(wiring.Component):
-    """AILayerNorm of rows of uint8 codes, ``lanes`` channels per cycle (:func:`hwgen.numerics.ailayernorm.ailayernorm`).
+    """AILayerNorm of rows of uint8 codes, ``lanes`` channels per cycle.
 
-    The row waits in a ring of groups while its statistics, its reciprocal root and the affine of earlier rows run; the
-    ring holds any number of short rows. Takes and returns one group per cycle for any length of rows. Latency: the
-    first codes of a row are offered ``stage_1_latency(lanes) + STAGE_2_LATENCY`` cycles after its last group was
-    taken, if stage 2 is free.
+    The bits are those of :func:`hwgen.numerics.ailayernorm.ailayernorm`.
 
-    Back-pressure: ``o_stream`` may stall at will; then the ring fills and ``i_stream`` stops. Nothing inside stalls.
-    ``i_stream.ready`` does not depend on ``i_stream.valid``.
+    The row waits in a ring of groups while its statistics, its reciprocal root and the affine of
+    earlier rows run; the ring holds any number of short rows. Takes and returns one group per cycle
+    for any length of rows. Latency: the first codes of a row are offered ``stage_1_latency(lanes) +
+    STAGE_2_LATENCY`` cycles after its last group was taken, if stage 2 is free.
 
-    The settings (``channels`` ... ``slot``) are stable from four cycles before a row's first group is taken until its
-    last codes were. ``lanes`` is a power of two. ``last`` is high with group ``ceil(channels / lanes) - 1`` of every
-    row. Lanes beyond ``channels`` take no part in the statistics and return 0.
+    Back-pressure: ``o_stream`` may stall at will; then the ring fills and ``i_stream`` stops.
+    Nothing inside stalls. ``i_stream.ready`` does not depend on ``i_stream.valid``.
 
-    The unit owns the parameters (two slots of ``alpha``, ``gamma``, ``beta``); ``parameters`` is always taken, and the
-    slot in use is left alone. ``ptf_group`` reads the alphas of a group of the slot in use, one cycle later in
-    ``ptf_alphas``, for the stage that makes the codes.
+    The settings (``channels`` ... ``slot``) are stable from four cycles before a row's first group
+    is taken until its last codes were. ``lanes`` is a power of two. ``last`` is high with group
+    ``ceil(channels / lanes) - 1`` of every row. Lanes beyond ``channels`` take no part in the
+    statistics and return 0.
+
+    The unit owns the parameters (two slots of ``alpha``, ``gamma``, ``beta``); ``parameters`` is
+    always taken, and the slot in use is left alone. ``ptf_group`` reads the alphas of a group of
+    the slot in use, one cycle later in ``ptf_alphas``, for the stage that makes the codes.
     """
 
     channels: In
@@ -145,7 +152,7 @@ class AILayerNorm(wiring.Component):
 
     @property
     def ring_groups(self) -> int:
-        """Groups that may be inside up to stage 2: a row and what stage 1 and the preprocess hold."""
+        """Groups inside up to stage 2: a row and what stage 1 and the preprocess hold."""
         return 1 << ceil_log2(self.shape.max_slices + stage_1_latency(self.lanes) + 4)
 
     def elaborate(self, platform: object) -> Module:
@@ -159,7 +166,9 @@ class AILayerNorm(wiring.Component):
         exact = register(m, self.exact, "exact_set")
         beta_fraction = register(m, self.beta_fraction_bits, "beta_fraction_set")
         output_zero_point = register(m, self.output_zero_point, "output_zero_point_set")
-        last_group = register(m, (channels - 1)[exact_log2(lanes) :][: self.group_bits], "last_group")
+        last_group = register(
+            m, (channels - 1)[exact_log2(lanes) :][: self.group_bits], "last_group"
+        )
         tail = channels[: exact_log2(lanes)]
         beyond = [tail > i for i in range(lanes - 1)] + [Const(0, 1)]
         tail_mask = register(m, Cat((tail == 0) | bit for bit in beyond), "tail_mask")
@@ -169,7 +178,7 @@ class AILayerNorm(wiring.Component):
         )
 
         # Parameters: each kind is read where it is needed.
-        def parameter_memory(field: str, bits: data.Layout | object, readers: int) -> list[object]:
+        def parameter_memory(field: str, bits: ShapeLike, readers: int) -> list[Any]:
             store = memory.Memory(
                 shape=data.ArrayLayout(bits, lanes), depth=2 << self.group_bits, init=[]
             )
@@ -219,7 +228,8 @@ class AILayerNorm(wiring.Component):
         in_valid = register(m, taken, "in_valid", reset=True)
         in_last = register(m, payload.last, "in_last")
 
-        # Stage 1, per lane: d, |d|, the compressed or exact square, the shifts by alpha. A masked lane has d = 0.
+        # Stage 1, per lane: d, |d|, the compressed or exact square, the shifts by alpha. A masked
+        # lane has d = 0.
         sums, squares = [], []
         y_squared = [y * y for y in range(16)]
         for i in range(lanes):
@@ -229,7 +239,8 @@ class AILayerNorm(wiring.Component):
             alpha = register(m, alpha_in.data[i], f"in_alpha_{i}")
             magnitude = register(m, Mux(d[8], -d, d)[:8], f"magnitude_{i}")
             d_scaled = register(m, d << alpha, f"in_d_scaled_{i}")
-            # Dynamic compress: half to even; 16 of the fine range is (4, coarse); 16 of the coarse one clips to 15.
+            # Dynamic compress: half to even; 16 of the fine range is (4, coarse); 16 of the coarse
+            # one clips to 15.
             fine = magnitude[2:6] + (magnitude[1] & (magnitude[0] | magnitude[2]))
             coarse = magnitude[4:8] + (magnitude[3] & (magnitude[:3].any() | magnitude[4]))
             is_coarse = magnitude[6:].any()
@@ -247,7 +258,9 @@ class AILayerNorm(wiring.Component):
             square_p = register(m, square_m, f"square_p_{i}")
             square = register(m, Mux(exact, square_p, compressed), f"square_{i}")
             alpha_square = delay(m, alpha, 4, f"square_alpha_{i}")
-            squares.append(register(m, square << Cat(Const(0, 1), alpha_square), f"scaled_square_{i}"))
+            squares.append(
+                register(m, square << Cat(Const(0, 1), alpha_square), f"scaled_square_{i}")
+            )
             sums.append(delay(m, d_scaled, 4, f"sum_d_{i}"))
         sum_wait = 6 + levels
         ex_group = tree(m, sums, lambda a, b: a + b, "ex")
@@ -305,13 +318,12 @@ class AILayerNorm(wiring.Component):
         )
         root = rsqrt.read_port()
         m.d.comb += root.addr.eq(index)
-        # One less than the shift of the contract: the last bit is left for rounding. It is at least 2.
+        # One less than the shift of the contract: the last bit is left for rounding. It is at least
+        # 2.
         shift_bits = 6
         shift = register(m, (e_2 + shift_base)[:shift_bits], "row_shift")
         m.submodules.results = results = Fifo(
-            data.StructLayout(
-                {"r": RSQRT_BITS, "shift": shift_bits, "ex": signed(shape.sum_bits)}
-            ),
+            data.StructLayout({"r": RSQRT_BITS, "shift": shift_bits, "ex": signed(shape.sum_bits)}),
             depth,
         )
         row_valid = delay(m, sum_valid, 1 + _PREPROCESS_LATENCY, "row_valid", reset=True)
@@ -387,9 +399,7 @@ class AILayerNorm(wiring.Component):
             product_8 = register(m, product_7, f"product_8_{i}")
             # 9-11: shift by one less than the rounding shift
             shifted_9 = register(m, product_8 >> Cat(Const(0, 4), shift_8[4:]), f"shifted_9_{i}")
-            shifted_10 = register(
-                m, shifted_9 >> Cat(Const(0, 2), shift_9[2:4]), f"shifted_10_{i}"
-            )
+            shifted_10 = register(m, shifted_9 >> Cat(Const(0, 2), shift_9[2:4]), f"shifted_10_{i}")
             shifted_11 = register(m, shifted_10 >> shift_10[:2], f"shifted_11_{i}")
             # 12: beyond 2^24 the result clips whatever beta and the zero point are
             narrow_12 = register(m, saturate(shifted_11, 26), f"narrow_12_{i}")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """E2Softmax in hardware: one slice of logits per cycle (hwgen.numerics.e2softmax).
 
-After SOLE (ICCAD 2023, arXiv 2510.17189), Fig. 4. Words used here: *slice* k of a row, its running maximum M_k, the
-exponents Y of its elements, *Sum* with 15 fraction bits, ks and q of Sum (see the reference).
+After SOLE (ICCAD 2023, arXiv 2510.17189), Fig. 4. Words used here: *slice* k of a row, its running
+maximum M_k, the exponents Y of its elements, *Sum* with 15 fraction bits, ks and q of Sum (see the
+reference).
 """
 
 from __future__ import annotations
@@ -38,10 +39,8 @@ OUTPUT_DEPTH = 16
 
 
 def logits_layout(vec: int) -> data.StructLayout:
-    """A slice of logits; ``mask`` marks the valid lanes (at least one), ``last`` the slice that ends the row."""
-    return data.StructLayout(
-        {"logits": data.ArrayLayout(signed(8), vec), "mask": vec, "last": 1}
-    )
+    """A slice of logits: ``mask`` marks the valid lanes (at least one), ``last`` a row's end."""
+    return data.StructLayout({"logits": data.ArrayLayout(signed(8), vec), "mask": vec, "last": 1})
 
 
 def codes_layout(vec: int) -> data.StructLayout:
@@ -59,9 +58,10 @@ STAGE_2_LATENCY = LOG2EXP_LATENCY + 6
 
 
 class Log2Exp(wiring.Component):
-    """``min(15, rshr(23 * distance, fraction_bits + 4))`` in every lane; :data:`LOG2EXP_LATENCY` cycles, one a cycle.
+    """``min(15, rshr(23 * distance, fraction_bits + 4))`` in every lane.
 
-    ``fraction_bits`` is constant while values are inside. No back-pressure.
+    One result a cycle, :data:`LOG2EXP_LATENCY` cycles later. No back-pressure.
+    ``fraction_bits`` is constant while values are inside.
     """
 
     distances: In
@@ -80,7 +80,8 @@ class Log2Exp(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        # The rounding needs bits f+3 and up of 23 d = 24 d - d, so its three lowest bits only matter as a borrow.
+        # The rounding needs bits f+3 and up of 23 d = 24 d - d, so its three lowest bits only
+        # matter as a borrow.
         fraction = register(m, self.fraction_bits, "fraction")
         for lane in range(self.lanes):
             d = self.distances[lane]
@@ -98,15 +99,17 @@ class Log2Exp(wiring.Component):
 
 
 class E2Softmax(wiring.Component):
-    """E2Softmax of rows of int8 logits, ``vec`` lanes (see :func:`hwgen.numerics.e2softmax.e2softmax`).
+    """E2Softmax of rows of int8 logits (:func:`hwgen.numerics.e2softmax.e2softmax`).
 
-    Stage 1 (maximum, exponents, Sum) of later rows runs beside stage 2 (correction, divider) of earlier ones: the
-    exponents wait in a ring of slices until their row's Sum is known. Takes and returns one slice per cycle, for
-    rows of one slice too. Latency: the first codes of a row are offered
-    ``stage_1_latency(vec) + STAGE_2_LATENCY`` cycles after its last slice was taken, if stage 2 is free.
+    Stage 1 (maximum, exponents, Sum) of later rows runs beside stage 2 (correction, divider) of
+    earlier ones: the exponents wait in a ring of slices until their row's Sum is known. Takes and
+    returns one slice per cycle, for rows of one slice too. Latency: the first codes of a row are
+    offered ``stage_1_latency(vec) + STAGE_2_LATENCY`` cycles after its last slice was taken, if
+    stage 2 is free.
 
-    Back-pressure: ``o_stream`` may stall at will; then the ring fills and ``i_stream`` stops. Nothing inside stalls.
-    ``i_stream.ready`` does not depend on ``i_stream.valid``. ``fraction_bits`` is constant while rows are inside.
+    Back-pressure: ``o_stream`` may stall at will; then the ring fills and ``i_stream`` stops.
+    Nothing inside stalls. ``i_stream.ready`` does not depend on ``i_stream.valid``.
+    ``fraction_bits`` is constant while rows are inside.
     """
 
     fraction_bits: In
@@ -136,7 +139,9 @@ class E2Softmax(wiring.Component):
         levels = tree_latency(vec)
         m.submodules.room = room = Credits(depth)
         m.submodules.ring = ring = memory.Memory(
-            shape=data.StructLayout({"exponents": data.ArrayLayout(4, vec), "maximum": 8, "last": 1}),
+            shape=data.StructLayout(
+                {"exponents": data.ArrayLayout(4, vec), "maximum": 8, "last": 1}
+            ),
             depth=depth,
             init=[],
         )
@@ -209,8 +214,14 @@ class E2Softmax(wiring.Component):
         slice_sum = tree(m, terms, lambda a, b: a + b, "terms")
         sum_valid = delay(m, exp_valid, levels, "sum_valid", reset=True)
         sum_last = delay(m, exp_last, levels, "sum_last")
-        sum_first = delay(m, exp_first, levels, "sum_first")
-        sum_step = delay(m, log2exp.exponents[vec], levels, "sum_step")
+        # Sum's loop is the longest path: these two end in flip-flops (reset), not in slow shift-
+        # register LUTs.
+        sum_first = register(
+            m, delay(m, exp_first, levels - 1, "sum_first"), "sum_first", reset=True
+        )
+        sum_step = register(
+            m, delay(m, log2exp.exponents[vec], levels - 1, "sum_step"), "sum_step", reset=True
+        )
         sum_maximum = delay(m, exp_maximum, levels, "sum_maximum")
         total = Signal(self.shape.sum_bits, reset_less=True)
         with m.If(sum_valid):
@@ -252,8 +263,8 @@ class E2Softmax(wiring.Component):
         entry, result = ring_read.data, results.o_stream.payload
         m.d.comb += results.o_stream.ready.eq(slice_valid & entry.last)
 
-        # Correction Log2Exp(M_last - M_k), with ks: one number per slice. Shifts of 9 and more give code 0, so every
-        # sum may saturate at 15.
+        # Correction Log2Exp(M_last - M_k), with ks: one number per slice. Shifts of 9 and more give
+        # code 0, so every sum may saturate at 15.
         m.submodules.correction = correction = Log2Exp(1)
         difference = (result.maximum - entry.maximum)[:8]
         m.d.comb += [
@@ -262,7 +273,9 @@ class E2Softmax(wiring.Component):
         ]
         wait = 1 + LOG2EXP_LATENCY
         shift = correction.exponents[0] + delay(m, result.ks, wait, "slice_ks")
-        slice_shift = register(m, Mux(shift > EXPONENT_MAXIMUM, EXPONENT_MAXIMUM, shift)[:4], "slice_shift")
+        slice_shift = register(
+            m, Mux(shift > EXPONENT_MAXIMUM, EXPONENT_MAXIMUM, shift)[:4], "slice_shift"
+        )
         codes_valid = delay(m, slice_valid, wait + 2, "codes_valid", reset=True)
         codes_last = delay(m, entry.last, wait + 2, "codes_last")
         codes_q = delay(m, result.q, wait + 2, "codes_q")

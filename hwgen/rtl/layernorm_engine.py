@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Engine LAYERNORM: int16 residual rows to power-of-two-factor codes, through AILayerNorm, and back.
+"""Engine LAYERNORM: int16 residual rows to power-of-two-factor codes, then AILayerNorm.
 
-Words used here: *group*: ``lanes`` = ``rows / 2`` channels, one word of the residual, half a word of the result.
+Words used here: *group*: ``lanes`` = ``rows / 2`` channels, one word of the residual, half a word
+of the result.
 """
 
 from __future__ import annotations
@@ -30,28 +31,28 @@ RECORDS = data.ArrayLayout(
 
 
 def layernorm_cycles(config: AcceleratorConfig, rows: int, channels: int) -> int:
-    """Cycles from accepting a LAYERNORM command to ``done``, when the memory grants at once; exact."""
+    """Cycles from accepting a LAYERNORM command to ``done`` if the memory always grants; exact."""
     groups = -(-channels // config.lanes)
-    fixed = (
-        READ_LATENCY + PTF_LATENCY + stage_1_latency(config.lanes) + STAGE_2_LATENCY + 4
-    )
+    fixed = READ_LATENCY + PTF_LATENCY + stage_1_latency(config.lanes) + STAGE_2_LATENCY + 4
     return (rows + 1) * groups - 1 + fixed
 
 
 class LayerNormEngine(wiring.Component):
     """Executes LAYERNORM commands in order, one at a time.
 
-    Per row and group: ``x = clip(rshr(r, ptf_shift + alpha) + zero_point, 0, 255)`` from the residual r, AILayerNorm, and
-    one write of half a word. One group per cycle: with G groups a row, a command of N rows takes
-    ``(N + 1) * G - 1 + fixed`` cycles from its acceptance to ``done`` if the memory always grants:
-    :func:`layernorm_cycles`. The next command is accepted from the cycle of ``done`` on.
+    Per row and group: ``x = clip(rshr(r, ptf_shift + alpha) + zero_point, 0, 255)`` from the
+    residual r, AILayerNorm, and one write of half a word. One group per cycle: with G groups a row,
+    a command of N rows takes ``(N + 1) * G - 1 + fixed`` cycles from its acceptance to ``done`` if
+    the memory always grants: :func:`layernorm_cycles`. The next command is accepted from the cycle
+    of ``done`` on.
 
-    Channels from ``channels`` up to the end of the last word are written as 0. ``done`` is high for one cycle, the one
-    after the last write was granted. Reads are requested only with room for their data; a stalled write port fills
-    the unit and stops the reads.
+    Channels from ``channels`` up to the end of the last word are written as 0. ``done`` is high for
+    one cycle, the one after the last write was granted. Reads are requested only with room for
+    their data; a stalled write port fills the unit and stops the reads.
 
-    Parameters: one beat of two channels (:data:`RECORDS`) per cycle with ``parameter_valid``, always taken, in any order;
-    they are in place for a command accepted in the next cycle. The slot of a running command is left alone.
+    Parameters: one beat of two channels (:data:`RECORDS`) per cycle with ``parameter_valid``,
+    always taken, in any order; they are in place for a command accepted in the next cycle. The slot
+    of a running command is left alone.
     """
 
     i_command: In
@@ -177,7 +178,8 @@ class LayerNormEngine(wiring.Component):
         ]
         wiring.connect(m, codes.o_stream, unit.i_stream)
 
-        # Writes: even groups fill the lower half of a word, odd ones the upper; an even last group clears the upper.
+        # Writes: even groups fill the lower half of a word, odd ones the upper; an even last group
+        # clears the upper.
         result = unit.o_stream
         write_valid, write_step, upper = Signal(), Signal(), Signal()
         write_data = Signal(config.word_bits, reset_less=True)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Building blocks of units that run freely inside and stall only at their input.
 
-Such a unit counts what it has inside (credits) and takes an input only when every buffer on its way has room; then no
-register needs a clock enable and no handshake crosses more than one register.
+Such a unit counts what it has inside (credits) and takes an input only when every buffer on its way
+has room; then no register needs a clock enable and no handshake crosses more than one register.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def tree_latency(count: int) -> int:
 def tree(
     m: Module, values: Sequence[Value], combine: Callable[[Value, Value], Value], name: str
 ) -> Value:
-    """Combine values pairwise, one register per level: one result a cycle, :func:`tree_latency` cycles."""
+    """Combine values pairwise, one register per level: one result a cycle."""
     level = 0
     while len(values) > 1:
         combined = [
@@ -82,10 +82,10 @@ def saturate(value: Value, bits: int) -> Value:
 
 
 class Fifo(wiring.Component):
-    """Queue in distributed memory whose producer has already counted its room: an input is always taken.
+    """Queue in distributed memory; its producer has counted the room: an input is always taken.
 
-    An entry is offered one cycle after it was given. ``depth`` is a power of two; more entries than that are lost,
-    so the producer holds a credit for each.
+    An entry is offered one cycle after it was given. ``depth`` is a power of two; more entries than
+    that are lost, so the producer holds a credit for each.
     """
 
     i_valid: In
@@ -152,8 +152,9 @@ class Credits(wiring.Component):
 class RowAddresses(wiring.Component):
     """Word addresses of a tensor, row by row: ``base + word * stride + row``, one per ``step``.
 
-    ``start`` loads the first row in the next cycle; the other inputs are constant until ``end`` has been stepped over.
-    ``row_end`` marks a row's last word (index ``last_word``), ``end`` that of the last row.
+    ``start`` loads the first row in the next cycle; the other inputs are constant until ``end`` has
+    been stepped over. ``row_end`` marks a row's last word (index ``last_word``), ``end`` that of
+    the last row.
     """
 
     start: In

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Engine SOFTMAX: rows of logits from the activation memory through E2Softmax and back.
 
-Words used here: *word*: ``rows`` bytes of the memory; *slice*: ``softmax_vec`` logits; the *gearbox* turns one into the
-other, in both directions; *part*: the smaller of both.
+Words used here: *word*: ``rows`` bytes of the memory; *slice*: ``softmax_vec`` logits; the
+*gearbox* turns one into the other, in both directions; *part*: the smaller of both.
 """
 
 from __future__ import annotations
@@ -22,12 +22,10 @@ READ_DEPTH = 16
 
 
 def softmax_cycles(config: AcceleratorConfig, rows: int, length: int) -> int:
-    """Cycles from accepting a SOFTMAX command to ``done``, when the memory grants at once; exact."""
+    """Cycles from accepting a SOFTMAX command to ``done`` if the memory always grants; exact."""
     words = -(-length // config.rows)
     slices = -(-length // config.softmax_vec)
-    fixed = (
-        READ_LATENCY + stage_1_latency(config.softmax_vec) + STAGE_2_LATENCY + 4
-    )
+    fixed = READ_LATENCY + stage_1_latency(config.softmax_vec) + STAGE_2_LATENCY + 4
     if config.softmax_vec > config.rows:
         fixed += 1  # the slice's register in front of the unit
     return (rows + 1) * max(words, slices) - 1 + fixed
@@ -36,14 +34,15 @@ def softmax_cycles(config: AcceleratorConfig, rows: int, length: int) -> int:
 class SoftmaxEngine(wiring.Component):
     """Executes SOFTMAX commands in order, one at a time.
 
-    A command reads ``ceil(length / rows)`` words per row, and writes as many whole words; codes beyond ``length`` are 0.
-    One word per cycle when ``softmax_vec >= rows``, else one slice per cycle. With W words and S slices a row, a command of
-    N rows takes ``(N + 1) * max(W, S) - 1 + fixed`` cycles from its acceptance to ``done`` if the memory always grants:
+    A command reads ``ceil(length / rows)`` words per row, and writes as many whole words; codes
+    beyond ``length`` are 0. One word per cycle when ``softmax_vec >= rows``, else one slice per
+    cycle. With W words and S slices a row, a command of N rows takes ``(N + 1) * max(W, S) - 1 +
+    fixed`` cycles from its acceptance to ``done`` if the memory always grants:
     :func:`softmax_cycles`. The next command is accepted from the cycle of ``done`` on.
 
-    ``done`` is high for one cycle, the one after the last write was granted. A row is read before it is written, so
-    source and destination may be the same. Reads are requested only with room for their data; a stalled write port
-    fills the unit and stops the reads.
+    ``done`` is high for one cycle, the one after the last write was granted. A row is read before
+    it is written, so source and destination may be the same. Reads are requested only with room for
+    their data; a stalled write port fills the unit and stops the reads.
     """
 
     i_command: In

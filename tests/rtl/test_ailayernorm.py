@@ -144,7 +144,8 @@ def parameter_words(layer: Layer, lanes: int, max_channels: int) -> list[int]:
     layout = parameters_layout(lanes, max_channels)
     words = []
     for group in range(-(-layer.channels // lanes)):
-        # The second half of a group is written first, with the first half in the other lanes disabled.
+        # The second half of a group is written first, with the first half in the other lanes
+        # disabled.
         for half in (1, 0):
             members = range(half * lanes // 2, (half + 1) * lanes // 2)
             rows = [{"beta": 99, "gamma": 99, "alpha": 3} for _ in range(lanes)]
@@ -220,7 +221,8 @@ def random_layer(seed: int, rows: int, channels: int, **changes: int) -> Layer:
     rng = np.random.default_rng(seed)
     alpha = rng.integers(0, 4, channels)
     zero_point = int(rng.integers(100, 156))
-    # Rows of very different spread; channels of a large alpha have small codes, as calibration makes them.
+    # Rows of very different spread; channels of a large alpha have small codes, as calibration
+    # makes them.
     spread = rng.choice([0.3, 2, 8, 20, 60], (rows, 1)) * 2.0 ** -(alpha / 2)
     x = np.clip(np.round(rng.normal(zero_point + 3, spread, (rows, channels))), 0, 255)
     gamma = rng.integers(-127, 128, channels)
@@ -261,6 +263,7 @@ def extremes(channels: int, exact: int) -> list[Layer]:
         (128, 0, 10, -128, 0, -127, top),
         (1, 4, 8, 3, 2, 127, 77),
     ):
+
         def full(value: int) -> npt.NDArray[np.int64]:
             return np.full(channels, value)
 
@@ -316,7 +319,9 @@ def test_every_code_and_zero_point() -> None:
         # Rows of one distance: Ex2 is that distance's compressed square alone.
         distance = np.arange(256 - zero_point)[:, None] * np.where(np.arange(8) % 2, 1, 0)
         rows = (zero_point + distance).astype(np.uint8)
-        layers.append(replace(random_layer(zero_point, 2, 8), x=rows, zero_point=zero_point, exact=0))
+        layers.append(
+            replace(random_layer(zero_point, 2, 8), x=rows, zero_point=zero_point, exact=0)
+        )
     check(layers)
 
 
@@ -332,7 +337,8 @@ def test_one_group_per_cycle(channels: int) -> None:
     layer = random_layer(5, rows, channels)
     run = check([layer])
     groups = -(-channels // 16)
-    # The bench takes two words of parameters a group, one of settings, and settles for three cycles.
+    # The bench takes two words of parameters a group, one of settings, and settles for three
+    # cycles.
     first = 2 * groups + 1 + 3 + groups + stage_1_latency(16) + STAGE_2_LATENCY
     assert run.first_output_cycle == first
     assert run.cycles == first + rows * groups - 1

@@ -158,7 +158,8 @@ def check(jobs: list[Job], *, rows: int, grant: Grant, wait: bool = True) -> lis
     return [waited_cycles(word) for word in out[:waits]]
 
 
-#: Residuals lie in the first bank, results in the second; channels that are no multiple of a group or a word too.
+#: Residuals lie in the first bank, results in the second; channels that are no multiple of a group
+#: or a word too.
 JOBS = [
     Job(5, 64, 1, source=0, destination=OTHER_BANK),
     Job(3, 96, 2, source=50, destination=OTHER_BANK + 40, exact=1, slot=1, ptf_shift=4),
@@ -174,7 +175,7 @@ JOBS = [
 ROWS = (16, 32, 64)
 
 
-@pytest.mark.parametrize("grant", Grant)
+@pytest.mark.parametrize("grant", (Grant.ALWAYS, Grant.RANDOM, Grant.AFTER_VALID))
 @pytest.mark.parametrize("rows", ROWS)
 def test_memory_after_commands(rows: int, grant: Grant) -> None:
     check(JOBS, rows=rows, grant=grant)
@@ -185,6 +186,11 @@ def test_cycles(rows: int) -> None:
     cycles = check(JOBS, rows=rows, grant=Grant.ALWAYS)
     expected = [layernorm_cycles(config(rows), job.rows, job.channels) for job in JOBS]
     assert cycles[:-1] == expected
+
+
+def test_slow_writes_fill_the_engine() -> None:
+    jobs = [Job(7, 1024, 1, destination=OTHER_BANK), Job(50, 64, 2, destination=OTHER_BANK)]
+    check(jobs, rows=16, grant=Grant.SLOW_WRITE)
 
 
 def test_parameters_load_while_a_command_runs() -> None:

@@ -128,7 +128,7 @@ JOBS = [
 ]
 
 
-@pytest.mark.parametrize("grant", Grant)
+@pytest.mark.parametrize("grant", (Grant.ALWAYS, Grant.RANDOM, Grant.AFTER_VALID))
 @pytest.mark.parametrize(("rows", "vec"), SHAPES)
 def test_memory_after_commands(rows: int, vec: int, grant: Grant) -> None:
     check(JOBS, rows=rows, vec=vec, grant=grant, seed=rows + vec)
@@ -139,3 +139,9 @@ def test_cycles(rows: int, vec: int) -> None:
     cycles = check(JOBS, rows=rows, vec=vec, grant=Grant.ALWAYS)
     expected = [softmax_cycles(config(rows, vec), job.rows, job.length) for job in JOBS]
     assert cycles[:-1] == expected
+
+
+@pytest.mark.parametrize(("rows", "vec"), SHAPES)
+def test_slow_writes_fill_the_engine(rows: int, vec: int) -> None:
+    jobs = [Job(15, 785, 3, destination=OTHER_BANK), Job(1000, 8, 4)]
+    check(jobs, rows=rows, vec=vec, grant=Grant.SLOW_WRITE)
