@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 from hwgen.config import BANK_ROLES, AcceleratorConfig
@@ -43,8 +44,8 @@ class GraphLike(Protocol):
 class Placement:
     """A tensor [tokens, groups x channels] in a bank.
 
-    Every group (head) starts at a slice: its channels are padded to ``padded``. Channel c of group g
-    of token t is element ``(g * padded + c) % per_word`` of word
+    Every group (head) starts at a slice: its channels are padded to ``padded``. Channel c of group
+    g of token t is element ``(g * padded + c) % per_word`` of word
     ``base + (g * padded + c) // per_word * stride + t``.
     """
 
@@ -55,6 +56,7 @@ class Placement:
     channels: int  #: of a group, without padding
     padded: int  #: of a group, a multiple of per_word
     per_word: int  #: elements of a word: rows (8 bits) or rows / 2 (16 bits)
+    heads: bool = False  #: the padding is written too: q, k, v are operands of each other
 
     @property
     def slices(self) -> int:
@@ -68,8 +70,8 @@ class Placement:
 
     @property
     def used(self) -> int:
-        """Columns up to the last channel, padding between groups included."""
-        return self.channels if self.groups == 1 else self.groups * self.padded
+        """Columns that are written: up to the last channel, for heads all padding too."""
+        return self.groups * self.padded if self.heads else self.channels
 
 
 def ceil_div(value: int, divisor: int) -> int:
@@ -88,8 +90,8 @@ def row_blocks(
     """Token ranges that are processed one behind the other.
 
     Two of them let LayerNorm, softmax and drains of one block hide behind the array working on the
-    other; but a pass must stream more rows than a pass of weights takes to shift in, and no block may
-    exceed an accumulator bank.
+    other; but a pass must stream more rows than a pass of weights takes to shift in, and no block
+    may exceed an accumulator bank.
 
     Args:
         tokens: tokens in all.
@@ -108,7 +110,7 @@ def row_blocks(
         )
     # The larger blocks first: their LayerNorm has the longer matmul to hide behind.
     bounds = [ceil_div(tokens * i, count) for i in range(count + 1)]
-    return tuple(zip(bounds[:-1], bounds[1:], strict=True))
+    return tuple(pairwise(bounds))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,12 +176,13 @@ def plan_buffers(
     ranges = row_blocks(tokens, rows, tile_rows, blocks)
     longest = max(stop - start for start, stop in ranges)
 
-    def int8(role: str, base: int, count: int, channels: int, groups: int = 1) -> Placement:
+    def int8(role: str, base: int, count: int, channels: int, heads: int = 0) -> Placement:
         return Placement(
             role=role,
             base=base,
             stride=count,
-            groups=groups,
+            groups=max(1, heads),
+            heads=heads > 0,
             channels=channels,
             padded=round_up(channels, rows),
             per_word=rows,

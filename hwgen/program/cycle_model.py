@@ -67,7 +67,6 @@ STORE_RESPONSE = 12
 FINISH = 4
 # ---------------------------------------------------------------------------------------------
 
-_UNKNOWN = None
 _Process = Generator[None, None, None]
 
 
@@ -241,8 +240,9 @@ class _Model:
         config, memory = self.config, self.memory
         ports = config.memory_ports
         in_flight = config.outstanding * config.burst_beats
-        wide_beat = max(1.0, ports * BEAT_BYTES / memory.bytes_per_cycle, memory.latency / in_flight)
-        narrow_beat = max(1.0, BEAT_BYTES / memory.bytes_per_cycle, memory.latency / in_flight)
+        limit = max(1.0, memory.latency / in_flight)
+        wide_beat = max(limit, ports * BEAT_BYTES / memory.bytes_per_cycle)
+        narrow_beat = max(limit, BEAT_BYTES / memory.bytes_per_cycle)
         capacity = config.read_fifo_beats
         constant_tiles = config.constant_fifo_beats // config.constant_beats
         pass_beats = config.weight_beats_per_pass
@@ -365,7 +365,7 @@ class _Model:
             self.progress += 1
             time = taken
             source = instruction["source"]
-            fetched = float(taken)
+            fetched = taken
             emitted = [0, 0]  # ends of the last two emissions
             for _ in range(instruction["tiles"] * instruction["slices"] * instruction["passes"]):
                 while len(self.swapped) < number_of_pass:
@@ -383,7 +383,7 @@ class _Model:
                 else:
                     fetched = max(fetched, emitted[0]) + columns
                     start = max(fetched + COLUMNS_SETTLE, time, free)
-                    end = int(start) + rows + COLUMNS_EMIT
+                    end = start + rows + COLUMNS_EMIT
                     emitted = [emitted[1], end]
                 time = end
                 self.full.append(end + 1)

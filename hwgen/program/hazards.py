@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hazard analysis: which earlier instructions an instruction must wait for.
 
-Every instruction says which rectangles of words it reads and writes. Two accesses conflict when they
-overlap and one of them writes; the later one then waits until the earlier one's engine has completed
-it. Instructions of one engine follow each other by themselves.
+Every instruction says which rectangles of words it reads and writes. Two accesses conflict when
+they overlap and one of them writes; the later one then waits until the earlier one's engine has
+completed it. Instructions of one engine follow each other by themselves.
 """
 
 from __future__ import annotations

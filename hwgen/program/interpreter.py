@@ -2,13 +2,13 @@
 """Executes a program seeing only instruction words and memory bytes, never the graph.
 
 Second link of the golden chain. It models what decides the result: engines with queues, wait
-thresholds and completion counters, the handshakes between LOAD, STATIONARY, MATMUL and DRAIN (tile by
-tile), activation banks, parameter slots. It does not model cycles: an order of events is chosen, either
-a fixed one or, to expose missing hazards, a random one that the hardware could take too. Every legal
-order must give the same bytes.
+thresholds and completion counters, the handshakes between LOAD, STATIONARY, MATMUL and DRAIN (tile
+by tile), activation banks, parameter slots. It does not model cycles: an order of events is chosen,
+either a fixed one or, to expose missing hazards, a random one that the hardware could take too.
+Every legal order must give the same bytes.
 
-Words that were never written are poison: reading them is an error unless what is read cannot reach a
-result (columns that DRAIN does not write, bytes whose weights are zero).
+Words that were never written are poison: reading them is an error unless what is read cannot reach
+a result (columns that DRAIN does not write, bytes whose weights are zero).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -294,7 +295,7 @@ class _Machine:
         return any_progress
 
     def random_round(self) -> bool:
-        """Some events under a random order of preference, kept for a while: bursts and starvation."""
+        """Some events under a random preference, kept for a while: bursts and starvation."""
         assert self.random is not None
         preference = self.random.permutation(len(Engine) + 1)
         any_progress = False
@@ -356,11 +357,7 @@ class _Machine:
                 beats = wide[tile, : i["constant_beats"]]
                 if len(beats) > room:
                     raise self.fail(f"Constants of a tile must fit {room} beats", i)
-                yield (
-                    lambda beats=beats: (
-                        sum(len(held) for held in self.constants) + len(beats) <= room
-                    )
-                )
+                yield partial(self.constants_fit, len(beats), room)
                 if len(beats):
                     self.constants.append(beats)
                 if i["weight_beats"]:
@@ -383,6 +380,10 @@ class _Machine:
             self.tables[i["slot"]] = self.load(self.image, start, 256).view(np.int8)
         yield lambda: True
 
+    def constants_fit(self, beats: int, room: int) -> bool:
+        """Whether the constant FIFO has room for the constants of another tile."""
+        return sum(len(held) for held in self.constants) + beats <= room
+
     def load_image(self, i: Instruction, start: int) -> None:
         rows = self.config.rows
         size = 1 << i["group_log2"]
@@ -390,7 +391,8 @@ class _Machine:
         pixels = self.load(self.source, start, int(np.prod(shape))).reshape(shape)
         if i["beats"] != -(-pixels.size // BEAT_BYTES):
             raise self.fail(f"beats must be {-(-pixels.size // BEAT_BYTES)}, not {i['beats']}", i)
-        codes = pixels.transpose(0, 2, 1, 3).reshape(i["patch_rows"] * i["patches"], -1) ^ 0x80
+        patches = pixels.transpose(0, 2, 1, 3).reshape(i["patch_rows"] * i["patches"], -1)
+        codes = patches ^ np.uint8(0x80)
         if rows % size:
             raise self.fail(f"Group must divide a word of {rows} bytes, not be {size}", i)
         self.write(i["destination"], i["stride"], codes)
@@ -449,7 +451,7 @@ class _Machine:
         data, valid = data[:, part : part + columns], valid[:, part : part + columns]
         weights = np.zeros((1, i["passes"] * rows, columns), np.int16)
         weights[0, : i["limit"]] = data.view(np.int8)
-        return _Operand(weights, ~valid.all(axis=0))
+        return _Operand(weights, np.logical_not(valid).any(axis=0))
 
     def operand_columns(self, i: Instruction, tile: int, rows: int, columns: int) -> _Operand:
         """K: reduction index = channel, column = token."""

@@ -155,7 +155,7 @@ def _check(graph: GraphLike, config: AcceleratorConfig, allow_slices: bool) -> N
 
 @dataclass(kw_only=True)
 class _Layer:
-    """A matmul of the graph, tiled: source and destination placements, tile records in the image."""
+    """A matmul of the graph, tiled: where its operands, results and tile records lie."""
 
     name: str
     source: Placement
@@ -489,7 +489,7 @@ class _Builder:
             self.produced[name] = place
         query, key, value = layers
         blocks = self.plan.blocks
-        # The head hides the LayerNorm of the second block: as many tiles of k, then of q, as it takes.
+        # The head hides the LayerNorm of the second block: as many tiles of k, then q, as it takes.
         wanted = self._layernorm_cycles(blocks[-1]) + self._drain_tail(blocks[-1])
         for layer in (key, query, value):
             tile_cycles = self._tile_cycles(layer, blocks[0])

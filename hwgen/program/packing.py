@@ -25,7 +25,8 @@ def pack_passes(codes: npt.NDArray[np.uint8], config: AcceleratorConfig) -> Byte
         config: rows, columns, weight bits and memory ports.
 
     Returns:
-        uint8 [passes, weight_beats_per_pass * bytes of a wide beat]: rows R-1 ... 0, column 0 lowest.
+        uint8 [passes, weight_beats_per_pass * bytes of a wide beat]: rows R-1 ... 0,
+        column 0 lowest.
     """
     passes, rows, columns = codes.shape
     bits = config.weight_bits
@@ -161,7 +162,7 @@ def split_ports(records: Bytes, config: AcceleratorConfig) -> tuple[bytes, int]:
 
 
 def port_stride(beats: int) -> int:
-    """Distance between the ports' regions of a stream of ``beats`` wide beats, units of 16 bytes."""
+    """Distance between the ports' regions of ``beats`` wide beats, units of 16 bytes."""
     page = 4096 // BEAT_BYTES
     return -(-beats // page) * page
 

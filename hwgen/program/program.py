@@ -30,9 +30,9 @@ class Part:
     """One piece of a boundary tensor: where it lies and when it is complete.
 
     Complete when ``engine`` has completed ``count`` instructions since START; a later instruction
-    may overwrite it, none does so before. Channel ``first_channel + j`` of token ``first_token + i``
-    lies in word ``base + (j // per_word) * stride + first_token + i``, where a word of ``rows`` bytes
-    holds ``per_word`` channels, little endian.
+    may overwrite it, none does so before. Channel ``first_channel + j`` of token
+    ``first_token + i`` lies in word ``base + (j // per_word) * stride + first_token + i``, where a
+    word of ``rows`` bytes holds ``per_word`` channels, little endian.
     """
 
     engine: Engine

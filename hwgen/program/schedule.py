@@ -3,10 +3,10 @@
 
 An *item* is a piece of work that stays together: a matmul with its loads, stationary operand and
 drain; one softmax; one LayerNorm. Items come in a canonical order that is a valid sequential order.
-Any order that keeps the conflicts of the canonical one is valid too; among those the scheduler takes,
-whenever the array becomes free, the first item that can start at once, so that softmax, LayerNorm and
-drains of one row block hide behind the array working on another. The times here are estimates and
-decide nothing but speed.
+Any order that keeps the conflicts of the canonical one is valid too; among those the scheduler
+takes, whenever the array becomes free, the first item that can start at once, so that softmax,
+LayerNorm and drains of one row block hide behind the array working on another. The times here are
+estimates and decide nothing but speed.
 """
 
 from __future__ import annotations

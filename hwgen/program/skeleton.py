@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A graph of shapes without weights: enough for the buffer plan, the schedule and the cycle model."""
+"""A graph of shapes without weights: enough for buffer plan, schedule and cycle model."""
 
 from __future__ import annotations
 
