@@ -87,7 +87,8 @@ class ModuleReport:
     own: Mapping[str, float]
     total: Mapping[str, float]  #: of one instance, submodules included
     logic_levels: int  #: longest path between registers, within it or through its submodules
-    critical_path: tuple[str, ...]  #: nets of that path, from the register on
+    #: that path: register or submodule port, named nets, register or submodule port
+    critical_path: tuple[str, ...]
 
 
 @dataclass
@@ -163,9 +164,12 @@ def _depth(
     result = _Depth()
     arrival: dict[int, _Sources] = {}
     drivers: dict[int, list[tuple[int, int]]] = {}  # net -> [(net before, levels)]
-    ends: list[tuple[int, int]] = []  # (net, levels behind it to a register)
+    ends: list[tuple[int, int, str]] = []  # (net, levels behind it to a register, where that is)
+    names = _net_names(module)
+    starts: dict[int, str] = {}  # net -> the register or port that drives it
 
-    def start(net: int, levels: int) -> None:
+    def start(net: int, levels: int, place: str) -> None:
+        starts[net] = place
         _merge(arrival.setdefault(net, {}), {_REGISTER: 0}, levels)
 
     def arc(source: int, sink: int, levels: int) -> None:
@@ -176,7 +180,9 @@ def _depth(
             for index, net in enumerate(entry["bits"]):
                 if isinstance(net, int):
                     arrival.setdefault(net, {})[port, index] = 0
-    for cell in _module_cells(module):
+    for cell_name, cell in module["cells"].items():
+        if cell["type"] in _IGNORED:
+            continue
         depth = below.get(cell["type"])
         if depth is not None:
             connections = cell["connections"]
@@ -188,10 +194,10 @@ def _depth(
 
             for bit, levels in depth.from_register.items():
                 if (net := net_of(bit)) is not None:
-                    start(net, levels)
+                    start(net, levels, f"{cell_name}.{bit[0]}")
             for bit, levels in depth.to_register.items():
                 if (net := net_of(bit)) is not None:
-                    ends.append((net, levels))
+                    ends.append((net, levels, f"{cell_name}.{bit[0]}"))
             for bit, sources in depth.through.items():
                 sink = net_of(bit)
                 for source, levels in sources.items():
@@ -201,14 +207,15 @@ def _depth(
             continue
         kind, inputs, outputs = _arcs(cell, primitives)
         if kind == "register":
-            ends += [(net, 0) for net in inputs]
+            place = names.get(outputs[0], cell["type"]) if outputs else cell["type"]
+            ends += [(net, 0, place) for net in inputs]
             for net in outputs:
-                start(net, 0)
+                start(net, 0, place)
         elif kind == "memory":
             # Write side and address end a path, address and clock start one at the output.
-            ends += [(net, 0) for net in inputs]
+            ends += [(net, 0, cell["type"]) for net in inputs]
             for net in outputs:
-                start(net, 1)
+                start(net, 1, cell["type"])
                 for port, bits in cell["connections"].items():
                     if re.fullmatch(r"ADDR\w*|A\d*|DPRA\d*|RAD\d*", port):
                         for source in bits:
@@ -233,17 +240,19 @@ def _depth(
         sources = arrival.setdefault(net, {})
         for before, levels in drivers.get(net, ()):
             _merge(sources, arrival.get(before, {}), levels)
-    worst: tuple[int, int] | None = None
-    for net, levels in ends:
+    worst: tuple[int, int, str] | None = None
+    for net, levels, place in ends:
         for source, depth_here in arrival.get(net, {}).items():
             if source == _REGISTER:
                 if worst is None or depth_here + levels > result.inside:
                     result.inside = depth_here + levels
-                    worst = (net, depth_here)
+                    worst = (net, depth_here, place)
             elif result.to_register.get(source, -1) < depth_here + levels:
                 result.to_register[source] = depth_here + levels
     if worst is not None:
-        result.path = _names(module, _trace(drivers, arrival, *worst))
+        nets = _trace(drivers, arrival, worst[0], worst[1])
+        steps = [starts[nets[0]], *(names[net] for net in nets if net in names)]
+        result.path = (*dict.fromkeys(steps), worst[2])
     for port, entry in module["ports"].items():
         if entry["direction"] != "output":
             continue
@@ -274,17 +283,15 @@ def _trace(
             return path[::-1]
 
 
-def _names(module: Mapping[str, Any], nets: list[int]) -> tuple[str, ...]:
-    """Names of nets; those that the tool made up are left out, repeated ones too."""
-    wanted = set(nets)
+def _net_names(module: Mapping[str, Any]) -> dict[int, str]:
+    """Names of nets; those that the tool made up are left out."""
     names: dict[int, str] = {}
     for name, entry in module["netnames"].items():
-        if entry.get("hide_name") or name.startswith("$"):
+        if entry.get("hide_name") or name.startswith(("$", "\\$")):
             continue
         for index, net in enumerate(entry["bits"]):
-            if net in wanted:
-                names.setdefault(net, f"{name}[{index}]" if len(entry["bits"]) > 1 else name)
-    return tuple(dict.fromkeys(names[net] for net in nets if net in names))
+            names.setdefault(net, f"{name}[{index}]" if len(entry["bits"]) > 1 else name)
+    return names
 
 
 def _topological(drivers: Mapping[int, list[tuple[int, int]]], name: str) -> list[int]:

@@ -23,8 +23,8 @@ module lane(input clk, input clear, input [7:0] a, input [7:0] b, output reg [7:
   end
 endmodule
 module top(input clk, input clear, input [31:0] a, input [7:0] b, output [31:0] y,
-           input [9:0] address, input [35:0] data, input write, output reg [35:0] word, input signed [7:0] p,
-           input signed [7:0] q, output reg signed [15:0] product);
+           input [9:0] address, input [35:0] data, input write, output reg [35:0] word,
+           input signed [7:0] p, input signed [7:0] q, output reg signed [15:0] product);
   reg [35:0] memory [1023:0];
   genvar g;
   generate for (g = 0; g < 4; g = g + 1) begin : lanes
