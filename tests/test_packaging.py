@@ -16,14 +16,18 @@ RENAMED = {"hwgen.sim": "sim", "hwgen.boards": "boards"}
 
 
 def folder_of(package: str) -> Path:
-    return REPOSITORY / RENAMED.get(package, package.replace(".", "/"))
+    for name, folder in RENAMED.items():
+        if package == name or package.startswith(f"{name}."):
+            return REPOSITORY / (folder + package.removeprefix(name).replace(".", "/"))
+    return REPOSITORY / package.replace(".", "/")
 
 
 def test_every_package_is_listed() -> None:
-    found = {
-        str(path.parent.relative_to(REPOSITORY)).replace("/", ".")
-        for path in REPOSITORY.glob("hwgen/**/__init__.py")
-    } | set(RENAMED)
+    found = set()
+    for folder, name in [("hwgen", "hwgen"), *((f, n) for n, f in RENAMED.items())]:
+        for path in (REPOSITORY / folder).glob("**/__init__.py"):
+            below = path.parent.relative_to(REPOSITORY / folder)
+            found.add(".".join((name, *below.parts)))
     assert set(SETTINGS["packages"]) == found
 
 
