@@ -25,47 +25,62 @@ from hwgen.isa.registers import COUNTERS
 from hwgen.program.program import Program
 
 # Latencies of the engines, cycles. The one place to calibrate against the RTL. -----------------
-#: Threshold met (or queue reached) -> engine has the command.
+#: Last threshold met (completion counted) -> engine has the command.
 HANDOVER = 2
 #: Instructions: two beats each; bursts of 8 instructions, 2 bursts in the fetch FIFO.
 DISPATCH = 2
 FETCH_BURST = 8
 FETCH_BURSTS = 2
 #: START -> first fetch address on the bus; fetched beat -> instruction held.
-START = 4
-DECODE = 3
+START = 2
+DECODE = 2
 #: Command -> address on the bus; data on the bus -> beat at the FIFO's output.
-LOAD_REQUEST = 4
+LOAD_REQUEST = 3
 LOAD_FIFO = 2
-#: Between commands of LOAD.
-LOAD_GAP = 2
+#: Between commands of LOAD; between the constants and the weights of a tile.
+LOAD_GAP = 1
+LOAD_TURN = 1
 #: Row of activations: granted read -> entered the array (swap of the weights).
 READ = 3
-#: Row granted -> its sums in the accumulators: READ + rows + groups + this.
-ARRAY = 6
-#: Weights: gearbox and injection register beyond R rows.
-INJECT = 2
-#: V rows: free -> first read; last read -> injected.
-ROWS_START = 2
-ROWS_READ = 5
-#: K columns: last read -> settled in the corner turn; start of emission -> last row.
-COLUMNS_SETTLE = 7
+#: Last row granted -> all sums in the accumulators: READ + rows + groups + this.
+ARRAY = 2
+#: Weights: shadow free -> full, beyond R rows; last beat handed over -> full.
+INJECT = 1
+INJECT_LAST = 2
+#: Last beat of a pass handed over, before the shadow is full, when the gearbox is ahead.
+GEARBOX = 4
+#: V rows: shadow free -> full, beyond the words read.
+ROWS_INJECT = 4
+#: K columns: last word read -> emission may start; start of emission -> full, beyond R rows.
+COLUMNS_SETTLE = 6
 COLUMNS_EMIT = 4
-#: DRAIN: accepted -> first group; between tiles; group's last row -> written and done.
-DRAIN_START = 2
-DRAIN_TILE = 2
-DRAIN_DONE = 15
-#: Settling of the constants' registers before the next group's are filled.
-DRAIN_SETTLE = 12
-#: Row units: fixed part of a command (stage latencies are added by slice length and lanes).
-SOFTMAX = 30
-LAYERNORM = 40
+#: DRAIN: accepted -> first group may be taken; after the last group of a tile; last -> done.
+DRAIN_START = 1
+DRAIN_TAKE = 1
+DRAIN_TILE = 1
+#: Last group taken -> its first row issued and the bank released.
+DRAIN_RELEASE = 2
+DRAIN_DONE = 17
+#: Constants of a group: settling of the registers in use, beyond lanes / 2 cycles of filling.
+CONSTANTS_SETTLE = 12
 #: STORE: read latency and turn-round of a word; last beat -> response beyond the memory's latency.
 STORE_WORD = 6
-STORE_RESPONSE = 12
+STORE_RESPONSE = 3
 #: END met -> interrupt.
-FINISH = 4
-# ---------------------------------------------------------------------------------------------
+FINISH = 2
+
+
+def softmax_latency(config: AcceleratorConfig) -> int:
+    """Fixed part of a SOFTMAX command beyond (rows + 1) x words or slices of a row."""
+    return 26 + 2 * (config.softmax_vec.bit_length() - 1) + (config.softmax_vec > config.rows)
+
+
+def layernorm_latency(config: AcceleratorConfig) -> int:
+    """Fixed part of a LAYERNORM command beyond (rows + 1) x groups of a row."""
+    return 51 + config.rows.bit_length() - 1
+
+
+# -----------------------------------------------------------------------------------------------
 
 _Process = Generator[None, None, None]
 
@@ -121,8 +136,8 @@ class _Model:
         self.full: list[int] = []
         self.full_from_memory: list[bool] = []
         self.swapped: list[int] = []
-        # Passes of packed weights: arrival of their last beat; when they have been taken.
-        self.arrived: list[int] = []
+        # Passes of packed weights: when their first and last beat can be handed over, and were.
+        self.arrived: list[tuple[int, int]] = []
         self.consumed: list[tuple[int, int]] = []
         # Tiles.
         self.tile_ready: list[int] = []
@@ -305,22 +320,25 @@ class _Model:
                                 yield
                             last = max(last, self.constants_free[behind])
                         start = max(time, first)
-                        time = max(start + instruction["constant_beats"], last) + 1
+                        time = max(start + instruction["constant_beats"], last)
                         leave(start, time)
                         self.constants_there.append(int(time))
                         self.progress += 1
+                    time += LOAD_TURN
                     tile_number += 1
                     for _ in range(passes):
                         first, last = fetch(pass_beats, wide_beat, issue)
-                        self.arrived.append(int(max(last, time)))
+                        first = max(first, time)
+                        last = max(last, first + pass_beats)
+                        self.arrived.append((int(first), int(last)))
                         self.progress += 1
                         while len(self.consumed) <= pass_number:
                             yield
                         start_out, stop_out = self.consumed[pass_number]
                         leave(max(start_out, first), max(stop_out, last))
-                        time = max(time + pass_beats, stop_out)
+                        time = max(last, stop_out - GEARBOX)
                         pass_number += 1
-                    time += 1
+                    time += LOAD_TURN
                 done = int(time)
             else:
                 beats, cycles = self.narrow(instruction)
@@ -334,7 +352,7 @@ class _Model:
                     time = max(start + piece * rate, last + 1)
                     leave(start, time)
                     left -= piece
-                done = int(time) + 1
+                done = int(time)
             data_free = time
             request_free = int(max(taken + 1, room(total - capacity)))
             self.complete(Engine.LOAD, int(begin), done)
@@ -353,14 +371,14 @@ class _Model:
         config = self.config
         rows, columns = config.rows, config.columns
         weight_cycles = max(rows, config.weight_beats_per_pass) + INJECT
-        row_cycles = ROWS_START + rows * max(1, columns // rows) + ROWS_READ
+        row_cycles = rows * max(1, columns // rows) + ROWS_INJECT
         number_of_pass = 0
         weight_pass = 0
         time = 0
         for number, instruction in self.by_engine[Engine.STATIONARY]:
             while not self.known(number, instruction):
                 yield
-            taken = max(self.met(number, instruction) + HANDOVER, time + 1)
+            taken = max(self.met(number, instruction) + HANDOVER, time)
             self.taken[Engine.STATIONARY].append(taken)
             self.progress += 1
             time = taken
@@ -374,8 +392,9 @@ class _Model:
                 if source == StationarySource.WEIGHTS:
                     while len(self.arrived) <= weight_pass:
                         yield
+                    first, last = self.arrived[weight_pass]
                     start = max(time, free)
-                    end = max(start + weight_cycles, self.arrived[weight_pass] + INJECT + 2)
+                    end = max(start + weight_cycles, last + INJECT_LAST)
                     self.consumed.append((start, end))
                     weight_pass += 1
                 elif source == StationarySource.ROWS:
@@ -386,7 +405,7 @@ class _Model:
                     end = start + rows + COLUMNS_EMIT
                     emitted = [emitted[1], end]
                 time = end
-                self.full.append(end + 1)
+                self.full.append(end)
                 self.full_from_memory.append(source != StationarySource.WEIGHTS)
                 self.progress += 1
                 number_of_pass += 1
@@ -444,12 +463,12 @@ class _Model:
                 self.tile_ready.append(time + latency)
                 tile += 1
             self.array_busy += rows * passes * instruction["tiles"]
-            self.complete(Engine.MATMUL, taken, time)
+            self.complete(Engine.MATMUL, taken, time + 1)
 
     def drain(self) -> _Process:
         config = self.config
         lanes, groups, columns = config.lanes, config.groups, config.columns
-        fill = lanes // 2 + DRAIN_SETTLE
+        fill = lanes // 2 + CONSTANTS_SETTLE
         tile = 0
         time = 0
         filled = 0  # when the next group's constants are in their registers, at the earliest
@@ -468,18 +487,26 @@ class _Model:
                     yield
                 valid = min(groups, max(0, -(-left // lanes)))
                 left -= columns
-                there = max(filled, self.constants_there[tile] + lanes // 2 + 1)
-                start = max(time, self.tile_ready[tile], there)
-                period = max(rows, fill)
-                busy = valid * rows
-                span = max(0, valid - 1) * period + (rows if valid else 0)
-                span += (groups - valid) * fill
-                if residual and busy:
-                    self.residual_reads.append((start, start + span))
-                self.constants_free.append(start + max(0, span - rows))
-                time = start + span + DRAIN_TILE
-                filled = start + max(0, span - rows) + fill
-                self.bank_free.append(time)
+                filled = max(filled, self.constants_there[tile] + lanes // 2 + 1)
+                start = take = max(time, self.tile_ready[tile], filled)
+                released = None
+                for group in range(groups):
+                    take = max(time, take, filled)
+                    filled = take + fill
+                    time = take + DRAIN_TAKE
+                    if group < valid:
+                        # Straight on to the next valid group when its constants are there.
+                        time = take + rows
+                        if group + 1 >= valid or filled > time:
+                            time += DRAIN_TAKE
+                        if group + 1 == groups and not residual:
+                            # The next tile follows the last group's rows at a distance.
+                            released = take + DRAIN_RELEASE
+                if residual and valid:
+                    self.residual_reads.append((start, time))
+                self.constants_free.append(take)
+                time += DRAIN_TILE
+                self.bank_free.append(time if released is None else released)
                 tile += 1
                 self.progress += 1
             time += DRAIN_DONE
@@ -487,6 +514,7 @@ class _Model:
 
     def softmax(self) -> _Process:
         config = self.config
+        fixed = softmax_latency(config)
         time = 0
         for number, instruction in self.by_engine[Engine.SOFTMAX]:
             while not self.known(number, instruction):
@@ -494,7 +522,7 @@ class _Model:
             taken = max(self.met(number, instruction) + HANDOVER, time)
             self.taken[Engine.SOFTMAX].append(taken)
             per_row = -(-instruction["length"] // min(config.rows, config.softmax_vec))
-            time = taken + (instruction["rows"] + 1) * per_row + SOFTMAX
+            time = taken + (instruction["rows"] + 1) * per_row + fixed
             self.complete(Engine.SOFTMAX, taken, time)
 
     def layernorm(self) -> _Process:
@@ -517,7 +545,7 @@ class _Model:
                 if start >= end:
                     break
                 end += max(0, stop - max(start, taken))
-            time = end + per_row + LAYERNORM
+            time = end + per_row + layernorm_latency(self.config)
             self.complete(Engine.LAYERNORM, taken, time)
             self.quiet = False
 
