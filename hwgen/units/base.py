@@ -149,8 +149,17 @@ class Unit(ABC):
         self.check_together(resolved)
         return resolved
 
-    def check_together(self, values: Values) -> None:
-        """Refuse values that are legal each, but not together."""
+    def check_together(self, values: Values) -> None:  # noqa: B027
+        """Refuse values that are legal each, but not together; by default none are."""
+
+    def figures(
+        self,
+        values: Values,
+        resources: Mapping[str, Any],
+        modules: Mapping[str, Mapping[str, float]],
+    ) -> dict[str, Any]:
+        """What a synthesis report says beside the totals; ``modules`` has one instance of each."""
+        return {}
 
     def build_values(self, values: Values) -> dict[str, Value]:
         """The parameters that decide the hardware."""

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,13 @@ def find_unit(name: str) -> Unit:
 
 def unit_verilog(unit: Unit, parameters: Mapping[str, object] | None = None) -> str:
     """Verilog of a unit: one text, the same bytes for the same build parameters."""
-    component = unit.component(unit.resolve(parameters))
+    values = unit.build_values(unit.resolve(parameters))
+    return _verilog(unit, tuple(values.items()))
+
+
+@lru_cache(maxsize=16)
+def _verilog(unit: Unit, build: tuple[tuple[str, Value], ...]) -> str:
+    component = unit.component(dict(build))
     return convert(component, unit.module, unit.parts(component))
 
 
@@ -286,6 +293,39 @@ def simulate_folder(
     )
 
 
-def synthesise_folder(folder: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
-    """Measured resources of the Verilog files of a unit's folder."""
-    raise NotImplementedError
+def synthesise_folder(
+    folder: str | os.PathLike[str],
+    target: str = "xcup",
+    *,
+    liberty: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measured resources of the Verilog files of a unit's folder.
+
+    Returns:
+        ``lut``, ``ff``, ``dsp``, ``bram36``, ``logic_levels``, ``target``, ``tool``, with a Liberty
+        file ``area``, and what the unit adds: figures per multiply-accumulate of an array.
+
+    Raises:
+        FormatError: the folder is not well formed.
+        ToolError: Yosys is missing or failed.
+    """
+    from hwgen.synth.yosys import synthesise
+
+    folder = Path(folder)
+    manifest = UnitManifest.load(folder)
+    unit = find_unit(manifest.unit)
+    values = unit.resolve(manifest.parameters)
+    _read(folder, manifest)
+    files = [folder / name for name in manifest.verilog]
+    report = synthesise(files, manifest.top, target, liberty=liberty, progress=progress)
+    facts: dict[str, Any] = {
+        **report.resources,
+        "logic_levels": report.logic_levels,
+        "target": report.target,
+        "tool": report.tool,
+    }
+    if report.area is not None:
+        facts["area"] = report.area
+    modules = {module.name: dict(module.total) for module in report.modules}
+    return facts | unit.figures(values, facts, modules)

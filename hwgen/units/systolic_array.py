@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -302,6 +302,23 @@ class _SystolicArrayUnit(Unit):
         rows, columns, bits = (integer(values, n) for n in ("rows", "columns", "weight_bits"))
         passes = 1 if shape is None else -(-shape[0] // rows) * -(-shape[1] // columns)
         return passes * -(-rows * columns * bits // 8)
+
+    def figures(
+        self,
+        values: Values,
+        resources: Mapping[str, Any],
+        modules: Mapping[str, Mapping[str, float]],
+    ) -> dict[str, Any]:
+        """Per cell: the whole unit, and its columns alone; bytes of the packed weights of a pass."""
+        cells = integer(values, "rows") * integer(values, "columns")
+        facts: dict[str, Any] = {"macs_per_cycle": cells}
+        for name in ("lut", "ff", "dsp"):
+            facts[f"{name}_per_mac"] = resources[name] / cells
+        for module, total in modules.items():
+            if "_column_" in module:
+                for name in ("lut", "ff"):
+                    facts[f"column_{name}_per_mac"] = total[name] / integer(values, "rows")
+        return facts | {"packed_weight_bytes": self.packed_weight_bytes(values)}
 
     def encode(self, vectors: Vectors, values: Values) -> Words:
         """Rows of each pass with the weights of the next one beside them."""
