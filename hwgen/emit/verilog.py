@@ -43,7 +43,9 @@ def _plain(name: str) -> str:
     return name.strip().removeprefix("\\")
 
 
-def _text_of(component: wiring.Component, name: str) -> str:
+def _text_of(component: wiring.Component | str, name: str) -> str:
+    if isinstance(component, str):
+        return component
     text = verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
     # The back end gives element 0 of `x` the name `x[0]`; synthesis gives it to bit 0 of `x`.
     text = _ESCAPED.sub(lambda match: re.sub(r"\[(\w+)\]", r".\1", match[0]), text)
@@ -51,7 +53,9 @@ def _text_of(component: wiring.Component, name: str) -> str:
 
 
 def convert(
-    component: wiring.Component, name: str, parts: Mapping[str, wiring.Component] | None = None
+    component: wiring.Component,
+    name: str,
+    parts: Mapping[str, wiring.Component | str] | None = None,
 ) -> str:
     """Verilog of a design.
 
@@ -62,7 +66,8 @@ def convert(
     Args:
         component: the top level; its module is called ``name``.
         name: the design's name, a Verilog identifier.
-        parts: modules that the component instantiates by name (``Instance``), emitted once each.
+        parts: modules that the component instantiates by name (``Instance``), emitted once each;
+            text is Verilog as it is.
 
     Raises:
         ConfigError: the name is no identifier.

@@ -65,6 +65,7 @@ class Accelerator(wiring.Component):
             }
         ports["interrupt"] = Out(1)
         super().__init__(ports)
+        self.memory = ActivationMemory(config, readers=6, writers=4)
         self.array = SystolicArray(
             rows=config.rows,
             columns=config.columns,
@@ -73,9 +74,9 @@ class Accelerator(wiring.Component):
             tile_rows=config.tile_rows,
         )
 
-    def leaves(self) -> dict[str, wiring.Component]:
-        """Modules that are emitted once each and instantiated by name."""
-        return self.array.leaves()
+    def leaves(self) -> dict[str, wiring.Component | str]:
+        """Modules, or their Verilog, that are emitted once each and instantiated by name."""
+        return self.array.leaves() | self.memory.leaves()
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
@@ -92,7 +93,7 @@ class Accelerator(wiring.Component):
 
         m.submodules.registers = registers = Registers()
         sequencer = in_core("sequencer", Sequencer(config))
-        memory = in_core("memory", ActivationMemory(config, readers=6, writers=4))
+        memory = in_core("memory", self.memory)
         array = in_core("array", self.array)
         gearbox = in_core(
             "gearbox",

@@ -4,57 +4,13 @@
 from __future__ import annotations
 
 from amaranth import Array, Cat, Const, Elaboratable, Module, Mux, Signal
-from amaranth.lib import memory, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for
 
 from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import BANK_BITS, OFFSET_BITS
 from hwgen.rtl.ports import ReadPort, WritePort
-
-
-class ActivationBank(wiring.Component):
-    """One bank: ``words`` words of ``word_bits`` bits, one read and one byte-enabled write port.
-
-    Read data are valid one cycle after the address; write before read, never reset. The write
-    port's signal names are part of the simulation contract: the harness watches them.
-    """
-
-    read_address: In
-    read_data: Out
-    bank_write_en: In
-    bank_write_address: In
-    bank_write_data: In
-
-    def __init__(self, words: int, word_bits: int) -> None:
-        self.words = words
-        self.word_bits = word_bits
-        address_bits = max(1, bits_for(words - 1))
-        super().__init__(
-            {
-                "read_address": In(address_bits),
-                "read_data": Out(word_bits),
-                "bank_write_en": In(word_bits // 8),
-                "bank_write_address": In(address_bits),
-                "bank_write_data": In(word_bits),
-            }
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        m.submodules.words = words = memory.Memory(
-            shape=self.word_bits, depth=self.words, init=[], attrs={"ram_style": "block"}
-        )
-        write = words.write_port(granularity=8)
-        read = words.read_port()
-        m.d.comb += [
-            read.addr.eq(self.read_address),
-            self.read_data.eq(read.data),
-            write.addr.eq(self.bank_write_address),
-            write.data.eq(self.bank_write_data),
-            write.en.eq(self.bank_write_en),
-        ]
-        return m
+from hwgen.rtl.ram import Ram, ram_name, ram_verilog
 
 
 class ActivationMemory(wiring.Component):
@@ -76,6 +32,13 @@ class ActivationMemory(wiring.Component):
         ports |= {f"write{j}": In(WritePort(config.word_bits)) for j in range(writers)}
         super().__init__({**ports, "range_error": Out(1), "range_address": Out(32)})
 
+    def leaves(self) -> dict[str, str]:
+        """Verilog of the banks by module name."""
+        return {
+            ram_name(words, self.config.word_bits, 8): ram_verilog(words, self.config.word_bits, 8)
+            for words in self.config.bank_words
+        }
+
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
         config = self.config
@@ -89,8 +52,8 @@ class ActivationMemory(wiring.Component):
         # Cycle 0: arbitration; the winner's address is registered. Cycle 1: the bank reads. Cycle
         # 2: select by bank into the client's data register. Cycle 3: data.
         for b, words in enumerate(config.bank_words):
-            bank = ActivationBank(words, config.word_bits)
-            m.submodules[f"bank{b}"] = bank
+            bank = Ram(words, config.word_bits, 8, name=f"bank{b}")
+            m.submodules[f"bank{b}"] = bank.instance()
 
             taken = 0
             offset = Signal(OFFSET_BITS, name=f"bank{b}_read_offset")
@@ -131,9 +94,9 @@ class ActivationMemory(wiring.Component):
                 read_bad.eq(read_any & (offset >= words)),
             ]
             m.d.sync += [
-                bank.bank_write_address.eq(write_offset),
-                bank.bank_write_data.eq(write_data),
-                bank.bank_write_en.eq(Mux(write_any & ~write_bad, write_enable, 0)),
+                bank.write_address.eq(write_offset),
+                bank.write_data.eq(write_data),
+                bank.write_enable.eq(Mux(write_any & ~write_bad, write_enable, 0)),
             ]
             range_errors.append((b, read_bad, offset))
             range_errors.append((b, write_bad, write_offset))

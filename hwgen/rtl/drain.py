@@ -168,6 +168,10 @@ class DrainEngine(wiring.Component):
         last_tile = tile == command.tiles - 1
         group_valid = columns_left != 0
 
+        # The bank is released with the first row of its last group: that group's rows are read one per
+        # cycle, and the next tile's first pass reaches its row r more than R cycles after the release, to
+        # write only. A residual read may stall; then the bank is released after the last row.
+        released = Signal()
         last_issue = Signal()  # of the command
         pipeline_busy = Signal()
 
@@ -184,18 +188,22 @@ class DrainEngine(wiring.Component):
                         half.eq(0),
                     ]
                     m.next = "Group"
-            with m.State("Group"):
-                # Take the constants of the next group; groups beyond the columns only consume
-                # theirs.
-                with m.If(loader.loaded & complete.bit_select(bank, 1)):
-                    m.d.comb += loader.take.eq(1)
-                    with m.If(group_valid):
-                        m.d.sync += [active.eq(1), row.eq(0)]
-                        m.next = "Rows"
-                    with m.Else():
-                        m.next = "Next"
+            # Take the constants of the next group; groups beyond the columns only consume theirs.
+            with (
+                m.State("Group"),
+                m.If(loader.loaded & complete.bit_select(bank, 1)),
+            ):
+                m.d.comb += loader.take.eq(1)
+                with m.If(group_valid):
+                    m.d.sync += [active.eq(1), row.eq(0)]
+                    m.next = "Rows"
+                with m.Else():
+                    m.next = "Next"
             with m.State("Rows"), m.If(issue):
                 m.d.sync += row.eq(row + 1)
+                with m.If(last_group & ~residual & ~released):
+                    m.d.comb += self.bank_release.bit_select(bank, 1).eq(1)
+                    m.d.sync += released.eq(1)
                 with m.If(last_row):
                     m.d.sync += [active.eq(0), half.eq(~half)]
                     with m.If(columns_left > lanes):
@@ -212,8 +220,9 @@ class DrainEngine(wiring.Component):
                         m.next = "Next"
             with m.State("Next"):
                 with m.If(last_group):
-                    m.d.comb += self.bank_release.bit_select(bank, 1).eq(1)
-                    m.d.sync += [bank.eq(~bank), group.eq(0), tile.eq(tile + 1)]
+                    with m.If(~released):
+                        m.d.comb += self.bank_release.bit_select(bank, 1).eq(1)
+                    m.d.sync += [released.eq(0), bank.eq(~bank), group.eq(0), tile.eq(tile + 1)]
                     with m.If(last_tile):
                         m.d.comb += last_issue.eq(1)
                         m.next = "Idle"

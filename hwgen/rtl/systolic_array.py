@@ -25,9 +25,11 @@ from amaranth import (
     signed,
     unsigned,
 )
-from amaranth.lib import data, memory, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
+
+from hwgen.rtl.ram import Ram, ram_name, ram_verilog
 
 #: Rows that share one register stage of the weight broadcast.
 SEGMENT_ROWS = 8
@@ -377,20 +379,18 @@ class ColumnGroup(wiring.Component):
         drained: list[Signal] = []
         old: list[Signal] = []
         for b in range(2):
-            bank = memory.Memory(
-                shape=32 * columns, depth=self.tile_rows, init=[], attrs={"ram_style": "block"}
-            )
-            m.submodules[f"accumulators_{b}"] = bank
-            read, write = bank.read_port(), bank.write_port()
-            accumulating = ahead.valid & (ahead.bank == b)
+            bank = Ram(self.tile_rows, 32 * columns, 32 * columns, name=f"accumulators_{b}")
+            m.submodules[f"accumulators_{b}"] = bank.instance()
+            # A first pass only writes: DRAIN may still be reading the bank's last group then.
+            accumulating = ahead.valid & ~ahead.first & (ahead.bank == b)
             m.d.comb += [
-                read.addr.eq(Mux(accumulating, ahead.row, self.drain_row)),
-                write.addr.eq(after.row),
-                write.data.eq(result),
-                write.en.eq(after.valid & (after.bank == b)),
+                bank.read_address.eq(Mux(accumulating, ahead.row, self.drain_row)),
+                bank.write_address.eq(after.row),
+                bank.write_data.eq(result),
+                bank.write_enable.eq(after.valid & (after.bank == b)),
             ]
-            old.append(read.data)
-            drained.append(read.data)
+            old.append(bank.read_data)
+            drained.append(bank.read_data)
             m.d.sync += self.bank_complete[b].eq(after.valid & after.last & (after.bank == b))
         previous = Mux(now.bank, old[1], old[0])
         for c, total in enumerate(totals):
@@ -452,9 +452,10 @@ class SystolicArray(wiring.Component):
             }
         )
 
-    def leaves(self) -> dict[str, wiring.Component]:
+    def leaves(self) -> dict[str, wiring.Component | str]:
         """The modules that are emitted once each and instantiated by name."""
         column: wiring.Component
+        accumulator_bits = 32 * self.group_columns
         if self.cells == "multiplier":
             column = Column(self.rows, self.weight_bits)
         elif self.weight_bits == 1:
@@ -465,6 +466,9 @@ class SystolicArray(wiring.Component):
             column_name(self.rows, self.weight_bits, self.cells): column,
             self.group_name: ColumnGroup(
                 self.rows, self.group_columns, self.weight_bits, self.tile_rows, self.cells
+            ),
+            ram_name(self.tile_rows, accumulator_bits, accumulator_bits): ram_verilog(
+                self.tile_rows, accumulator_bits, accumulator_bits
             ),
         }
 

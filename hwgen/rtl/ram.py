@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Block RAM as a Verilog leaf: no initial content, so none is written, simulated or synthesised.
+
+The language's own memory always carries an initial value for every bit; for the megabytes of activation
+memory that dominates emission. On-chip memory here is written before it is read and never reset.
+"""
+
+from __future__ import annotations
+
+from amaranth import ClockSignal, Instance, Signal
+from amaranth.utils import bits_for
+
+
+def ram_name(words: int, width: int, granularity: int) -> str:
+    """Verilog module name; one module serves all memories of one shape."""
+    return f"hwgen_ram_{words}x{width}" + ("" if granularity == width else f"g{granularity}")
+
+
+def _write_prefix(width: int, granularity: int) -> str:
+    """Byte-enabled memories are the activation banks, whose writes the simulation watches by name."""
+    return "write" if granularity == width else "bank_write"
+
+
+def ram_verilog(words: int, width: int, granularity: int) -> str:
+    """Verilog of a memory with one read and one write port, ``width // granularity`` write enables.
+
+    Read data are valid one cycle after the address. A read of the word that is written in the same
+    cycle returns the old content.
+    """
+    address = max(1, bits_for(words - 1))
+    lanes = width // granularity
+    write = _write_prefix(width, granularity)
+    body = "".join(
+        f"    if ({write}_en[{lane}])\n"
+        f"      words[{write}_address][{granularity * (lane + 1) - 1}:{granularity * lane}] <= "
+        f"{write}_data[{granularity * (lane + 1) - 1}:{granularity * lane}];\n"
+        for lane in range(lanes)
+    )
+    if lanes == 1:
+        body = f"    if ({write}_en[0])\n      words[{write}_address] <= {write}_data;\n"
+    return f"""module {ram_name(words, width, granularity)}(clk, read_address, read_data, \
+{write}_en, {write}_address, {write}_data);
+  input clk;
+  input [{address - 1}:0] read_address;
+  output [{width - 1}:0] read_data;
+  input [{lanes - 1}:0] {write}_en;
+  input [{address - 1}:0] {write}_address;
+  input [{width - 1}:0] {write}_data;
+  (* ram_style = "block" *)
+  reg [{width - 1}:0] words [{words - 1}:0];
+  reg [{width - 1}:0] read_data;
+  always @(posedge clk) begin
+{body}    read_data <= words[read_address];
+  end
+endmodule
+"""
+
+
+class Ram:
+    """Signals of one memory and the instance that drives them."""
+
+    def __init__(self, words: int, width: int, granularity: int, *, name: str) -> None:
+        address = max(1, bits_for(words - 1))
+        self.module = ram_name(words, width, granularity)
+        self._write = _write_prefix(width, granularity)
+        self.read_address = Signal(address, name=f"{name}_read_address")
+        self.read_data = Signal(width, name=f"{name}_read_data")
+        self.write_enable = Signal(width // granularity, name=f"{name}_write_enable")
+        self.write_address = Signal(address, name=f"{name}_write_address")
+        self.write_data = Signal(width, name=f"{name}_write_data")
+
+    def instance(self) -> Instance:
+        """The instance, to be added to the module's submodules."""
+        return Instance(
+            self.module,
+            i_clk=ClockSignal(),
+            i_read_address=self.read_address,
+            o_read_data=self.read_data,
+            **{
+                f"i_{self._write}_en": self.write_enable,
+                f"i_{self._write}_address": self.write_address,
+                f"i_{self._write}_data": self.write_data,
+            },
+        )
