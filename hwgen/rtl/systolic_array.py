@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weight-stationary systolic array with double weight registers and double accumulator banks.
 
-Words used here. *Row*: one reduction index. *Chain row*: position in the cascade, from the top; chain row p holds
-reduction index R-1-p, because weights arrive with the highest index first and the cascade does not care.
-*Entry*: the cycle in which a row of activations enters the first column group.
+Words used here. *Row*: one reduction index. *Chain row*: position in the cascade, from the top;
+chain row p holds reduction index R-1-p, because weights arrive with the highest index first and the
+cascade does not care. *Entry*: the cycle in which a row of activations enters the first column
+group.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from hwgen.rtl.ram import Ram, ram_name, ram_verilog
 
 #: Rows that share one register stage of the weight broadcast.
 SEGMENT_ROWS = 8
-#: Cycles from the entry of an activation row to the write of its accumulators in the first group, beyond R.
+#: Cycles from the entry of an activation row to the write of its accumulators in the first group,
+#: beyond R.
 ACCUMULATE_LATENCY = 4
 
 
@@ -42,9 +44,9 @@ def partial_sum_shape(rows: int, weight_bits: int) -> Shape:
     return signed(9 + max(weight_bits, 2) - 1 + ceil_log2(rows))
 
 
-#: How a column multiplies. ``multiplier``: one multiplier a cell, which becomes a DSP block. ``digits``: the weight's
-#: radix-4 digits select multiples of the activation inside the adders, no DSP (:class:`DigitColumn`,
-#: :class:`SignColumn`).
+#: How a column multiplies. ``multiplier``: one multiplier a cell, which becomes a DSP block.
+#: ``digits``: the weight's radix-4 digits select multiples of the activation inside the adders, no
+#: DSP (:class:`DigitColumn`, :class:`SignColumn`).
 Cells = Literal["multiplier", "digits"]
 
 
@@ -94,10 +96,11 @@ def entry_layout(rows: int, tile_rows: int) -> data.StructLayout:
 class Column(wiring.Component):
     """One column: R multiply-accumulate cells in a cascade, weights double-buffered.
 
-    ``weight_in[s]`` and ``weight_enable[p]`` load the shadow register of chain row p (segment ``s = p // 8``);
-    ``swap[p]`` copies it to the active register in the cycle in which chain row p registers the first activation of a
-    pass. ``activation[p]`` is the skewed activation. ``total`` follows the activation of the last chain row after 3
-    cycles. One row of activations a cycle; no back-pressure.
+    ``weight_in[s]`` and ``weight_enable[p]`` load the shadow register of chain row p (segment ``s =
+    p // 8``); ``swap[p]`` copies it to the active register in the cycle in which chain row p
+    registers the first activation of a pass. ``activation[p]`` is the skewed activation. ``total``
+    follows the activation of the last chain row after 3 cycles. One row of activations a cycle; no
+    back-pressure.
     """
 
     def __init__(self, rows: int, weight_bits: int) -> None:
@@ -144,10 +147,11 @@ class Column(wiring.Component):
 def _accumulate(
     m: Module, previous: Value, term: Value, negate: Value, largest: int, name: str
 ) -> Signal:
-    """Register of ``previous + term``, or ``- term`` if ``negate``; its magnitude is at most ``largest``.
+    """Register of ``previous + term``, or ``- term`` if ``negate``; at most ``largest`` in size.
 
     Written as a difference, p + t = p - ~t - 1 and p - t = p - t - 0, with the 0 or 1 as a borrow below the lowest bit: one
-    carry chain whose bare operand is the cascade, so that the choice of the term and the addition share a LUT per bit.
+    carry chain whose bare operand is the cascade, so that the choice of the term and the addition
+    share a LUT per bit.
     """
     total = Signal(signed(largest.bit_length() + 1), name=name, reset_less=True)
     keep = ~negate
@@ -158,12 +162,13 @@ def _accumulate(
 
 
 class DigitColumn(wiring.Component):
-    """One column without multipliers: a cascade per radix-4 digit of the weights, summed at the end.
+    """One column without multipliers: a cascade per radix-4 digit of the weights, summed at last.
 
     A weight of two's complement bits is the sum of 4^k d_k with d_k = -2 b(2k+1) + b(2k) + b(2k-1), -2..2 (Booth; b(-1) = 0, the
-    sign bit repeats). Digit k of a row and the addition to its cascade take one LUT per bit. Ports as :class:`Column`,
-    but ``activation`` is already registered: the group shares that register among its columns. ``total`` follows the
-    activation of the last chain row (before that register) after :func:`column_latency` cycles.
+    sign bit repeats). Digit k of a row and the addition to its cascade take one LUT per bit. Ports
+    as :class:`Column`, but ``activation`` is already registered: the group shares that register
+    among its columns. ``total`` follows the activation of the last chain row (before that register)
+    after :func:`column_latency` cycles.
     """
 
     def __init__(self, rows: int, weight_bits: int) -> None:
@@ -223,10 +228,10 @@ class DigitColumn(wiring.Component):
 class SignColumn(wiring.Component):
     """One column of weights -1 and +1: a cascade of pairs of rows, one LUT per bit and pair.
 
-    ``activation`` holds, per pair of chain rows, the registered sum and difference of their activations (10 bits each, the
-    sum lower), which the group shares among its columns: +-a0 +-a1 is one of them or its negative. With an odd
-    number of rows the last row is paired with 0. A set weight bit is -1. Other ports as :class:`DigitColumn`; the
-    rows of a pair are in step.
+    ``activation`` holds, per pair of chain rows, the registered sum and difference of their
+    activations (10 bits each, the sum lower), which the group shares among its columns: +-a0 +-a1
+    is one of them or its negative. With an odd number of rows the last row is paired with 0. A set
+    weight bit is -1. Other ports as :class:`DigitColumn`; the rows of a pair are in step.
     """
 
     def __init__(self, rows: int) -> None:
@@ -267,9 +272,10 @@ class SignColumn(wiring.Component):
 class ColumnGroup(wiring.Component):
     """``columns`` columns that share activations, and their two accumulator banks.
 
-    ``skewed`` and ``swap`` are the skewed activations and swap flags, ``entry`` the unskewed bookkeeping; all are
-    passed on one cycle later for the next group. ``drain_row`` of ``drain_bank`` appears on ``drain_data`` two cycles
-    later. ``bank_complete[b]`` pulses when the last row of a tile has been written to bank b.
+    ``skewed`` and ``swap`` are the skewed activations and swap flags, ``entry`` the unskewed
+    bookkeeping; all are passed on one cycle later for the next group. ``drain_row`` of
+    ``drain_bank`` appears on ``drain_data`` two cycles later. ``bank_complete[b]`` pulses when the
+    last row of a tile has been written to bank b.
     """
 
     def __init__(
@@ -311,7 +317,8 @@ class ColumnGroup(wiring.Component):
             self.entry_next.eq(self.entry),
         ]
 
-        # Weight broadcast: one register stage per segment of rows; the row select travels with the data.
+        # Weight broadcast: one register stage per segment of rows; the row select travels with the
+        # data.
         segments = -(-rows // SEGMENT_ROWS)
         stage_data: list[Signal] = []
         enables: list[Signal] = []
@@ -330,7 +337,8 @@ class ColumnGroup(wiring.Component):
             stage_data.append(next_word)
             valid, select, word = next_valid, next_select, next_word
 
-        # What the columns share: multiplier cells register activations themselves, as a DSP block does.
+        # What the columns share: multiplier cells register activations themselves, as a DSP block
+        # does.
         activation: Value = self.skewed
         if self.cells == "digits":
             given = [self.skewed.word_select(p, 9).as_signed() for p in range(rows)]
@@ -409,11 +417,12 @@ class ColumnGroup(wiring.Component):
 class SystolicArray(wiring.Component):
     """R x C array of groups of ``group_columns`` columns.
 
-    ``activations`` (R bytes, byte r is reduction index r) with ``signed_codes`` and ``swap`` (first row of a pass: take the
-    shadow weights) enter with ``entry``; one row a cycle. Weights: ``weight_valid`` with ``weights`` (column 0
-    lowest) for reduction indices R-1 ... 0 in turn, not before the swap of the pass before has entered.
-    Group g is g cycles later in everything. ``bank_complete[b]``: the last group has written the tile's last row.
-    ``drain_group``'s row appears on ``drain_data`` three cycles after ``drain_row``.
+    ``activations`` (R bytes, byte r is reduction index r) with ``signed_codes`` and ``swap`` (first
+    row of a pass: take the shadow weights) enter with ``entry``; one row a cycle. Weights:
+    ``weight_valid`` with ``weights`` (column 0 lowest) for reduction indices R-1 ... 0 in turn, not
+    before the swap of the pass before has entered. Group g is g cycles later in everything.
+    ``bank_complete[b]``: the last group has written the tile's last row. ``drain_group``'s row
+    appears on ``drain_data`` three cycles after ``drain_row``.
     """
 
     def __init__(
@@ -476,7 +485,8 @@ class SystolicArray(wiring.Component):
         m = Module()
         rows = self.rows
 
-        # Skew: chain row p (reduction index R-1-p) is p cycles behind (pairs of rows: p // 2). Sign-extend to 9 bits first.
+        # Skew: chain row p (reduction index R-1-p) is p cycles behind (pairs of rows: p // 2).
+        # Sign-extend to 9 bits first.
         skewed = Signal(9 * rows)
         swaps = Signal(rows)
         swap = self.swap

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Units that can be built, simulated and synthesised alone: the cores of the accelerator behind two streams."""
+"""Units that can be built, simulated and synthesised alone: the accelerator's own cores."""
 
 from __future__ import annotations
 

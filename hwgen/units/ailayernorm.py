@@ -27,13 +27,15 @@ RECORD_BYTES = 8
 class AILayerNormTop(wiring.Component):
     """The core with its parameters in the stream.
 
-    ``i_stream``: ``lanes`` bytes and two flags. ``parameters``: the bytes are ``lanes / 8`` records of 8 bytes (beta
-    int24, gamma int8, alpha, zeros) of the next channels, from channel 0; otherwise they are the codes of the next
-    ``lanes`` channels of a row. ``last`` ends the parameters or the row. Parameters must not come while rows
-    are inside. Static inputs as in the core.
+    ``i_stream``: ``lanes`` bytes and two flags. ``parameters``: the bytes are ``lanes / 8`` records
+    of 8 bytes (beta int24, gamma int8, alpha, zeros) of the next channels, from channel 0;
+    otherwise they are the codes of the next ``lanes`` channels of a row. ``last`` ends the
+    parameters or the row. Parameters must not come while rows are inside. Static inputs as in the
+    core.
     """
 
     def __init__(self, lanes: int, max_channels: int) -> None:
+        """Declare the ports."""
         self.lanes = lanes
         self.core = core = AILayerNorm(lanes, max_channels)
         super().__init__(
@@ -101,9 +103,10 @@ class _AILayerNormUnit(Unit):
 
     name = "ailayernorm"
     doc = (
-        "LayerNorm on 8-bit power-of-two-factor codes with compressed squares and no divider (SOLE, ICCAD 2023). "
-        "Takes and returns `lanes` channels per cycle for rows of 8 to `max_channels` channels. The channels' "
-        "parameters come through the same stream before the rows."
+        "LayerNorm on 8-bit power-of-two-factor codes with compressed squares and no divider "
+        "(SOLE, ICCAD 2023). Takes and returns `lanes` channels per cycle for rows of 8 to "
+        "`max_channels` channels. The channels' parameters come through the same stream before "
+        "the rows."
     )
     parameters = (
         Parameter(name="zero_point", default=128, minimum=0, maximum=255, doc="zero point of x"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every unit consists of: its parameters, its vectors, and how vectors become words of its streams."""
+"""What every unit consists of: parameters, vectors, and how vectors become words of streams."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ class UnitResult:
 class Unit(ABC):
     """A unit: description, hardware, words of its streams, reference.
 
-    A unit has one input stream ``i_stream``, one output stream ``o_stream`` and static configuration inputs. Hardware
-    depends on the build parameters only.
+    A unit has one input stream ``i_stream``, one output stream ``o_stream`` and static
+    configuration inputs. Hardware depends on the build parameters only.
     """
 
     name: ClassVar[str]  #: of the command line

@@ -19,10 +19,10 @@ class _E2SoftmaxUnit(Unit):
 
     name = "e2softmax"
     doc = (
-        "Softmax with powers of two and an approximate log-based divider (SOLE, ICCAD 2023). Takes and returns one "
-        "slice of `vec` elements per cycle; rows of any length up to `max_length` follow each other without a gap. "
-        "Input word: `vec` int8 logits, `vec` mask bits, 1 bit `last`; output word: `vec` uint8 codes of scale 2^-8, "
-        "1 bit `last`."
+        "Softmax with powers of two and an approximate log-based divider (SOLE, ICCAD 2023). "
+        "Takes and returns one slice of `vec` elements per cycle; rows of any length up to "
+        "`max_length` follow each other without a gap. Input word: `vec` int8 logits, `vec` "
+        "mask bits, 1 bit `last`; output word: `vec` uint8 codes of scale 2^-8, 1 bit `last`."
     )
     parameters = (
         Parameter(

@@ -21,16 +21,19 @@ BEAT_BYTES = 16
 
 
 class ElementwiseTop(wiring.Component):
-    """``lanes`` lanes with a table of two slots each, one code per lane and cycle, :data:`LATENCY` + 1 cycles.
+    """``lanes`` lanes with two tables each, one code per lane and cycle, LATENCY + 1 cycles.
 
-    ``i_stream``: max(16, lanes) bytes, 4 bits ``beat``, 1 bit ``slot``, 1 bit ``table``. ``table``: 16 bytes of the
-    table in ``slot``, entries ``16 beat`` and up, where entry i belongs to code i - 128; otherwise codes of the lanes, looked
-    up in ``slot``. A table write holds for the words after it. ``o_stream``: a byte per lane, in order.
+    ``i_stream``: max(16, lanes) bytes, 4 bits ``beat``, 1 bit ``slot``, 1 bit ``table``. ``table``:
+    16 bytes of the table in ``slot``, entries ``16 beat`` and up, where entry i belongs to code i -
+    128; otherwise codes of the lanes, looked up in ``slot``. A table write holds for the words
+    after it. ``o_stream``: a byte per lane, in order.
 
-    Back-pressure: ``o_stream`` may stall at will; ``i_stream.ready`` does not depend on ``i_stream``.
+    Back-pressure: ``o_stream`` may stall at will; ``i_stream.ready`` does not depend on
+    ``i_stream``.
     """
 
     def __init__(self, lanes: int) -> None:
+        """Declare the ports."""
         self.lanes = lanes
         super().__init__(
             {
@@ -81,8 +84,8 @@ class _ElementwiseUnit(Unit):
 
     name = "elementwise"
     doc = (
-        "Any function of int8 codes (GELU), y = table[code + 128], exact. `lanes` codes per cycle; the table is "
-        "written through the same stream."
+        "Any function of int8 codes (GELU), y = table[code + 128], exact. `lanes` codes per "
+        "cycle; the table is written through the same stream."
     )
     parameters = (
         Parameter(

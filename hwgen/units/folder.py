@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of units: written, simulated and synthesised; simulation and synthesis use the files as they are."""
+"""Folders of units: written, simulated and synthesised; their files are used as they are."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _verilog(unit: Unit, build: tuple[tuple[str, Value], ...]) -> str:
 def emit_unit(
     unit: Unit, parameters: Mapping[str, object] | None, folder: str | os.PathLike[str]
 ) -> Path:
-    """Write a unit's folder, Verilog and manifest; an old one of ours is replaced, anything else refused.
+    """Write a unit's folder, Verilog and manifest; replaces an old one of ours and nothing else.
 
     Raises:
         UsageError: an unknown or illegal parameter.

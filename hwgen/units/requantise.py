@@ -26,15 +26,18 @@ _CONSTANTS_READ = 3
 class RequantiseTop(wiring.Component):
     """``lanes`` requantise lanes, one value per lane and cycle, :data:`LATENCY` + 3 cycles.
 
-    ``i_stream``: per lane 8 bytes, then two flags. ``constants``: the bytes are bias int32, multiplier uint16, shift uint8 and
-    a zero, and are kept as set ``set`` of the lanes; otherwise they are an accumulator int32, a residual int16 and
-    two zeros, requantised with that set. One set can be loaded while the other is in use; a word that would overwrite
-    constants in use waits. ``o_stream``: int16 per lane, in order.
+    ``i_stream``: per lane 8 bytes, then two flags. ``constants``: the bytes are bias int32,
+    multiplier uint16, shift uint8 and a zero, and are kept as set ``set`` of the lanes; otherwise
+    they are an accumulator int32, a residual int16 and two zeros, requantised with that set. One
+    set can be loaded while the other is in use; a word that would overwrite constants in use waits.
+    ``o_stream``: int16 per lane, in order.
 
-    Back-pressure: ``o_stream`` may stall at will; ``i_stream.ready`` does not depend on ``i_stream.valid``.
+    Back-pressure: ``o_stream`` may stall at will; ``i_stream.ready`` does not depend on
+    ``i_stream.valid``.
     """
 
     def __init__(self, lanes: int) -> None:
+        """Declare the ports."""
         self.lanes = lanes
         super().__init__(
             {
@@ -113,9 +116,9 @@ class _RequantiseUnit(Unit):
 
     name = "requantise"
     doc = (
-        "int32 accumulators to int8 codes, clip(rshr((acc + bias) * multiplier, shift) + zero_point, low, high), or with "
-        "`residual` to int16, clip(rshr((acc + bias) * multiplier, shift) + residual). `lanes` values per cycle; "
-        "constants per column."
+        "int32 accumulators to int8 codes, clip(rshr((acc + bias) * multiplier, shift) + "
+        "zero_point, low, high), or with `residual` to int16, clip(rshr((acc + bias) * "
+        "multiplier, shift) + residual). `lanes` values per cycle; constants per column."
     )
     parameters = (
         Parameter(
@@ -179,10 +182,10 @@ class _RequantiseUnit(Unit):
         given[:, :, 0:4] = accumulators.astype("<i4")[:, :, None].view(np.uint8)
         if "residual" in vectors:
             given[:, :, 4:6] = vectors["residual"].astype("<i2")[:, :, None].view(np.uint8)
-        records = pad_axis(records, 0, lanes).reshape(blocks, 1, lanes * LANE_BYTES)
+        constants = pad_axis(records, 0, lanes).reshape(blocks, 1, lanes * LANE_BYTES)
         given = pad_axis(given, 1, lanes).reshape(rows, blocks, lanes * LANE_BYTES)
         words = np.zeros((blocks, 1 + rows, lanes * LANE_BYTES + 1), np.uint8)
-        words[:, :1, :-1] = records
+        words[:, :1, :-1] = constants
         words[:, 1:, :-1] = given.transpose(1, 0, 2)
         words[:, 0, -1] = 1
         words[1::2, :, -1] |= 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The systolic array alone: any matrix product, tiled by the stream's producer, through one R x C array."""
+"""The systolic array alone: any matrix product, tiled by the producer of its stream."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from hwgen.rtl.pipeline import Credits, Fifo, delay, register
 from hwgen.rtl.systolic_array import Cells, SystolicArray
 from hwgen.units.base import Entry, Parameter, Unit, Values, Vectors, Words, integer, pack_bits
 
-#: Words between the entry of the same row in two passes of a tile: read, add, write of its accumulators.
+#: Words between the entry of the same row in two passes of a tile: read, add, write of its
+#: accumulators.
 MINIMUM_PASS_WORDS = 3
 #: Cycles from ``drain_row`` to ``drain_data`` of the array.
 _DRAIN_LATENCY = 3
@@ -31,7 +32,7 @@ WEIGHT, VALID, SIGNED, FIRST, SWAP, LAST = (1 << bit for bit in range(6))
 
 
 def group_columns(rows: int, columns: int) -> int:
-    """Columns of a group: the smallest divisor of ``columns`` from R/2 on, as in the accelerator; or all columns."""
+    """Columns of a group: the smallest divisor of ``columns`` from R/2 on; or all columns."""
     for divisor in range(1, columns + 1):
         if columns % divisor == 0 and 2 * divisor >= rows:
             return divisor
@@ -41,20 +42,25 @@ def group_columns(rows: int, columns: int) -> int:
 class SystolicArrayTop(wiring.Component):
     """The array between two streams; the producer of the input stream decides the tiling.
 
-    ``i_stream``, one word a cycle: R bytes of activations, eight flags, a row of packed weights (column 0 lowest).
+    ``i_stream``, one word a cycle: R bytes of activations, eight flags, a row of packed weights
+    (column 0 lowest).
 
-    - ``valid``: the activations are a row of a pass. ``swap`` is set on a pass's first row: the weights that came before it
-      hold from here. ``first``: the pass is its tile's first and overwrites the accumulators. ``last``: last row of a
-      tile's last pass. ``activations_signed``: int8, otherwise uint8.
-    - ``weight_valid``: the weights are the next row of the next pass, reduction index R-1 first, R rows a pass.
+    - ``valid``: the activations are a row of a pass. ``swap`` is set on a pass's first row: the
+      weights that came before it hold from here. ``first``: the pass is its tile's first and
+      overwrites the accumulators. ``last``: last row of a tile's last pass. ``activations_signed``:
+      int8, otherwise uint8.
+    - ``weight_valid``: the weights are the next row of the next pass, reduction index R-1 first, R
+      rows a pass.
 
-    The weights of the next pass travel beside the rows of this one. Rules of the producer: weights of a pass come
-    after or with the first row of the pass before, and before the pass's first row; a pass takes at least three words
-    from its first row to the next pass's first row (:data:`MINIMUM_PASS_WORDS`; also from the weights, if R = 1).
+    The weights of the next pass travel beside the rows of this one. Rules of the producer: weights
+    of a pass come after or with the first row of the pass before, and before the pass's first row;
+    a pass takes at least three words from its first row to the next pass's first row
+    (:data:`MINIMUM_PASS_WORDS`; also from the weights, if R = 1).
 
-    ``o_stream``: accumulators int32 of ``group_columns`` columns; of each tile all rows in turn, of each row all groups.
-    Two accumulator banks: one tile drains while the next streams. Back-pressure: ``o_stream`` may stall at will; then
-    ``i_stream`` stops at the end of the tile after. ``i_stream.ready`` does not depend on ``i_stream``.
+    ``o_stream``: accumulators int32 of ``group_columns`` columns; of each tile all rows in turn, of
+    each row all groups. Two accumulator banks: one tile drains while the next streams.
+    Back-pressure: ``o_stream`` may stall at will; then ``i_stream`` stops at the end of the tile
+    after. ``i_stream.ready`` does not depend on ``i_stream``.
     """
 
     def __init__(
@@ -104,7 +110,8 @@ class SystolicArrayTop(wiring.Component):
         groups = array.groups
         row_bits = bits_for(self.tile_rows - 1)
 
-        # In: at most two tiles are complete and not drained, so the bank of the current one is free.
+        # In: at most two tiles are complete and not drained, so the bank of the current one is
+        # free.
         waiting = Signal(2)
         taken, drained = Signal(), Signal()
         payload = self.i_stream.payload
@@ -151,7 +158,8 @@ class SystolicArrayTop(wiring.Component):
             ),
         ]
 
-        # Out: complete banks alternate; a queue with credits takes what the memory's latency has under way.
+        # Out: complete banks alternate; a queue with credits takes what the memory's latency has
+        # under way.
         m.submodules.room = room = Credits(8)
         m.submodules.outputs = outputs = Fifo(32 * array.group_columns, 8)
         complete = Signal(2)
@@ -205,10 +213,12 @@ class _SystolicArrayUnit(Unit):
 
     name = "systolic-array"
     doc = (
-        "Matrix product, accumulators = activations @ weights, exact int32, on a weight-stationary array of `rows` (reduction) "
-        "x `columns` cells with weights of `weight_bits` bits: -1 and +1 for 1, symmetric two's complement "
-        "otherwise. Products of any size are cut into tiles of at most `tile_rows` rows x `columns` columns and passes of "
-        "`rows` reduction steps; weights of the next pass load while one streams. int8 or uint8 activations."
+        "Matrix product, accumulators = activations @ weights, exact int32, on a "
+        "weight-stationary array of `rows` (reduction) x `columns` cells with weights of "
+        "`weight_bits` bits: -1 and +1 for 1, symmetric two's complement otherwise. Products of "
+        "any size are cut into tiles of at most `tile_rows` rows x `columns` columns and passes "
+        "of `rows` reduction steps; weights of the next pass load while one streams. int8 or "
+        "uint8 activations."
     )
     parameters = (
         Parameter(
@@ -248,7 +258,7 @@ class _SystolicArrayUnit(Unit):
             default="digits",
             choices=("digits", "multiplier"),
             build=True,
-            doc="digits: adders select multiples of the activation, no DSP block; multiplier: one DSP block a cell",
+            doc="digits: adders that select multiples, no DSP; multiplier: a DSP block a cell",
         ),
     )
     inputs = (
@@ -283,9 +293,10 @@ class _SystolicArrayUnit(Unit):
         }
 
     def pack_weights(self, weights: npt.NDArray[Any], values: Values) -> npt.NDArray[np.uint8]:
-        """[K, N] -> [column tiles, passes, R, bytes]: rows as they enter, zeros (W = 1: +1) as padding.
+        """[K, N] -> [column tiles, passes, R, bytes]: rows as they enter, padded with zero bits.
 
-        Padding rows meet activations of 0, padding columns are dropped, so their weights have no effect.
+        Padding rows meet activations of 0, padding columns are dropped, so their weights have no
+        effect.
         """
         rows, columns, bits = (integer(values, n) for n in ("rows", "columns", "weight_bits"))
         k, n = weights.shape
@@ -309,7 +320,7 @@ class _SystolicArrayUnit(Unit):
         resources: Mapping[str, Any],
         modules: Mapping[str, Mapping[str, float]],
     ) -> dict[str, Any]:
-        """Per cell: the whole unit, and its columns alone; bytes of the packed weights of a pass."""
+        """Per cell: the whole unit and its columns alone; bytes of a pass's packed weights."""
         cells = integer(values, "rows") * integer(values, "columns")
         facts: dict[str, Any] = {"macs_per_cycle": cells}
         for name in ("lut", "ff", "dsp"):

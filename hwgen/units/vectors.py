@@ -134,7 +134,7 @@ def save_vectors(arrays: Vectors, path: str | os.PathLike[str]) -> None:
             raise IsADirectoryError(0, "it is a folder")
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, allow_pickle=False, **dict(arrays))
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of units: the same bytes every time, replaced only if ours, and what is on disk counts."""
+"""Folders of units: the same bytes every time, replaced only if ours; the files on disk count."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_folder_holds_verilog_and_manifest(name: str, tmp_path: Path) -> None:
 
 
 def test_the_same_bytes_in_another_process(tmp_path: Path) -> None:
-    code = "from hwgen.units import *; emit_unit(UNITS['systolic-array'], {'rows': 5, 'columns': 7}, {!r})"
+    code = "from hwgen.units import *; emit_unit(UNITS['systolic-array'], {'rows': 5}, {!r})"
     folders = []
     for seed in ("1", "2"):
         folders.append(tmp_path / seed / "unit")

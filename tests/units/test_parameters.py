@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract of the command line: names, defaults, ranges; vector files that are refused, and why."""
+"""The contract of the command line: names, defaults, ranges; which vector files are refused."""
 
 from __future__ import annotations
 

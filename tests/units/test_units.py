@@ -27,7 +27,7 @@ def check(
     return result
 
 
-# Matrix product ------------------------------------------------------------------------------------
+# Matrix product
 
 
 def product(
@@ -133,7 +133,7 @@ def test_array_on_tokens(rows: int) -> None:
     check("systolic-array", {}, product(rng, rows, 192, 65, 8, np.int8))
 
 
-# E2Softmax -----------------------------------------------------------------------------------------
+# E2Softmax
 
 
 def logits(rng: np.random.Generator, rows: int, length: int, spread: float) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def test_e2softmax_other_slices(vec: int) -> None:
     test_e2softmax_odd_slices(vec)
 
 
-# AILayerNorm ---------------------------------------------------------------------------------------
+# AILayerNorm
 
 
 def codes(rng: np.random.Generator, rows: int, channels: int, spread: float) -> dict[str, Any]:
@@ -250,7 +250,7 @@ def test_ailayernorm_other_lanes(lanes: int) -> None:
         check("ailayernorm", parameters, codes(rng, 5, channels, 25), "random")
 
 
-# Requantise ----------------------------------------------------------------------------------------
+# Requantise
 
 
 def accumulators(rng: np.random.Generator, m: int, n: int, residual: bool) -> dict[str, Any]:
@@ -318,7 +318,7 @@ def test_requantise_other_lanes(lanes: int) -> None:
         check("requantise", {"lanes": lanes}, accumulators(rng, 1, 77, False), mode)
 
 
-# Element-wise --------------------------------------------------------------------------------------
+# Element-wise
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -346,7 +346,9 @@ def test_elementwise_slots() -> None:
     words, expected = [], []
     for beat in range(32):
         slot = beat % 2
-        words.append([*tables[slot, 16 * (beat // 2) : 16 * (beat // 2) + 16], 32 + 16 * slot + beat // 2])
+        words.append(
+            [*tables[slot, 16 * (beat // 2) : 16 * (beat // 2) + 16], 32 + 16 * slot + beat // 2]
+        )
     for step in range(64):
         slot = step % 2
         given = rng.integers(0, 256, 16, dtype=np.uint8)
