@@ -550,9 +550,17 @@ def synth(
     result = flow.synthesise(opened, reporter, target=target, liberty=liberty)
     result.save(folder)
     values = {"name": opened.manifest.name, "out": str(folder)} | result.contract()
-    output.result(
-        values, lambda: print_table(values["name"], [[k, _short(v)] for k, v in values.items()])
-    )
+
+    def table() -> None:
+        modules = dict(result.extra.get("modules", {}))
+        largest = sorted(modules.items(), key=lambda item: -item[1]["instances"] * item[1]["lut"])
+        kinds = ("instances", "lut", "ff", "dsp", "bram36")
+        rows = [[name, *(f"{m[kind]:,g}" for kind in kinds)] for name, m in largest[:20]]
+        if rows:
+            print_table("Largest modules, one instance each", rows, header=("module", *kinds))
+        print_table(values["name"], [[k, _short(v)] for k, v in values.items() if k != "modules"])
+
+    output.result(values, table)
 
 
 @commands.command(

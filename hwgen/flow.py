@@ -458,7 +458,18 @@ def emit(lowered: Lowered, path: Path, reporter: Reporter) -> DesignFolder:
                 "memory_bandwidth": lowered.memory.bandwidth,
             },
         )
-        return DesignFolder(path=write_folder(path, files, manifest), manifest=manifest)
+        known = _known_synthesis(path)
+        written = write_folder(path, files, manifest)
+        if known is not None and known.design == design_digest(written, manifest):
+            known.save(written)  # the same files as before: what is known of them stays
+        return DesignFolder(path=path, manifest=manifest)
+
+
+def _known_synthesis(path: Path) -> SynthesisResult | None:
+    try:
+        return SynthesisResult.load(path)
+    except FormatError:
+        return None
 
 
 def graph_bytes(graph: IntegerGraph) -> bytes:
@@ -625,8 +636,48 @@ def synthesise(
     target: str | None = None,
     liberty: Path | None = None,
 ) -> SynthesisResult:
-    """Count what Yosys makes of the folder's files."""
-    raise NotImplementedError
+    """Count what Yosys makes of the folder's files; a changed one is named, and used.
+
+    Raises:
+        ToolError: Yosys is missing or fails.
+    """
+    from hwgen.synth.yosys import synthesise as run_yosys
+
+    manifest = folder.manifest
+    warn_of_changes(folder, reporter)
+    with reporter.stage("synthesise"):
+        measured = run_yosys(
+            [folder.path / name for name in manifest.synthesis],
+            manifest.top,
+            target or get_board(manifest.board).synthesis_target,
+            liberty=liberty,
+            progress=reporter,
+        )
+    extra: dict[str, Any] = {"synthesis_seconds": measured.wall_seconds}
+    if measured.area is not None:
+        extra["area"] = measured.area
+    if measured.modules:
+        extra["modules"] = {
+            module.name: {"instances": module.instances, **module.own}
+            for module in measured.modules
+        }
+    return SynthesisResult(
+        design=design_digest(folder.path, manifest),
+        lut=round(measured.lut),
+        ff=round(measured.ff),
+        dsp=round(measured.dsp),
+        bram36=measured.bram36,
+        logic_levels=measured.logic_levels,
+        tool=measured.tool,
+        target=measured.target,
+        extra=extra,
+    )
+
+
+def warn_of_changes(folder: DesignFolder, reporter: Reporter) -> None:
+    """Say which files are not the generated ones any more."""
+    for name in folder.manifest.changed_files(folder.path):
+        reporter.warn(f"{folder.path / name} was changed since it was generated; used as it is")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -802,10 +853,7 @@ def simulate_design(
     folder: DesignFolder, settings: Settings, reporter: Reporter, *, trace: bool = False
 ) -> Evidence:
     """``hwgen simulate``: the folder's files as they are; a changed one is named, and compared."""
-    for name in folder.manifest.changed_files(folder.path):
-        reporter.warn(
-            f"{folder.path / name} was changed since it was generated; it is used as it is"
-        )
+    warn_of_changes(folder, reporter)
     images = settings.image_set(folder.graph().spec)
     memory = settings.memory(folder.default_memory())
     place = folder.path / "trace.json" if trace else None

@@ -110,7 +110,10 @@ class Result:
                     f"{item.name} must be {item.type}, not {values[item.name]!r:.80}",
                     where=str(path),
                 )
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**plain)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -53,7 +54,7 @@ class Reporter:
             return
         now = time.monotonic()
         told, when = self._last
-        kind = text.split(":", maxsplit=1)[0]
+        kind = re.sub(r"[0-9]+.*", "", text)
         if kind != told or now - when >= _QUIET_SECONDS:
             self._last = (kind, now)
             self.say(f"{label} ({100 * fraction:.0f} %)" if 0 < fraction < 1 else label)

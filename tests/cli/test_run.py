@@ -133,6 +133,35 @@ def test_report(hwgen: Command, design: Path) -> None:
     assert "matches_reference" not in done.json  # the result was for other files
 
 
+def test_design_is_replaced_with_its_results(
+    first_run: tuple[Path, dict[str, Any], str], hwgen: Command, design: Path
+) -> None:
+    assert (design / "simulation.json").is_file()
+    (design / "digits_zcu102.v").write_text("// changed\n")
+    graph = first_run[0] / "rtl_out" / "digits_zcu102" / "graph.safetensors"
+    done = hwgen("generate", graph, "-o", design)
+    assert done.status == 0, done.err
+    assert "// changed" not in (design / "digits_zcu102.v").read_text()
+    assert not (design / "simulation.json").exists()
+    (design / "mine.txt").write_text("dear")
+    done = hwgen("generate", graph, "-o", design, "--json")
+    assert done.status == 1
+    assert "mine.txt" in done.json["error"]
+    assert (design / "mine.txt").exists()
+
+
+@pytest.mark.slow
+def test_synth(hwgen: Command, design: Path) -> None:
+    done = hwgen("synth", design, "--json")
+    assert done.status == 0, done.err
+    values = done.json
+    assert {"lut", "ff", "dsp", "bram36", "logic_levels", "tool"} <= set(values)
+    assert values["lut"] > 1000
+    assert values["ff"] > 1000
+    report = hwgen("report", design, "--json").json
+    assert report["lut"] == values["lut"]
+
+
 def test_images_of_the_user(hwgen: Command, design: Path, tmp_path: Path) -> None:
     _, _, images, labels = digits_dataset()
     np.savez(tmp_path / "i.npz", images=images[7:10], labels=labels[7:10])
