@@ -255,9 +255,24 @@ class StationaryEngine(wiring.Component):
         # Tags of words in flight: block, column in block, half, last word of the pass.
         tag_bits = 1 + 1 + bits_for(square_columns - 1) + squares
         tags = Signal(tag_bits * READ_LATENCY)
-        tag = Signal(tag_bits)
-        m.d.sync += tags.eq(Cat(tag, tags[:-tag_bits]))
         arrived = tags[-tag_bits:]
+
+        # The request passes through a register, so that its address arithmetic and the arbitration
+        # of the banks lie in different cycles.
+        wanted = Signal()
+        address = Signal(WORD_ADDRESS_BITS)
+        tag = Signal(tag_bits)
+        requested_tag = Signal(tag_bits)
+        advance = Signal()
+        m.d.comb += advance.eq(~self.read.valid | self.read.ready)
+        with m.If(advance):
+            m.d.sync += [
+                self.read.valid.eq(wanted),
+                self.read.address.eq(address),
+                requested_tag.eq(tag),
+            ]
+        granted = self.read.valid & self.read.ready
+        m.d.sync += tags.eq(Cat(Mux(granted, requested_tag, 0), tags[:-tag_bits]))
 
         filled = Signal(2)  # halves that hold a whole pass
         emit_half = Signal()
@@ -333,11 +348,11 @@ class StationaryEngine(wiring.Component):
         arrived_row_valid = Signal()
         with m.If((command.source == StationarySource.ROWS) & f_active):
             m.d.comb += [
-                self.read.valid.eq(1),
+                wanted.eq(1),
                 # Rows beyond the limit become zero below; their address stays inside the tensor.
-                self.read.address.eq(r_slice_base + Mux(r_token < command.limit, r_token, 0)),
+                address.eq(r_slice_base + Mux(r_token < command.limit, r_token, 0)),
             ]
-            with m.If(self.read.ready):
+            with m.If(advance):
                 m.d.comb += tag.eq(Cat(1, r_block == squares - 1))
                 with m.If(r_block == squares - 1):
                     m.d.sync += [r_block.eq(0), r_row.eq(r_row + 1), r_token.eq(r_token - 1)]
@@ -405,11 +420,11 @@ class StationaryEngine(wiring.Component):
         half_free = ~filled.bit_select(f_half, 1)
         with m.If(is_columns & f_active & half_free):
             m.d.comb += [
-                self.read.valid.eq(1),
-                self.read.address.eq(c_pass_base + Mux(c_token < command.limit, c_token, 0)),
+                wanted.eq(1),
+                address.eq(c_pass_base + Mux(c_token < command.limit, c_token, 0)),
             ]
             last_word = (c_column == square_columns - 1) & (c_block == squares - 1)
-            with m.If(self.read.ready):
+            with m.If(advance):
                 m.d.comb += tag.eq(Cat(1, last_word, c_column, 1 << c_block))
                 m.d.sync += [c_column.eq(c_column + 1), c_token.eq(c_token + 1)]
                 with m.If(c_column == square_columns - 1):
