@@ -11,8 +11,8 @@ from typing import Any
 
 from hwgen.errors import ConfigError
 
-#: Roles of the activation memory's banks, in the order of their numbers. Each is a memory of its own
-#: with one read and one write port; the compiler places every tensor by its role so that concurrent
+#: Roles of the activation memory's banks, in the order of their numbers. Each is a memory of its
+#: own with one read and one write port; the compiler places every tensor by its role so that concurrent
 #: engines use different banks.
 BANK_ROLES: tuple[str, ...] = (
     "residual",  # int16 residual stream; head logits
@@ -159,4 +159,7 @@ class AcceleratorConfig:
             raise ConfigError(
                 f"The configuration must have exactly the keys of this version; check {odd}"
             )
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**plain)

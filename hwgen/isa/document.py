@@ -62,8 +62,8 @@ def _instructions() -> list[str]:
     for kind in (instructions.StationarySource, instructions.DrainMode):
         lines += _enum(kind)
     for opcode in OPCODES:
-        engine = opcode.engine.name if opcode.engine is not None else "sequencer"
-        lines += [f"### {opcode.code} {opcode.name} ({engine})", "", opcode.doc, ""]
+        place = opcode.engine.name if opcode.engine is not None else "sequencer"
+        lines += [f"### {opcode.code} {opcode.name} ({place})", "", opcode.doc, ""]
         if opcode.fields:
             lines += ["| bits | field | range | meaning |", "|---|---|---|---|"]
             offsets = field_offsets(opcode)
