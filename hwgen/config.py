@@ -12,8 +12,8 @@ from typing import Any
 from hwgen.errors import ConfigError
 
 #: Roles of the activation memory's banks, in the order of their numbers. Each is a memory of its
-#: own with one read and one write port; the compiler places every tensor by its role so that concurrent
-#: engines use different banks.
+#: own with one read and one write port; the compiler places every tensor by its role so that
+#: concurrent engines use different banks.
 BANK_ROLES: tuple[str, ...] = (
     "residual",  # int16 residual stream; head logits
     "normalised",  # LayerNorm outputs
