@@ -136,8 +136,8 @@ class _Model:
         self.full: list[int] = []
         self.full_from_memory: list[bool] = []
         self.swapped: list[int] = []
-        # Passes of packed weights: when their first and last beat can be handed over, and were.
-        self.arrived: list[tuple[int, int]] = []
+        # Passes of packed weights: when their last beat can be handed over; when they were taken.
+        self.arrived: list[int] = []
         self.consumed: list[tuple[int, int]] = []
         # Tiles.
         self.tile_ready: list[int] = []
@@ -330,7 +330,7 @@ class _Model:
                         first, last = fetch(pass_beats, wide_beat, issue)
                         first = max(first, time)
                         last = max(last, first + pass_beats)
-                        self.arrived.append((int(first), int(last)))
+                        self.arrived.append(int(last))
                         self.progress += 1
                         while len(self.consumed) <= pass_number:
                             yield
@@ -370,7 +370,9 @@ class _Model:
     def stationary(self) -> _Process:
         config = self.config
         rows, columns = config.rows, config.columns
-        weight_cycles = max(rows, config.weight_beats_per_pass) + INJECT
+        # The gearbox holds the beats of a row and one more before the shadow is free.
+        ahead = 1 + columns * config.weight_bits // config.wide_beat_bits
+        weight_cycles = max(rows + INJECT, config.weight_beats_per_pass - ahead + INJECT_LAST)
         row_cycles = rows * max(1, columns // rows) + ROWS_INJECT
         number_of_pass = 0
         weight_pass = 0
@@ -392,9 +394,8 @@ class _Model:
                 if source == StationarySource.WEIGHTS:
                     while len(self.arrived) <= weight_pass:
                         yield
-                    first, last = self.arrived[weight_pass]
                     start = max(time, free)
-                    end = max(start + weight_cycles, last + INJECT_LAST)
+                    end = max(start + weight_cycles, self.arrived[weight_pass] + INJECT_LAST)
                     self.consumed.append((start, end))
                     weight_pass += 1
                 elif source == StationarySource.ROWS:

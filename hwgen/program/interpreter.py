@@ -451,7 +451,8 @@ class _Machine:
         data, valid = data[:, part : part + columns], valid[:, part : part + columns]
         weights = np.zeros((1, i["passes"] * rows, columns), np.int16)
         weights[0, : i["limit"]] = data.view(np.int8)
-        return _Operand(weights, np.logical_not(valid).any(axis=0))
+        poisoned: npt.NDArray[np.bool_] = np.logical_not(valid.all(axis=0))
+        return _Operand(weights, poisoned)
 
     def operand_columns(self, i: Instruction, tile: int, rows: int, columns: int) -> _Operand:
         """K: reduction index = channel, column = token."""
