@@ -30,6 +30,8 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
 
+from hwgen.rtl.dsp_column import LATENCY as DUAL_LATENCY
+from hwgen.rtl.dsp_column import DspColumn, TwinColumn, dual_column_name
 from hwgen.rtl.ram import Ram, ram_name, ram_verilog
 
 #: Rows that share one register stage of the weight broadcast.
@@ -40,19 +42,21 @@ ACCUMULATE_LATENCY = 4
 
 
 def partial_sum_shape(rows: int, weight_bits: int) -> Shape:
-    """Exact width of a column's sum: 9-bit activation (int8 or uint8) x W-bit weight, ``rows`` products."""
+    """Exact width of a column's sum: ``rows`` products, 9-bit activation x W-bit weight."""
     return signed(9 + max(weight_bits, 2) - 1 + ceil_log2(rows))
 
 
 #: How a column multiplies. ``multiplier``: one multiplier a cell, which becomes a DSP block.
 #: ``digits``: the weight's radix-4 digits select multiples of the activation inside the adders, no
 #: DSP (:class:`DigitColumn`, :class:`SignColumn`).
-Cells = Literal["multiplier", "digits"]
+#: ``dual``: two columns of 8-bit weights in one cascade of DSP blocks, or its twin in plain logic
+#: (:mod:`hwgen.rtl.dsp_column`).
+Cells = Literal["multiplier", "dual", "digits"]
 
 
 def default_cells(weight_bits: int) -> Cells:
     """Digits are smaller than a DSP block is worth, except for 8-bit weights."""
-    return "multiplier" if weight_bits == 8 else "digits"
+    return "dual" if weight_bits == 8 else "digits"
 
 
 def digit_count(weight_bits: int) -> int:
@@ -67,11 +71,15 @@ def rows_per_stage(weight_bits: int, cells: Cells) -> int:
 
 def column_latency(weight_bits: int, cells: Cells) -> int:
     """Cycles from the activation of the last chain row to ``total``."""
+    if cells == "dual":
+        return DUAL_LATENCY
     return 3 if cells == "multiplier" else 2 + ceil_log2(digit_count(weight_bits))
 
 
 def column_name(rows: int, weight_bits: int, cells: Cells) -> str:
     """Verilog module name of a column; one module serves all columns of an array."""
+    if cells == "dual":
+        return dual_column_name(rows)
     return f"hwgen_column_{cells}_r{rows}_w{weight_bits}"
 
 
@@ -81,7 +89,7 @@ def group_name(rows: int, columns: int, weight_bits: int, tile_rows: int, cells:
 
 
 def entry_layout(rows: int, tile_rows: int) -> data.StructLayout:
-    """What travels with a row of activations: its accumulator address and the pass it belongs to."""
+    """What travels with a row of activations: its accumulator address and its pass."""
     return data.StructLayout(
         {
             "valid": 1,
@@ -149,9 +157,9 @@ def _accumulate(
 ) -> Signal:
     """Register of ``previous + term``, or ``- term`` if ``negate``; at most ``largest`` in size.
 
-    Written as a difference, p + t = p - ~t - 1 and p - t = p - t - 0, with the 0 or 1 as a borrow below the lowest bit: one
-    carry chain whose bare operand is the cascade, so that the choice of the term and the addition
-    share a LUT per bit.
+    Written as a difference, p + t = p - ~t - 1 and p - t = p - t - 0, with the 0 or 1 as a borrow
+    below the lowest bit: one carry chain whose bare operand is the cascade, so that the choice of
+    the term and the addition share a LUT per bit.
     """
     total = Signal(signed(largest.bit_length() + 1), name=name, reset_less=True)
     keep = ~negate
@@ -164,11 +172,12 @@ def _accumulate(
 class DigitColumn(wiring.Component):
     """One column without multipliers: a cascade per radix-4 digit of the weights, summed at last.
 
-    A weight of two's complement bits is the sum of 4^k d_k with d_k = -2 b(2k+1) + b(2k) + b(2k-1), -2..2 (Booth; b(-1) = 0, the
-    sign bit repeats). Digit k of a row and the addition to its cascade take one LUT per bit. Ports
-    as :class:`Column`, but ``activation`` is already registered: the group shares that register
-    among its columns. ``total`` follows the activation of the last chain row (before that register)
-    after :func:`column_latency` cycles.
+    A weight of two's complement bits is the sum of 4^k d_k with d_k = -2 b(2k+1) + b(2k) + b(2k-1),
+    -2..2 (Booth; b(-1) = 0, the sign bit repeats); every value is taken, the lowest
+    too. Digit k of a row and the addition to its cascade take one LUT per bit. Ports as
+    :class:`Column`, but ``activation`` is already registered: the group shares that register among
+    its columns. ``total`` follows the activation of the last chain row (before that register) after
+    :func:`column_latency` cycles.
     """
 
     def __init__(self, rows: int, weight_bits: int) -> None:
@@ -355,9 +364,11 @@ class ColumnGroup(wiring.Component):
             m.d.sync += [stage.eq(value) for stage, value in zip(shared, values, strict=True)]
             activation = Cat(shared)
 
-        totals = []
-        for c in range(columns):
-            total = Signal(partial_sum_shape(rows, bits), name=f"total_{c}")
+        totals: list[Value] = []
+        shape = partial_sum_shape(rows, bits)
+        wide = 2 if self.cells == "dual" else 1  # columns of a leaf; the last one may be half used
+        for c in range(0, columns, wide):
+            total = Signal(wide * shape.width, name=f"total_{c}")
             m.submodules[f"column_{c}"] = Instance(
                 column_name(rows, bits, self.cells),
                 i_clk=ClockSignal(),
@@ -365,10 +376,16 @@ class ColumnGroup(wiring.Component):
                 i_activation=activation,
                 i_swap=self.swap,
                 i_weight_enable=Cat(enables),
-                i_weight_in=Cat(word.word_select(c, bits) for word in stage_data),
+                i_weight_in=Cat(
+                    word.word_select(d, bits) if d < columns else Const(0, bits)
+                    for word in stage_data
+                    for d in range(c, c + wide)
+                ),
                 o_total=total,
             )
-            totals.append(total)
+            totals += [
+                total.word_select(d, shape.width).as_signed() for d in range(min(wide, columns - c))
+            ]
 
         # The bookkeeping meets the sums: the last row's skew and the column's registers.
         stages = -(-rows // rows_per_stage(bits, self.cells))
@@ -465,7 +482,9 @@ class SystolicArray(wiring.Component):
         """The modules that are emitted once each and instantiated by name."""
         column: wiring.Component
         accumulator_bits = 32 * self.group_columns
-        if self.cells == "multiplier":
+        if self.cells == "dual":
+            column = TwinColumn(self.rows)
+        elif self.cells == "multiplier":
             column = Column(self.rows, self.weight_bits)
         elif self.weight_bits == 1:
             column = SignColumn(self.rows)
@@ -480,6 +499,12 @@ class SystolicArray(wiring.Component):
                 self.tile_rows, accumulator_bits, accumulator_bits
             ),
         }
+
+    def synthesis_leaves(self) -> dict[str, wiring.Component]:
+        """Those of :meth:`leaves` that synthesis for DSP48E2 replaces by these."""
+        if self.cells != "dual":
+            return {}
+        return {column_name(self.rows, self.weight_bits, self.cells): DspColumn(self.rows)}
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()

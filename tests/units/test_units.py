@@ -45,18 +45,17 @@ def product(
 
 
 def extreme_products(k: int, n: int, bits: int) -> list[dict[str, Any]]:
-    """All activations at one end, weights of one sign or alternating: the largest partial sums."""
+    """All activations at one end, every weight in a whole column: the largest partial sums."""
     largest = weight_format(bits).maximum
+    # A column per weight value: every digit reaches its ends in all rows of a cascade at once.
+    each = np.tile(np.array([w for w in range(-largest, largest + 1) if w or bits > 1]), (k, 1))
     alternating = np.where(np.add.outer(np.arange(k), np.arange(n)) % 2, largest, -largest)
     given = []
     for dtype in (np.int8, np.uint8):
         for value in (np.iinfo(dtype).min, np.iinfo(dtype).max):
             a = np.full((3, k), value, dtype)
             a[2, ::2] = np.iinfo(dtype).max
-            given += [
-                {"activations": a, "weights": w.astype(np.int8)}
-                for w in (np.full((k, n), largest), np.full((k, n), -largest), alternating)
-            ]
+            given += [{"activations": a, "weights": w.astype(np.int8)} for w in (alternating, each)]
     return given
 
 
