@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two 8-bit columns of the array in one DSP48E2 cascade, and their twin in plain logic.
+
+Both have the same ports, latency and results for all weights of 8 bits and all activations that are
+int8 or uint8; synthesis for UltraScale+ takes one, simulation and all other targets the other.
+
+A DSP block multiplies ``(w1 << 18) + w0`` by one activation and adds the block above it, so that a
+column's sum is ``P = (H << 18) + L`` with L and H the sums of the two columns. L outgrows its 18
+bits after 4 rows, which is why others cut the cascade there and add the pieces in logic. Here the
+cascade is never cut: the upper bits of L, lost in H, are found again from P itself. A row changes L
+by at most 128 * 255 = 32640, two rows by less than a quarter of 2^18, so bits 17:16 of P, watched
+every second row, say whether L went round; a few LUTs count the rounds. At the end the count
+completes L, and is subtracted from P >> 18 to give H.
+"""
+
+from __future__ import annotations
+
+from amaranth import Cat, ClockSignal, Const, Instance, Module, Signal, Value, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+#: Bit of the second weight in the packed operand: 18 + 8 bits and a sign fit the 27-bit multiplier
+#: port for all weights, -128 included.
+LANE = 18
+#: Largest magnitude of a product: uint8 activation, weight -128.
+PRODUCT = 128 * 255
+#: Rows between two looks at the low lane: it moves by less than a quarter of its range.
+TAP_ROWS = 2
+#: Rows after which the low lane still fits its bits.
+FIRST_TAP_ROWS = 4
+#: Rows that share the input ``weight_in``.
+SEGMENT_ROWS = 8
+#: Cycles from the activation of the last chain row to ``total``.
+LATENCY = 4
+
+
+def dual_column_name(rows: int) -> str:
+    """Verilog module name of the leaf, whichever of the two it is."""
+    return f"hwgen_column_dual_r{rows}_w8"
+
+
+def _total_bits(rows: int) -> int:
+    """Width of a column's sum."""
+    return 16 + ceil_log2(rows)
+
+
+class _DualColumn(wiring.Component):
+    """Ports of the leaf.
+
+    Two columns of R cells that share activations. ``weight_in`` holds a pair of weights for every
+    segment of 8 rows, the first column's lower; ``weight_enable[p]`` loads the shadow registers of
+    chain row p from its segment's pair; ``swap[p]`` copies them to the active ones in the cycle in
+    which chain row p registers the first activation of a pass. ``activation[p]`` (9 bits, signed,
+    -128..255) is the skewed activation. ``total`` holds both sums, the first column's lower,
+    :data:`LATENCY` cycles after the activation of the last chain row. One row of activations a
+    cycle; no back-pressure.
+    """
+
+    def __init__(self, rows: int) -> None:
+        """Ports for R rows."""
+        self.rows = rows
+        self.segments = -(-rows // SEGMENT_ROWS)
+        super().__init__(
+            {
+                "activation": In(9 * rows),
+                "swap": In(rows),
+                "weight_in": In(16 * self.segments),
+                "weight_enable": In(rows),
+                "total": Out(2 * _total_bits(rows)),
+            }
+        )
+
+
+class TwinColumn(_DualColumn):
+    """The leaf in plain logic: one multiplier a cell."""
+
+    def elaborate(self, platform: object) -> Module:
+        """Shadow, active, product and sum of every cell."""
+        m = Module()
+        shape = signed(_total_bits(self.rows))
+        sums: list[Value] = [Const(0, shape)] * 2
+        for p in range(self.rows):
+            held = Signal(signed(9), name=f"activation_{p}", reset_less=True)
+            m.d.sync += held.eq(self.activation.word_select(p, 9))
+            pair = self.weight_in.word_select(p // SEGMENT_ROWS, 16)
+            for c in range(2):
+                name = f"{c}_{p}"
+                shadow = Signal(8, name=f"shadow_{name}", reset_less=True)
+                active = Signal(8, name=f"active_{name}", reset_less=True)
+                product = Signal(signed(16), name=f"product_{name}", reset_less=True)
+                total = Signal(shape, name=f"sum_{name}", reset_less=True)
+                with m.If(self.weight_enable[p]):
+                    m.d.sync += shadow.eq(pair.word_select(c, 8))
+                with m.If(self.swap[p]):
+                    m.d.sync += active.eq(shadow)
+                m.d.sync += [product.eq(held * active.as_signed()), total.eq(sums[c] + product)]
+                sums[c] = total
+        total = Signal(2 * _total_bits(self.rows), name="total_register", reset_less=True)
+        m.d.sync += total.eq(Cat(sums))
+        m.d.comb += self.total.eq(total)
+        return m
+
+
+class DspColumn(_DualColumn):
+    """The leaf as a cascade of R DSP48E2 blocks.
+
+    All registers of a cell are the block's own: A2 and D hold the shadow weights, AD behind the
+    pre-adder the active pair, B the activation, M the products, P the sums.
+    """
+
+    def elaborate(self, platform: object) -> Module:
+        """The cascade, the count of the low lane's rounds, and the split."""
+        m = Module()
+        bits = _total_bits(self.rows)
+        cascade: Value = Const(0, 48)
+        last = self.rows - 1
+        taps = [*range(min(FIRST_TAP_ROWS - 1, last), last, TAP_ROWS), last]
+        #: Low lane >> 16, signed, as far as it is needed: its lower two bits are P's own.
+        rounds: Value | None = None
+        tapped = 0
+        sums: Value = Const(0, 48)
+        for p in range(self.rows):
+            sums = Signal(48, name=f"p_{p}")
+            next_cascade = Signal(48, name=f"cascade_{p}")
+            m.submodules[f"cell_{p}"] = self._cell(p, cascade, next_cascade, sums)
+            cascade = next_cascade
+            if p not in taps:
+                continue
+            now = sums[LANE - 2 : LANE]
+            if rounds is None:
+                rounds = Cat(now, now[1])
+            else:
+                width = max(3, ((p + 1) * PRODUCT).bit_length() + 1 - (LANE - 2))
+                rounds = self._count(m, rounds, p - tapped, now, width, p)
+            tapped = p
+        assert rounds is not None
+        upper = rounds[2:].as_signed()
+        low = Cat(sums[: LANE - 2], rounds).as_signed()
+        total = Signal(2 * bits, name="total_register", reset_less=True)
+        m.d.sync += [
+            total[:bits].eq(low),
+            total[bits:].eq(sums[LANE : LANE + bits].as_signed() - upper),
+        ]
+        m.d.comb += self.total.eq(total)
+        return m
+
+    @staticmethod
+    def _count(m: Module, before: Value, cycles: int, now: Value, width: int, p: int) -> Value:
+        """Rounds at chain row p (``width`` bits) from those ``cycles`` rows above.
+
+        The low two bits are a position on a circle of four quarters that moves by one at most; from
+        3 to 0 it went round upwards, from 0 to 3 downwards.
+        """
+        line = Signal(len(before) * cycles, name=f"rounds_{p}", reset_less=True)
+        m.d.sync += line.eq(Cat(before, line)[: len(line)])
+        old = line[-len(before) :]
+        up = (old[:2] == 3) & (now == 0)
+        down = (old[:2] == 0) & (now == 3)
+        upper = [old[2:][min(i, len(before) - 3)] for i in range(width - 2)]
+        counted = []
+        for i, bit in enumerate(upper):  # plain logic: shorter than a carry chain
+            below = Cat(upper[:i]) if i else Const(0, 1)
+            ones = below.all() if i else Const(1, 1)
+            counted.append(bit ^ ((up & ones) | (down & ~below.any())))
+        return Cat(now, *counted)
+
+    def _cell(self, p: int, cascade: Value, next_cascade: Value, sums: Value) -> Instance:
+        """One DSP block: P = AD * B + PCIN, AD = D + A."""
+        pair = self.weight_in.word_select(p // SEGMENT_ROWS, 16)
+        first, second = pair[:8].as_signed(), pair[8:].as_signed()
+        wide = Cat(first, first[-1].replicate(22))
+        above = Cat(Const(0, LANE), second, second[-1].replicate(27 - 8 - LANE))
+        resets = ("A", "B", "C", "D", "M", "P", "CTRL", "INMODE", "ALUMODE", "ALLCARRYIN")
+        return Instance(
+            "DSP48E2",
+            p_AMULTSEL="AD",
+            p_BMULTSEL="B",
+            p_PREADDINSEL="A",
+            p_A_INPUT="DIRECT",
+            p_B_INPUT="DIRECT",
+            p_USE_MULT="MULTIPLY",
+            p_USE_SIMD="ONE48",
+            **{f"p_{name}": 1 for name in ("AREG", "ACASCREG", "BREG", "BCASCREG", "DREG")},
+            **{f"p_{name}": 1 for name in ("ADREG", "CREG", "MREG", "PREG")},
+            **{f"p_{name}REG": 0 for name in ("OPMODE", "INMODE", "ALUMODE")},
+            **{f"p_{name}REG": 0 for name in ("CARRYIN", "CARRYINSEL")},
+            i_CLK=ClockSignal(),
+            i_A=wide,
+            i_B=Cat(self.activation.word_select(p, 9), self.activation[9 * p + 8].replicate(9)),
+            i_C=Const(-1, 48),
+            i_D=above,
+            i_PCIN=cascade,
+            i_ACIN=Const(0, 30),
+            i_BCIN=Const(0, 18),
+            i_CARRYCASCIN=Const(0, 1),
+            i_MULTSIGNIN=Const(0, 1),
+            i_CARRYIN=Const(0, 1),
+            i_CARRYINSEL=Const(0, 3),
+            i_ALUMODE=Const(0, 4),
+            i_INMODE=Const(0b00100, 5),
+            i_OPMODE=Const(0b00_001_01_01 if p else 0b00_000_01_01, 9),
+            i_CEA1=Const(0, 1),
+            i_CEA2=self.weight_enable[p],
+            i_CED=self.weight_enable[p],
+            i_CEAD=self.swap[p],
+            i_CEB1=Const(0, 1),
+            i_CEB2=Const(1, 1),
+            i_CEC=Const(0, 1),
+            i_CEM=Const(1, 1),
+            i_CEP=Const(1, 1),
+            i_CEALUMODE=Const(0, 1),
+            i_CECARRYIN=Const(0, 1),
+            i_CECTRL=Const(0, 1),
+            i_CEINMODE=Const(0, 1),
+            **{f"i_RST{name}": Const(0, 1) for name in resets},
+            o_P=sums,
+            o_PCOUT=next_cascade,
+        )
