@@ -233,6 +233,18 @@ def test_ailayernorm_extremes() -> None:
                     check("ailayernorm", parameters, codes(rng, 5, 97, 20))
 
 
+@pytest.mark.parametrize("squares", ["compressed", "exact"])
+def test_ailayernorm_quiet_and_loud_rows(squares: str) -> None:
+    """Rows below one code of spread, where the floor of the variance holds, and rows that clip."""
+    rng = np.random.default_rng(9)
+    for spread in (0.3, 0.6, 1, 2, 60):
+        for shift in (0, 1, 3):
+            parameters: dict[str, object] = {"gamma_shift": shift, "squares": squares}
+            vectors = codes(rng, 20, 97, spread)
+            check("ailayernorm", parameters, vectors)
+            check("ailayernorm", parameters, vectors | {"alpha": np.zeros(97, np.uint8)})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 49, 197, 785])
 def test_ailayernorm_many_rows(rows: int) -> None:
