@@ -89,6 +89,7 @@ class Build:
     optimise: str = "-O2"  #: of the code that runs every cycle
     trace: bool = False  #: with VCD tracing
     defines: tuple[str, ...] = ()  #: macros of the harness
+    libraries: tuple[str, ...] = ()  #: further arguments of the linker
 
     def key(self, toolchain: Toolchain) -> str:
         """Digest of sources, harness, options and tool versions."""
@@ -103,6 +104,8 @@ class Build:
         add(
             *_CXX_FLAGS, self.top, self.optimise, str(self.trace), *self.options, "|", *self.defines
         )
+        if self.libraries:
+            add("libraries", *self.libraries)
         for source in (*self.verilog, *self.harness, Source.of(WAIVERS)):
             add(source.name, source.data)
         return digest.hexdigest()[:32]
@@ -294,7 +297,7 @@ def build(spec: Build, progress: Progress | None = None) -> Path:
         report("linking the simulation", 0.97)
         objects = [str(target) for _, target, _ in jobs] + [str(path) for path in runtime]
         run_tool(
-            [*toolchain.compiler, "-o", str(partial / "simulation"), *objects, "-pthread"],
+            [*toolchain.compiler, "-o", str(partial / "simulation"), *objects, "-pthread", *spec.libraries],
             cwd=work,
             what="Linking the simulation",
         )

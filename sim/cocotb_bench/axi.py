@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AXI4 memory for verification: back-pressure on every channel, interleaving, errors on any beat.
+
+Plain Python, one call per clock cycle and port; knows nothing of the simulator. Every broken rule
+of a master raises :class:`ProtocolError`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+from hwgen.isa.instructions import BEAT_BYTES
+from hwgen.sim.cocotb_bench import bins
+
+PAGE = 4096
+ID_FETCH = 1
+_INCREMENTING = 1
+_SIZE_16_BYTES = 4
+
+
+class ProtocolError(Exception):
+    """A master broke a rule of AXI4 or of the memory map."""
+
+
+@dataclass
+class Region:
+    """Addresses ``base`` up of external memory."""
+
+    name: str
+    base: int
+    data: bytearray
+    writable: bool = False
+
+
+@dataclass
+class Target:
+    """One error response to give: on the ``skip``-th matching beat."""
+
+    channel: str  #: R or B
+    kind: str  #: weights, fetch, load, store
+    response: str  #: key of :data:`bins.RESPONSES`
+    position: str = ""  #: R: first, middle or last beat
+    crowd: int = bins.CROWD  #: bursts outstanding at that moment, at least
+    skip: int = 0
+    address: int | None = None  #: of the burst that got the error, once given
+
+
+@dataclass
+class _Burst:
+    identifier: int
+    address: int
+    beats: int
+    kind: str
+    done: int = 0
+    due: int = 0  #: earliest cycle of the response
+
+
+@dataclass(frozen=True)
+class Chances:
+    """Chance per cycle, in 0..1, that a channel moves."""
+
+    ar: float = 1.0
+    r: float = 1.0
+    aw: float = 1.0
+    w: float = 1.0
+    b: float = 1.0
+    axil_aw: float = 1.0
+    axil_w: float = 1.0
+    axil_b: float = 1.0
+    axil_ar: float = 1.0
+    axil_r: float = 1.0
+    interleave: float = 0.5  #: that R changes to the other ID where both are owed
+    b_delay: int = 0  #: cycles from the last beat to the earliest response
+
+
+@dataclass
+class Memory:
+    """External memory behind all ports, and what is wanted of it now."""
+
+    regions: list[Region]
+    weights: list[tuple[int, int]]  #: [first, end) addresses of tile regions
+    program_end: int  #: address behind the last instruction
+    hits: Counter[str]
+    rng: random.Random
+    chances: Chances = field(default_factory=Chances)
+    target: Target | None = None
+    dead: bool = False  #: answers nothing, accepts nothing
+
+    def region(self, address: int, size: int, *, write: bool) -> tuple[Region, int]:
+        """The region that holds a burst, and the offset in it."""
+        for region in self.regions:
+            offset = address - region.base
+            if 0 <= offset and offset + size <= len(region.data):
+                if write and not region.writable:
+                    raise ProtocolError(f"Write to {region.name} at {address:#x}")
+                return region, offset
+        raise ProtocolError(f"Burst of {size} bytes at {address:#x} lies in no region")
+
+    def kind(self, identifier: int, address: int) -> str:
+        """Kind of a read."""
+        if identifier == ID_FETCH:
+            return "fetch"
+        if any(first <= address < end for first, end in self.weights):
+            return "weights"
+        return "load"
+
+    def response(self, channel: str, burst: _Burst, position: str, outstanding: int) -> int:
+        """Response of a beat: 0, or the target's error, once."""
+        target = self.target
+        if (
+            target is None
+            or target.address is not None
+            or target.channel != channel
+            or target.kind != burst.kind
+            or target.position not in ("", position)
+            or outstanding < target.crowd
+        ):
+            return 0
+        if burst.kind == "fetch" and burst.address + burst.done * BEAT_BYTES >= self.program_end:
+            return 0  # prefetched beyond END and never used
+        if target.skip:
+            target.skip -= 1
+            return 0
+        target.address = burst.address
+        if outstanding >= bins.CROWD:
+            self.hits[bins.error(channel, burst.kind, target.response, target.position)] += 1
+        return bins.RESPONSES[target.response]
+
+
+def check_burst(name: str, address: int, length: int, size: int, burst: int) -> int:
+    """Beats of a legal request."""
+    beats = length + 1
+    if size != _SIZE_16_BYTES or burst != _INCREMENTING or address % BEAT_BYTES:
+        raise ProtocolError(f"{name} at {address:#x}: size {size}, burst {burst}")
+    if address // PAGE != (address + beats * BEAT_BYTES - 1) // PAGE:
+        raise ProtocolError(f"{name} of {beats} beats at {address:#x} crosses 4 KiB")
+    return beats
+
+
+class ReadPort:
+    """Slave of AR and R of one port.
+
+    Beats of different IDs may alternate within bursts; those of one ID keep the order of requests.
+    ``rdata`` and the other outputs hold until the beat is taken.
+    """
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self.queues: dict[int, deque[_Burst]] = {}
+        self.arready = False
+        self.rvalid = False
+        self.rid = self.rresp = self.rdata = 0
+        self.rlast = False
+        self._chosen: int | None = None
+        self._refused_in_crowd = False
+
+    @property
+    def outstanding(self) -> int:
+        """Bursts accepted and not yet ended."""
+        return sum(map(len, self.queues.values()))
+
+    def request(self, identifier: int, address: int, length: int, size: int, burst: int) -> None:
+        """AR was taken."""
+        beats = check_burst("Read", address, length, size, burst)
+        self.memory.region(address, beats * BEAT_BYTES, write=False)
+        kind = self.memory.kind(identifier, address)
+        if self._refused_in_crowd:
+            self.memory.hits[bins.stall("AR", kind)] += 1
+            self._refused_in_crowd = False
+        entry = _Burst(identifier, address, beats, kind)
+        self.queues.setdefault(identifier, deque()).append(entry)
+
+    def taken(self) -> None:
+        """R was taken."""
+        if not self.rvalid:
+            raise ProtocolError("R was taken without an offer")
+        queue = self.queues[self.rid]
+        queue[0].done += 1
+        if self.rlast:
+            queue.popleft()
+            if not queue:
+                del self.queues[self.rid]
+        self.rvalid = False
+
+    def step(self, *, refused: bool) -> None:
+        """Choose the outputs of the next cycle; ``refused``: AR was offered and not taken."""
+        memory, chances, rng = self.memory, self.memory.chances, self.memory.rng
+        outstanding = self.outstanding
+        if refused and outstanding >= bins.CROWD:
+            self._refused_in_crowd = True
+        self.arready = not memory.dead and rng.random() < chances.ar
+        if self.rvalid or not outstanding:
+            return
+        if self._chosen not in self.queues:
+            self._chosen = rng.choice(list(self.queues))
+        elif len(self.queues) > 1 and rng.random() < chances.interleave:
+            self._chosen = rng.choice(list(self.queues))
+        burst = self.queues[self._chosen][0]
+        position = bins.position_of(burst.done, burst.beats)
+        if memory.dead or rng.random() >= chances.r:
+            if outstanding >= bins.CROWD:
+                memory.hits[bins.stall("R", burst.kind, position)] += 1
+            return
+        region, offset = memory.region(burst.address, burst.beats * BEAT_BYTES, write=False)
+        start = offset + burst.done * BEAT_BYTES
+        self.rid = burst.identifier
+        self.rlast = burst.done == burst.beats - 1
+        self.rresp = memory.response("R", burst, position, outstanding)
+        self.rdata = int.from_bytes(region.data[start : start + BEAT_BYTES], "little")
+        if self.rresp:
+            self.rdata = rng.getrandbits(8 * BEAT_BYTES)  # the data of an error mean nothing
+        self.rvalid = True
+
+
+class WritePort:
+    """Slave of AW, W and B; W may come before its AW, B comes after both."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self.requests: deque[_Burst] = deque()  # AW taken, B not
+        self.filled = 0  # of these, how many have all their data
+        self.beats: deque[tuple[int, bool]] = deque()  # taken, not yet in the memory
+        self.awready = self.wready = self.bvalid = False
+        self.bresp = 0
+        self._w_beat = 0  # of the burst that W is in
+        self._now = 0
+
+    @property
+    def outstanding(self) -> int:
+        """Bursts whose address was taken and whose response was not."""
+        return len(self.requests)
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing is owed by either side."""
+        return not self.requests and not self.beats
+
+    def request(self, identifier: int, address: int, length: int, size: int, burst: int) -> None:
+        """AW was taken."""
+        if identifier:
+            raise ProtocolError(f"AWID must be 0, not {identifier}")
+        beats = check_burst("Write", address, length, size, burst)
+        self.memory.region(address, beats * BEAT_BYTES, write=True)
+        self.requests.append(_Burst(0, address, beats, "store"))
+
+    def data(self, word: int, strobe: int, last: bool) -> None:
+        """W was taken."""
+        if strobe != (1 << BEAT_BYTES) - 1:
+            raise ProtocolError(f"WSTRB must be all ones, not {strobe:#x}")
+        self.beats.append((word, last))
+        self._w_beat = 0 if last else self._w_beat + 1
+
+    def taken(self) -> None:
+        """B was taken."""
+        if not self.bvalid:
+            raise ProtocolError("B was taken without an offer")
+        self.requests.popleft()
+        self.filled -= 1
+        self.bvalid = False
+
+    def _store(self) -> None:
+        while self.beats and self.filled < len(self.requests):
+            burst = self.requests[self.filled]
+            word, last = self.beats.popleft()
+            region, offset = self.memory.region(
+                burst.address, burst.beats * BEAT_BYTES, write=True
+            )
+            start = offset + burst.done * BEAT_BYTES
+            region.data[start : start + BEAT_BYTES] = word.to_bytes(BEAT_BYTES, "little")
+            burst.done += 1
+            if last != (burst.done == burst.beats):
+                raise ProtocolError(f"WLAST of beat {burst.done} of {burst.beats}")
+            if last:
+                self.filled += 1
+                burst.due = self._now + self.memory.chances.b_delay
+
+    def step(self, *, aw_refused: bool, w_refused: bool, w_last: bool) -> None:
+        """Choose the outputs of the next cycle."""
+        memory, chances, rng = self.memory, self.memory.chances, self.memory.rng
+        self._now += 1
+        crowd = self.outstanding >= bins.CROWD
+        if crowd and aw_refused:
+            memory.hits[bins.stall("AW", "store")] += 1
+        if crowd and w_refused:
+            position = "first" if self._w_beat == 0 else "last" if w_last else "middle"
+            memory.hits[bins.stall("W", "store", position)] += 1
+        self._store()
+        self.awready = not memory.dead and rng.random() < chances.aw
+        self.wready = not memory.dead and rng.random() < chances.w
+        if self.bvalid or not self.filled:
+            return
+        held = self._now < self.requests[0].due
+        if memory.dead or held or rng.random() >= chances.b:
+            if crowd:
+                memory.hits[bins.stall("B", "store")] += 1
+            return
+        self.bresp = memory.response("B", self.requests[0], "", self.outstanding)
+        self.bvalid = True

@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the bench around the top (Verilator, cocotb's VPI) and runs it.
+
+The wrapper makes Python cheap: one vector of controls in, one vector of what happened at the last
+clock edge out, and it checks the rules of the masters' channels in every cycle. Only the wrapper's
+own signals are public.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hwgen.config import AcceleratorConfig
+from hwgen.emit.verilog import convert
+from hwgen.errors import SimulationError, ToolError
+from hwgen.isa.instructions import BY_NAME, OPCODE_BITS, Engine
+from hwgen.rtl.accelerator import Accelerator
+from hwgen.sim.cocotb_bench.program import TestFrame
+from hwgen.sim.verilator import Build, Source, build
+from hwgen.sim.verilog_ports import Port, module_ports
+
+TOP = "hwgen_top"
+LOAD_COUNT_BITS = 8
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a packed vector."""
+
+    name: str
+    low: int
+    width: int
+
+    @property
+    def mask(self) -> int:
+        """Mask of the value, not shifted."""
+        return (1 << self.width) - 1
+
+
+def _layout(fields: Sequence[tuple[str, int]]) -> dict[str, Field]:
+    layout, low = {}, 0
+    for name, width in fields:
+        layout[name] = Field(name, low, width)
+        low += width
+    return layout
+
+
+def control_layout(ports: int) -> dict[str, Field]:
+    """Inputs of the top that change often, and the reset; at most 32 bits."""
+    fields = [("rst", 1)]
+    for p in range(ports):
+        fields += [
+            (f"m_axi{p}_{name}", width)
+            for name, width in (
+                ("arready", 1),
+                ("rvalid", 1),
+                ("rlast", 1),
+                ("rid", 2),
+                ("rresp", 2),
+            )
+        ]
+    fields += [("m_axi0_awready", 1), ("m_axi0_wready", 1), ("m_axi0_bvalid", 1)]
+    fields += [("m_axi0_bresp", 2)]
+    fields += [(f"s_axil_{name}", 1) for name in ("awvalid", "wvalid", "bready")]
+    fields += [("s_axil_arvalid", 1), ("s_axil_rready", 1)]
+    return _layout(fields)
+
+
+def seen_layout(ports: int) -> dict[str, Field]:
+    """What happened at the last edge: transfers (``_taken``), refused offers (``_refused``), state."""
+    fields: list[tuple[str, int]] = []
+    for p in range(ports):
+        fields += [(f"ar{p}_taken", 1), (f"ar{p}_refused", 1), (f"ar{p}_id", 2), (f"r{p}_taken", 1)]
+    fields += [("aw_taken", 1), ("aw_refused", 1), ("w_taken", 1), ("w_refused", 1), ("w_last", 1)]
+    fields += [("b_taken", 1)]
+    fields += [(f"axil_{name}_taken", 1) for name in ("aw", "w", "b", "ar", "r")]
+    fields += [("interrupt", 1), ("resetting", 1), ("soft_reset", 1), ("running", 1)]
+    fields += [("end_held", 1), ("active", len(Engine)), ("loads_done", LOAD_COUNT_BITS)]
+    fields += [("broken", 1)]
+    return _layout(fields)
+
+
+def _packed(layout: dict[str, Field]) -> int:
+    return sum(field.width for field in layout.values())
+
+
+_AR = ("arid", "araddr", "arlen", "arsize", "arburst")
+_AW = ("awid", "awaddr", "awlen", "awsize", "awburst")
+
+
+def wrapper(text: str, config: AcceleratorConfig) -> str:
+    """Verilog of the module ``bench`` around the top."""
+    ports = config.memory_ports
+    top = module_ports(text, TOP)
+    controls, seen = control_layout(ports), seen_layout(ports)
+    if _packed(controls) > 32:
+        raise SimulationError(f"At most 3 memory ports fit the controls, not {ports}")
+    lines = ["module bench("]
+    others = [
+        *(top[f"m_axi{p}_rdata"] for p in range(ports)),
+        *(top[f"s_axil_{name}"] for name in ("awaddr", "wdata", "wstrb", "araddr")),
+    ]
+    read_payloads = {f"ar{p}": [f"m_axi{p}_{name}" for name in _AR] for p in range(ports)}
+    payloads = read_payloads | {
+        "aw": [f"m_axi0_{name}" for name in _AW],
+        "w": ["m_axi0_wdata", "m_axi0_wstrb", "m_axi0_wlast"],
+        "axil_b": ["s_axil_bresp"],
+        "axil_r": ["s_axil_rdata", "s_axil_rresp"],
+    }
+
+    def range_of(width: int) -> str:
+        return f"[{width - 1}:0] " if width > 1 else ""
+
+    def total(names: Sequence[str]) -> int:
+        return sum(top[name].width for name in names)
+
+    declared = ["  input clk", f"  input {range_of(_packed(controls))}control"]
+    declared += [f"  input {range_of(port.width)}{port.name}" for port in others]
+    declared += [f"  output reg {range_of(_packed(seen))}seen", "  output reg [31:0] broken = 0"]
+    declared += [
+        f"  output reg {range_of(total(names))}{name}_payload" for name, names in payloads.items()
+    ]
+    lines += [",\n".join(declared), ");"]
+    given = {port.name for port in others}
+    constant = {"m_axi0_bid": "0", "s_axil_awprot": "0", "s_axil_arprot": "0", "clk": "clk"}
+    connections = []
+    for port in top.values():
+        name = port.name
+        if name in given:
+            connections.append(f".{name}({name})")
+        elif name in constant:
+            connections.append(f".{name}({constant[name]})")
+        elif port.direction == "input":
+            field = controls[name]
+            bits = f"{field.low + field.width - 1}:{field.low}"
+            connections.append(f".{name}(control[{bits}])")
+        else:
+            lines.append(f"  wire {range_of(port.width)}{name};")
+            connections.append(f".{name}({name})")
+    lines.append(f"  {TOP} dut ({', '.join(connections)});")
+
+    def control(name: str) -> str:
+        return f"control[{controls[name].low}]"
+
+    channels = {
+        f"ar{p}": (f"m_axi{p}_arvalid", control(f"m_axi{p}_arready")) for p in range(ports)
+    } | {
+        "aw": ("m_axi0_awvalid", control("m_axi0_awready")),
+        "w": ("m_axi0_wvalid", control("m_axi0_wready")),
+        "axil_b": ("s_axil_bvalid", control("s_axil_bready")),
+        "axil_r": ("s_axil_rvalid", control("s_axil_rready")),
+    }
+    lines += [f"  wire rst = {control('rst')};", "  reg resetting_before = 0;"]
+    values = {
+        "b_taken": f"{control('m_axi0_bvalid')} & m_axi0_bready",
+        "axil_aw_taken": f"{control('s_axil_awvalid')} & s_axil_awready",
+        "axil_w_taken": f"{control('s_axil_wvalid')} & s_axil_wready",
+        "axil_ar_taken": f"{control('s_axil_arvalid')} & s_axil_arready",
+        "w_last": "m_axi0_wlast",
+        "interrupt": "interrupt",
+        "resetting": "dut.resetting",
+        "soft_reset": "dut.registers.soft_reset",
+        "running": "dut.sequencer.running",
+        "end_held": "dut.sequencer.held_valid & (dut.sequencer.held"
+        f"[{OPCODE_BITS - 1}:0] == {BY_NAME['END'].code})",
+        "loads_done": f"dut.sequencer.completed_load[{LOAD_COUNT_BITS - 1}:0]",
+        "broken": "broken != 0",
+    }
+    for p in range(ports):
+        values[f"ar{p}_id"] = f"m_axi{p}_arid"
+        values[f"r{p}_taken"] = f"{control(f'm_axi{p}_rvalid')} & m_axi{p}_rready"
+    steps = []
+    for index, (name, (valid, ready)) in enumerate(channels.items()):
+        if name.startswith("axil"):
+            values[f"{name}_taken"] = f"{valid} & {ready}"
+        else:
+            values[f"{name}_taken"] = f"{valid} & {ready}"
+            values[f"{name}_refused"] = f"{valid} & ~{ready}"
+        payload = f"{{{', '.join(reversed(payloads[name]))}}}"
+        lines.append(f"  reg {name}_waits = 0;")
+        steps += [
+            f"    {name}_payload <= {payload};",
+            f"    {name}_waits <= {valid} & ~{ready} & ~rst;",
+            f"    if ({name}_waits & ~rst & (~{valid} | {payload} != {name}_payload))"
+            f" broken[{index}] <= 1;",
+        ]
+        if name.startswith("a") and not name.startswith("axil"):
+            # While the masters drain, only what was offered before may still be on the bus.
+            steps.append(
+                f"    if ({valid} & ~{name}_waits & ~rst & resetting_before & dut.resetting)"
+                f" broken[{16 + index}] <= 1;"
+            )
+    for engine in Engine:
+        name = engine.name.lower()
+        lines.append(f"  reg [7:0] {name}_started = 0;")
+        steps.append(
+            f"    {name}_started <= rst | dut.resetting ? 8'd0 : {name}_started"
+            f" + {{7'd0, dut.sequencer.o_{name}__valid & dut.sequencer.o_{name}__ready}}"
+            f" - {{7'd0, dut.sequencer.done[{engine.value}]}};"
+        )
+    active = ", ".join(f"{engine.name.lower()}_started != 0" for engine in reversed(Engine))
+    values["active"] = f"{{{active}}}"
+    for name, field in seen.items():
+        bits = f"{field.low + field.width - 1}:{field.low}"
+        value = values[name]
+        if name.endswith(("_taken", "_refused")):
+            value = f"({value}) & ~rst"
+        steps.append(f"    seen[{bits}] <= {value};")
+    lines += ["  always @(posedge clk) begin", *steps, "    resetting_before <= dut.resetting;"]
+    lines += ["  end", "endmodule", ""]
+    return "\n".join(lines)
+
+
+def _main(text: str) -> bytes:
+    """Cocotb's main program; our builds keep the time in Verilator's context."""
+    step = "main_time = next_time;"
+    if step not in text:
+        raise ToolError(f"cocotb's verilator.cpp must contain {step!r}; try cocotb 2.1")
+    return text.replace(step, f"{step} Verilated::threadContextp()->time(main_time);").encode()
+
+
+_CONTROL = b"""`verilator_config
+public_flat_rw -module "bench" -var "*"
+"""
+
+
+@cache
+def build_bench(config: AcceleratorConfig) -> Path:
+    """The executable of the bench for a configuration, from the cache or built now."""
+    try:
+        import cocotb_tools.config as cocotb_config
+    except ImportError as error:
+        raise ToolError(
+            "cocotb must be installed to verify the top; try: pip install 'hwgen[dev]'"
+        ) from error
+    top = Accelerator(config)
+    text = convert(top, TOP, top.leaves())
+    libraries = Path(cocotb_config.libs_dir)
+    main = Path(cocotb_config.share_dir) / "lib" / "verilator" / "verilator.cpp"
+    return build(
+        Build(
+            top="bench",
+            verilog=(
+                Source("top.v", text.encode()),
+                Source("bench.v", wrapper(text, config).encode()),
+                Source("public.vlt", _CONTROL),
+            ),
+            harness=(
+                Source("Vtop.h", b'#include "Vdut.h"\nusing Vtop = Vdut;\n'),
+                Source("main.cpp", _main(main.read_text())),
+                Source("vpi.cpp", b'#include "verilated_vpi.cpp"\n'),
+            ),
+            options=("--vpi",),
+            optimise="-O1",
+            libraries=(f"-Wl,-rpath,{libraries}", f"-L{libraries}", "-lcocotbvpi_verilator"),
+        )
+    )
+
+
+def run_bench(
+    frame: TestFrame, scenarios: Sequence[dict[str, Any]], *, seed: int = 1, timeout: float = 3600
+) -> dict[str, Any]:
+    """Run scenarios (:mod:`hwgen.sim.cocotb_bench.scenarios`) in one simulation.
+
+    Returns ``results`` (one per scenario: name, seed, cycles, error or null) and ``bins`` (counts).
+
+    Raises:
+        SimulationError: the simulation itself did not run to its end.
+    """
+    import find_libpython
+    from cocotb_tools.check_results import get_results
+    from cocotb_tools.config import pygpi_entry_point
+
+    executable = build_bench(frame.config)
+    with tempfile.TemporaryDirectory(prefix="hwgen-cocotb-") as name:
+        folder = Path(name)
+        (folder / "job").write_bytes(pickle.dumps((frame, list(scenarios))))
+        results = folder / "results.xml"
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "PYGPI_PYTHON_BIN": sys.executable,
+            "GPI_USERS": f"{find_libpython.find_libpython()};{pygpi_entry_point()}",
+            "COCOTB_TOPLEVEL": "bench",
+            "COCOTB_TEST_MODULES": "hwgen.sim.cocotb_bench.bench",
+            "TOPLEVEL_LANG": "verilog",
+            "COCOTB_TRUST_INERTIAL_WRITES": "1",
+            "COCOTB_RESULTS_FILE": str(results),
+            "COCOTB_RANDOM_SEED": str(seed),
+            "COCOTB_LOG_LEVEL": "WARNING",
+            "HWGEN_BENCH_FOLDER": str(folder),
+        }
+        command = [str(executable), "+verilator+rand+reset+2", f"+verilator+seed+{seed}"]
+        with (folder / "log").open("w") as log:
+            process = subprocess.Popen(
+                command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
+            try:
+                status = process.wait(timeout)
+            except BaseException:
+                process.kill()
+                process.wait()
+                raise
+        text = (folder / "log").read_text(errors="replace")
+        tail = "\n".join(re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()[-30:])
+        if not results.is_file() or not (folder / "report").is_file():
+            raise SimulationError(f"The bench ended with status {status} (seed {seed}):\n{tail}")
+        tests, failed = get_results(results)
+        if tests != 1 or failed:
+            raise SimulationError(f"{failed} of {tests} cocotb tests failed (seed {seed}):\n{tail}")
+        report: dict[str, Any] = json.loads((folder / "report").read_text())
+        return report
+
+
+__all__ = [
+    "Field",
+    "Port",
+    "build_bench",
+    "control_layout",
+    "run_bench",
+    "seen_layout",
+    "wrapper",
+]

@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the bench does with the design: frames, errors, resets. Each ends with an exact frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from hwgen.isa.instructions import INSTRUCTION_BYTES, Engine, decode, encode
+from hwgen.isa.registers import (
+    BY_NAME,
+    CONTROL_SOFT_RESET,
+    CONTROL_START,
+    IDENTITY,
+    STATUS_BUSY,
+    STATUS_DONE,
+    STATUS_ERROR,
+    STATUS_RESETTING,
+    Cause,
+)
+from hwgen.sim.cocotb_bench import bins
+from hwgen.sim.cocotb_bench.axi import Chances, Target
+from hwgen.sim.cocotb_bench.bench import IMAGE_BASE, INPUT_BASE, OUTPUT_BASE, Bench, Cycles
+
+_BASES = {"IMAGE": IMAGE_BASE, "INPUT": INPUT_BASE, "OUTPUT": OUTPUT_BASE}
+_FILLER = 0xA5
+
+
+class ScenarioError(Exception):
+    """The design did something else than the scenario expects."""
+
+
+def _expect(condition: bool, message: str) -> None:
+    if not condition:
+        raise ScenarioError(message)
+
+
+def configure(bench: Bench) -> Cycles:
+    """Registers after a hard reset: all at their initial values, then set."""
+    _expect((yield from bench.read("IDENTITY")) == IDENTITY, "IDENTITY differs")
+    for name in ("STATUS", "CAUSE", "INTERRUPT", "IMAGE_LOW", "OUTPUT_HIGH", "WATCHDOG"):
+        _expect((yield from bench.read(name)) == 0, f"{name} is not 0 after a hard reset")
+    for name, base in _BASES.items():
+        yield from bench.write(f"{name}_LOW", base & 0xFFFF_FFFF)
+        yield from bench.write(f"{name}_HIGH", base >> 32)
+    yield from bench.write("INTERRUPT_ENABLE", 1)
+
+
+def ready(bench: Bench) -> Cycles:
+    """Bring the design to idle if it was never reset."""
+    if bench.cycle < 8:
+        yield from bench.hard_reset()
+        yield from configure(bench)
+
+
+def recover(bench: Bench) -> Cycles:
+    """After a failed scenario: start again from a hard reset."""
+    yield from bench.hard_reset()
+    yield from configure(bench)
+
+
+def start(bench: Bench) -> Cycles:
+    """Clear the output and start a frame."""
+    bench.output.data[:] = bytes([_FILLER]) * len(bench.output.data)
+    bench.done_before = False
+    yield from bench.write("CONTROL", CONTROL_START)
+
+
+def wait_interrupt(bench: Bench, ceiling: int = 300_000) -> Cycles:
+    """Wait for the pin."""
+    for _ in range(ceiling):
+        if bench.seen["interrupt"]:
+            return
+        yield
+    raise ScenarioError("no interrupt")
+
+
+def finish(bench: Bench) -> Cycles:
+    """Wait for the end of a frame and compare its output."""
+    yield from wait_interrupt(bench)
+    bench.done_before = True
+    status = yield from bench.read("STATUS")
+    cause = yield from bench.read("CAUSE")
+    _expect(
+        status & (STATUS_DONE | STATUS_ERROR) == STATUS_DONE and cause == 0,
+        f"STATUS {status:#x}, CAUSE {cause} after the interrupt",
+    )
+    _expect(not status & STATUS_BUSY, "busy after the interrupt: a START now would be lost")
+    yield from bench.write("INTERRUPT", 1)
+    _expect(not bench.seen["interrupt"], "interrupt stays after it was cleared")
+    expected, got = bench.frame.output, bytes(bench.output.data)
+    if got != expected:
+        wrong = [i for i, (a, b) in enumerate(zip(got, expected, strict=True)) if a != b]
+        raise ScenarioError(
+            f"{len(wrong)} output bytes differ, first {wrong[0]}: {got[wrong[0]]} instead of "
+            f"{expected[wrong[0]]}"
+        )
+
+
+def frame(bench: Bench, frames: int = 1) -> Cycles:
+    """Frames under back-pressure."""
+    yield from ready(bench)
+    for _ in range(frames):
+        yield from start(bench)
+        yield from finish(bench)
+
+
+def soft_reset(bench: Bench) -> Cycles:
+    """Write SOFT_RESET and wait for its end; the buses must be quiet then."""
+    yield from bench.write("CONTROL", CONTROL_SOFT_RESET)
+    yield from _wait_reset_end(bench)
+    bench.done_before = False
+    for _ in range(1000):
+        if not (yield from bench.read("STATUS")) & STATUS_RESETTING:
+            break
+    else:
+        raise ScenarioError("STATUS says resetting for ever")
+    for name in ("STATUS", "CAUSE", "CAUSE_ADDRESS", "INTERRUPT"):
+        _expect((yield from bench.read(name)) == 0, f"{name} is not 0 after a soft reset")
+    _expect(not bench.seen["interrupt"], "interrupt after a soft reset")
+    for name, base in _BASES.items():
+        low = yield from bench.read(f"{name}_LOW")
+        _expect(low == base & 0xFFFF_FFFF, f"{name}_LOW does not survive a soft reset")
+
+
+def _wait_reset_end(bench: Bench, ceiling: int = 100_000) -> Cycles:
+    """Until the core leaves its reset; checks the buses in that very cycle."""
+    for _ in range(ceiling):
+        if not bench.seen["resetting"]:
+            bench.check_quiet()
+            return
+        yield
+    raise ScenarioError("the soft reset does not end")
+
+
+def _tame(bench: Bench) -> None:
+    """Quick channels for the frame that shows that all is well again."""
+    bench.memory.chances = Chances(ar=0.9, r=0.9, aw=0.9, w=0.9, b=0.9)
+
+
+def reset(bench: Bench, *, how: str, phase: str) -> Cycles:
+    """A reset in a phase of a frame, as often as it takes to meet it; then an exact frame."""
+    yield from ready(bench)
+    name = bins.reset(how, phase)
+    for _ in range(20):
+        before = bench.hits[name]
+        if phase == "before start":
+            yield from bench.hard_reset()
+            yield from configure(bench)
+        elif phase == "idle after":
+            yield from frame(bench)
+        else:
+            yield from start(bench)
+            for _ in range(200_000):
+                if phase in bench.phases():
+                    break
+                yield
+            else:
+                raise ScenarioError(f"phase {phase} did not come")
+            yield from bench.wait(bench.rng.randrange(1, 12) * bench.rng.randrange(0, 3))
+        if how == "hard":
+            yield from bench.hard_reset()
+            yield from configure(bench)
+        else:
+            yield from soft_reset(bench)
+        if bench.hits[name] > before:
+            break
+    else:
+        raise ScenarioError(f"{name} was not met")
+    chances = bench.memory.chances
+    _tame(bench)
+    yield from frame(bench)
+    bench.memory.chances = chances
+
+
+def random_reset(bench: Bench, *, how: str, within: int) -> Cycles:
+    """A reset after a random number of cycles; then an exact frame."""
+    yield from ready(bench)
+    yield from start(bench)
+    for _ in range(bench.rng.randrange(within)):
+        if bench.seen["interrupt"]:
+            break
+        yield
+    if how == "hard":
+        yield from bench.hard_reset()
+        yield from configure(bench)
+    else:
+        yield from soft_reset(bench)
+    _tame(bench)
+    yield from frame(bench)
+
+
+def _failed(bench: Bench, cause: Cause, address: int | None) -> Cycles:
+    """The error state, that START is ignored in it, and the way out."""
+    yield from wait_interrupt(bench)
+    status = yield from bench.read("STATUS")
+    _expect(bool(status & STATUS_ERROR), f"STATUS {status:#x}: no error")
+    found = yield from bench.read("CAUSE")
+    _expect(found == cause, f"CAUSE {found}, not {cause.value} ({cause.name})")
+    where = yield from bench.read("CAUSE_ADDRESS")
+    if address is not None:
+        _expect(
+            where == address & 0xFFFF_FFFF,
+            f"CAUSE_ADDRESS {where:#x}, not {address & 0xFFFF_FFFF:#x}",
+        )
+    # Sticky: neither clearing the interrupt nor START changes it.
+    yield from bench.write("INTERRUPT", 1)
+    _expect(not bench.seen["interrupt"], "interrupt stays after it was cleared")
+    yield from bench.write("CONTROL", CONTROL_START)
+    yield from bench.wait(bench.rng.randrange(200))
+    _expect((yield from bench.read("CAUSE")) == cause, "the cause is not sticky")
+    _expect((yield from bench.read("CAUSE_ADDRESS")) == where, "the address is not sticky")
+    bench.memory.dead = False
+    bench.memory.target = None
+    yield from soft_reset(bench)
+    _tame(bench)
+    yield from frame(bench)
+
+
+def bus_error(bench: Bench, *, channel: str, what: str, response: str, position: str) -> Cycles:
+    """One error response, among many outstanding bursts."""
+    yield from ready(bench)
+    most = 4 if position else 2
+    for skip in (bench.rng.randrange(most), 0):
+        target = Target(channel, what, response, position, skip=skip)
+        bench.memory.target = target
+        yield from start(bench)
+        for _ in range(300_000):
+            if target.address is not None or bench.seen["interrupt"]:
+                break
+            yield
+        if target.address is not None:
+            break
+        yield from finish(bench)  # not so many matching beats in this frame
+    else:
+        raise ScenarioError("no such beat in the frame")
+    cause = Cause.READ_ERROR if channel == "R" else Cause.WRITE_ERROR
+    yield from _failed(bench, cause, target.address)
+
+
+def watchdog(bench: Bench, *, after: int, limit: int = 700) -> Cycles:
+    """The memory dies after some cycles; it lives again before the soft reset."""
+    yield from ready(bench)
+    yield from bench.write("WATCHDOG", limit)
+    yield from start(bench)
+    yield from bench.wait(after)
+    bench.memory.dead = True
+    _expect(not bench.seen["interrupt"], "the frame was over before the memory died")
+    died = bench.cycle
+    yield from wait_interrupt(bench, 10 * limit)
+    # Beats already received may still complete instructions for a while.
+    _expect(bench.cycle - died <= 6 * limit, "the watchdog came too late")
+    yield from bench.write("WATCHDOG", 0)
+    yield from _failed(bench, Cause.WATCHDOG, None)
+
+
+def _patched(bench: Bench, index: int, data: bytes, body: Callable[[], Cycles]) -> Cycles:
+    position = index * INSTRUCTION_BYTES
+    place = slice(position, position + INSTRUCTION_BYTES)
+    saved = bytes(bench.image.data[place])
+    bench.image.data[place] = data
+    try:
+        yield from start(bench)
+        yield from wait_interrupt(bench)
+    finally:
+        bench.image.data[place] = saved
+    yield from body()
+
+
+def illegal_instruction(bench: Bench, *, index: int, code: int) -> Cycles:
+    """An unknown opcode among the instructions."""
+    yield from ready(bench)
+    original = bench.image.data[index * INSTRUCTION_BYTES]
+    data = bytearray(INSTRUCTION_BYTES)
+    data[:] = bench.image.data[index * INSTRUCTION_BYTES : (index + 1) * INSTRUCTION_BYTES]
+    data[0] = original & 0xF0 | code
+    yield from _patched(
+        bench, index, bytes(data), lambda: _failed(bench, Cause.ILLEGAL_INSTRUCTION, index)
+    )
+
+
+def address_range(bench: Bench, *, opcode: str, field: str, value: int, where: int) -> Cycles:
+    """A word address outside its bank, or in a bank that does not exist."""
+    yield from ready(bench)
+    for index in range(bench.frame.instructions):
+        position = index * INSTRUCTION_BYTES
+        instruction = decode(bytes(bench.image.data[position : position + INSTRUCTION_BYTES]))
+        if instruction.opcode == opcode:
+            break
+    else:
+        raise ScenarioError(f"no {opcode} in the program")
+    changed = replace(instruction, fields={**instruction.fields, field: value})
+    yield from _patched(
+        bench, index, encode(changed), lambda: _failed(bench, Cause.ADDRESS_RANGE, where)
+    )
+
+
+def start_while_busy(bench: Bench) -> Cycles:
+    """START written again and again while a frame runs changes nothing."""
+    yield from ready(bench)
+    yield from start(bench)
+    for _ in range(6):
+        yield from bench.wait(bench.rng.randrange(100))
+        if bench.seen["interrupt"]:
+            break
+        yield from bench.write("CONTROL", CONTROL_START)
+    yield from finish(bench)
+    _expect(not (yield from bench.read("STATUS")) & STATUS_BUSY, "a second frame was started")
+
+
+def registers(bench: Bench) -> Cycles:
+    """Byte strobes, read-only and unknown registers, INTERRUPT_ENABLE, counters."""
+    yield from ready(bench)
+    for strobe in (1, 2, 4, 8, 5, 15, 0):
+        yield from bench.write("WATCHDOG", 0x1122_3344)
+        yield from bench.write("WATCHDOG", 0xAABB_CCDD, strobe)
+        mask = sum(0xFF << 8 * k for k in range(4) if strobe >> k & 1)
+        got = yield from bench.read("WATCHDOG")
+        expected = 0x1122_3344 & ~mask | 0xAABB_CCDD & mask
+        _expect(got == expected, f"WATCHDOG {got:#x}, not {expected:#x}, strobe {strobe}")
+    yield from bench.write("WATCHDOG", 0)
+    for name in ("IDENTITY", "STATUS", "CAUSE"):
+        before = yield from bench.read(name)
+        yield from bench.write(name, 0xFFFF_FFFF)
+        _expect((yield from bench.read(name)) == before, f"{name} was written")
+    yield from bench.write("INTERRUPT_ENABLE", 0)
+    yield from start(bench)
+    for _ in range(100_000):
+        status = yield from bench.read("STATUS")
+        if status & STATUS_DONE:
+            break
+    else:
+        raise ScenarioError("no end of the frame")
+    _expect(not bench.seen["interrupt"], "interrupt without INTERRUPT_ENABLE")
+    _expect((yield from bench.read("INTERRUPT")) == 1, "INTERRUPT is not pending")
+    yield from bench.write("INTERRUPT_ENABLE", 1)
+    yield from finish(bench)
+    counters = {}
+    for name in BY_NAME:
+        if name == "CYCLES" or name.startswith(("ARRAY_", "STALL_")):
+            counters[name] = yield from bench.read(name)
+    cycles = counters.pop("CYCLES")
+    _expect(cycles == sum(counters.values()), f"{cycles} cycles, causes {counters}")
+
+
+SCENARIOS: dict[str, Callable[..., Cycles]] = {
+    "frame": frame,
+    "reset": reset,
+    "random reset": random_reset,
+    "bus error": bus_error,
+    "watchdog": watchdog,
+    "illegal instruction": illegal_instruction,
+    "address range": address_range,
+    "start while busy": start_while_busy,
+    "registers": registers,
+}
+
+__all__ = ["SCENARIOS", "Any", "Engine", "ScenarioError", "recover"]

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The complete top under back-pressure, bus errors and resets: every frame afterwards is exact.
+
+One simulation per configuration runs all scenarios; each names its seed in its failure.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from typing import Any
+
+import pytest
+
+from hwgen.isa.instructions import OFFSET_BITS
+from hwgen.sim.cocotb_bench import bins
+from hwgen.sim.cocotb_bench.harness import run_bench
+from hwgen.sim.cocotb_bench.program import make_frame
+
+pytestmark = pytest.mark.verilator
+
+Scenario = dict[str, Any]
+AXI = ("ar", "r", "aw", "w", "b")
+AXIL = ("axil_aw", "axil_w", "axil_b", "axil_ar", "axil_r")
+#: Loads pile up behind R, stores behind B; the writes of one store meet the responses of others.
+CROWD = {"ar": 0.6, "r": 0.3, "aw": 0.5, "w": 0.5, "b": 0.5, "b_delay": 500}
+
+
+def frames() -> list[Scenario]:
+    """Each channel at 1 % and at 99 %, all at once at 99 % and at 5 %."""
+    given = [dict.fromkeys((*AXI, *AXIL), p) for p in (0.99, 0.05)]
+    given += [dict.fromkeys((*AXI, *AXIL), 0.99) | {channel: 0.01} for channel in AXI]
+    given += [dict.fromkeys(AXI, 0.9) | dict.fromkeys(AXIL, 0.01)]
+    given += [dict.fromkeys((*AXI, *AXIL), 0.01) | {channel: 0.99} for channel in ("r",)]
+    given += [CROWD, CROWD | {"r": 0.1, "interleave": 1.0}, CROWD | {"interleave": 0.0}]
+    return [{"kind": "frame", "chances": chances} for chances in given]
+
+
+def random_frames(count: int, first: int) -> list[Scenario]:
+    """Frames with random probabilities of all channels."""
+    jobs = []
+    for seed in range(first, first + count):
+        rng = random.Random(seed)
+        chances: dict[str, float] = {
+            channel: rng.choice([0.05, 0.2, 0.5, 0.8, 0.99]) for channel in (*AXI, *AXIL)
+        }
+        chances |= {"interleave": rng.random(), "b_delay": rng.choice([0, 50, 400])}
+        jobs.append({"kind": "frame", "frames": 2, "chances": chances})
+    return jobs
+
+
+def bus_errors() -> list[Scenario]:
+    """Both responses on the first, a middle and the last beat, among at least four bursts."""
+    jobs = []
+    for response in bins.RESPONSES:
+        cases = [("R", kind, position) for kind in bins.READERS for position in bins.POSITIONS]
+        for channel, what, position in [*cases, ("B", "store", "")]:
+            jobs.append(
+                {
+                    "kind": "bus error",
+                    "channel": channel,
+                    "what": what,
+                    "position": position,
+                    "response": response,
+                    "chances": CROWD,
+                }
+            )
+    return jobs
+
+
+def other_errors() -> list[Scenario]:
+    """Dead memory, unknown opcodes, addresses outside the banks, START while busy, registers."""
+    slow = {"ar": 0.7, "r": 0.5, "w": 0.5}
+    jobs: list[Scenario] = [{"kind": "watchdog", "after": n, "chances": slow} for n in (5, 900)]
+    jobs += [
+        {"kind": "illegal instruction", "index": index, "code": code, "chances": slow}
+        for index, code in ((0, 0), (7, 12), (20, 14))
+    ]
+    missing, bank = 7 << OFFSET_BITS, lambda b, offset: b << OFFSET_BITS | offset
+    jobs += [
+        {"kind": "address range", "opcode": opcode, "field": field, "value": value, "where": where}
+        for opcode, field, value, where in (
+            ("LOAD_IMAGE", "destination", missing, missing),
+            ("SOFTMAX", "destination", bank(5, 60), bank(5, 64)),
+            ("LAYERNORM", "source", bank(0, 250), bank(0, 256)),
+            ("STORE", "source", bank(1, 63), bank(1, 64)),
+            ("DRAIN", "destination", missing, missing),
+        )
+    ]
+    jobs += [{"kind": "start while busy", "chances": slow}, {"kind": "registers", "chances": slow}]
+    return jobs
+
+
+def resets() -> list[Scenario]:
+    """Both resets in every phase."""
+    return [
+        {"kind": "reset", "how": how, "phase": phase, "chances": CROWD | {"b_delay": 150}}
+        for how in bins.RESETS
+        for phase in bins.PHASES
+    ]
+
+
+def random_resets(count: int, first: int) -> list[Scenario]:
+    """Resets at random cycles."""
+    jobs = []
+    for seed in range(first, first + count):
+        rng = random.Random(seed)
+        chances = {channel: rng.choice([0.1, 0.5, 0.9]) for channel in AXI}
+        how = rng.choice(bins.RESETS)
+        jobs.append({"kind": "random reset", "how": how, "within": 6000, "chances": chances})
+    return jobs
+
+
+def seeded(jobs: list[Scenario], first: int) -> list[Scenario]:
+    """Every scenario with a seed of its own."""
+    return [job | {"seed": first + index} for index, job in enumerate(jobs)]
+
+
+@cache
+def run(ports: int) -> dict[str, Any]:
+    """All scenarios of the default run: one port has them all, two ports the mixed ones."""
+    jobs = [*random_frames(4, 100), *random_resets(6, 200)]
+    if ports == 1:
+        jobs = [*frames(), *bus_errors(), *other_errors(), *resets(), *jobs]
+    else:
+        jobs += [*other_errors()[:3], *bus_errors()[::3], *resets()[::4]]
+    return run_bench(make_frame(ports), seeded(jobs, 1000 * ports), seed=ports)
+
+
+def check(report: dict[str, Any], *kinds: str) -> None:
+    results = [result for result in report["results"] if result["kind"] in kinds]
+    assert results
+    failures = [result for result in results if result["error"]]
+    assert not failures, "\n".join(map(str, failures))
+
+
+KINDS = [
+    ("frame",),
+    ("bus error",),
+    ("reset", "random reset"),
+    ("watchdog",),
+    ("illegal instruction",),
+    ("address range",),
+    ("start while busy", "registers"),
+]
+
+
+@pytest.mark.parametrize("kinds", KINDS, ids=lambda kinds: kinds[0])
+def test_one_port(kinds: tuple[str, ...]) -> None:
+    check(run(1), *kinds)
+
+
+def test_every_bin_is_hit() -> None:
+    hits = run(1)["bins"]
+    missed = [name for name in bins.required() if not hits.get(name)]
+    assert not missed, missed
+
+
+@pytest.mark.parametrize("kinds", [KINDS[0], KINDS[1], KINDS[2]], ids=lambda kinds: kinds[0])
+def test_two_ports(kinds: tuple[str, ...]) -> None:
+    check(run(2), *kinds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ports", [1, 2])
+@pytest.mark.parametrize("first", [10_000, 20_000])
+def test_more_seeds(ports: int, first: int) -> None:
+    jobs = [*random_frames(40, first), *random_resets(60, first), *bus_errors(), *resets()]
+    report = run_bench(make_frame(ports), seeded(jobs, first), seed=first)
+    check(report, *(kind for kinds in KINDS[:3] for kind in kinds))
