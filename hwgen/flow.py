@@ -422,9 +422,16 @@ def emit(lowered: Lowered, path: Path, reporter: Reporter) -> DesignFolder:
     with reporter.stage("emit"):
         reporter("writing the Verilog", 0.0)
         component = Accelerator(chosen.config)
-        verilog = f"{chosen.name}.v"
+        shared = f"{chosen.name}.v"
+        leaves = component.leaves()
+        # Simulation and synthesis differ in these modules only: same name, ports and behaviour.
+        primitives = component.synthesis_leaves()
+        twins = {part: leaves.pop(part) for part in primitives}
+        simulation, synthesis = f"{chosen.name}_twin.v", f"{chosen.name}_dsp48e2.v"
         files = {
-            verilog: convert(component, chosen.name, component.leaves()).encode(),
+            shared: convert(component, chosen.name, leaves, primitives).encode(),
+            simulation: _leaf_texts(twins, chosen.name).encode(),
+            synthesis: _leaf_texts(primitives, chosen.name).encode(),
             "program.bin": program.image,
             "boundaries.json": program.boundaries_bytes(),
             "labels.json": labels_bytes(program),
@@ -449,8 +456,8 @@ def emit(lowered: Lowered, path: Path, reporter: Reporter) -> DesignFolder:
                 macs=program.macs,
                 predicted_cycles=lowered.predicted_cycles,
             ),
-            simulation=(verilog,),
-            synthesis=(verilog,),
+            simulation=(shared, simulation),
+            synthesis=(shared, synthesis),
             files={name: digest(data) for name, data in files.items()},
             extra={
                 "weight_bits": widths,
@@ -463,6 +470,13 @@ def emit(lowered: Lowered, path: Path, reporter: Reporter) -> DesignFolder:
         if known is not None and known.design == design_digest(written, manifest):
             known.save(written)  # the same files as before: what is known of them stays
         return DesignFolder(path=path, manifest=manifest)
+
+
+def _leaf_texts(leaves: Mapping[str, Any], name: str) -> str:
+    """Verilog of the modules that are not in the shared file."""
+    from hwgen.emit.verilog import convert_leaf
+
+    return "\n".join(convert_leaf(component, name, part) for part, component in leaves.items())
 
 
 def _known_synthesis(path: Path) -> SynthesisResult | None:
@@ -645,11 +659,15 @@ def synthesise(
 
     manifest = folder.manifest
     warn_of_changes(folder, reporter)
+    target = target or get_board(manifest.board).synthesis_target
+    # Only one family has the primitives of the synthesis list; the others take their twins.
+    has_primitives = target == "xcup" and liberty is None
+    names = manifest.synthesis if has_primitives else manifest.simulation
     with reporter.stage("synthesise"):
         measured = run_yosys(
-            [folder.path / name for name in manifest.synthesis],
+            [folder.path / name for name in names],
             manifest.top,
-            target or get_board(manifest.board).synthesis_target,
+            target,
             liberty=liberty,
             progress=reporter,
         )

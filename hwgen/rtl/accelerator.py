@@ -78,6 +78,10 @@ class Accelerator(wiring.Component):
         """Modules, or their Verilog, that are emitted once each and instantiated by name."""
         return self.array.leaves() | self.memory.leaves()
 
+    def synthesis_leaves(self) -> dict[str, wiring.Component]:
+        """Those of :meth:`leaves` that synthesis for DSP48E2 replaces by these."""
+        return self.array.synthesis_leaves()
+
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
         config = self.config
