@@ -256,8 +256,12 @@ class _Model:
         ports = config.memory_ports
         in_flight = config.outstanding * config.burst_beats
         limit = max(1.0, memory.latency / in_flight)
-        wide_beat = max(limit, ports * BEAT_BYTES / memory.bytes_per_cycle)
-        narrow_beat = max(limit, BEAT_BYTES / memory.bytes_per_cycle)
+        slot = BEAT_BYTES / memory.bytes_per_cycle  # one beat's share of the bandwidth
+        narrow_beat = max(limit, slot)
+        # Port 0 takes part in every load, the others in LOAD_TILES only; their requests run ahead of port
+        # 0's data by what may be in flight. So they fetch coming tiles beside a load on port 0.
+        wide_starts, wide_counts = self.wide_stream()
+        others = 0  # beats that each other port has fetched
         capacity = config.read_fifo_beats
         constant_tiles = config.constant_fifo_beats // config.constant_beats
         pass_beats = config.weight_beats_per_pass
@@ -282,9 +286,19 @@ class _Model:
             size = ends[index] - ends[index - 1]
             return start + (stop - start) * (end - ends[index - 1]) / size
 
-        def fetch(beats: int, beat: float, issue: float) -> tuple[float, float]:
+        def wide_before(position: int) -> int:
+            """Wide beats among the first ``position`` beats of port 0."""
+            index = bisect_right(wide_starts, position) - 1
+            start, (before, beats) = wide_starts[index], wide_counts[index]
+            return before + min(position - start, beats)
+
+        def fetch(beats: int, issue: float) -> tuple[float, float]:
             """Arrival of the first and of the last of some beats."""
-            nonlocal total, last_arrival
+            nonlocal total, last_arrival, others
+            ahead = min(wide_before(total + beats + in_flight), wide_before(total) + capacity)
+            shared = max(0, min(beats, ahead - others)) if ports > 1 else 0
+            others += shared
+            beat = (shared * max(limit, ports * slot) + (beats - shared) * max(limit, slot)) / beats
             first_issue = max(issue, room(total + min(beats, config.burst_beats) - capacity))
             last_issue = max(issue, room(total + beats - capacity))
             first = max(last_arrival + beat, first_issue + memory.latency + LOAD_FIFO)
@@ -298,9 +312,14 @@ class _Model:
             spans.append((start, stop))
 
         depth = config.queue_depth
+        # Instructions are fetched through the same memory, two beats each.
+        fetch_beat = max(1.0, slot)
+        fetched = -FETCH_BURST * FETCH_BURSTS  # instructions fetched ahead of the first dispatch
         for index, (number, instruction) in enumerate(self.by_engine[Engine.LOAD]):
             while not self.known(number, instruction):
                 yield
+            last_arrival += 2 * (number - fetched) * fetch_beat
+            fetched = number
             taken = max(self.met(number, instruction) + HANDOVER, request_free)
             if index >= depth:
                 taken = max(taken, self.done[Engine.LOAD][index - depth])
@@ -313,7 +332,7 @@ class _Model:
                 passes = instruction["weight_beats"] // pass_beats
                 for _ in range(instruction["tiles"]):
                     if instruction["constant_beats"]:
-                        first, last = fetch(instruction["constant_beats"], wide_beat, issue)
+                        first, last = fetch(instruction["constant_beats"], issue)
                         behind = tile_number - constant_tiles
                         if behind >= 0:
                             while len(self.constants_free) <= behind:
@@ -327,7 +346,7 @@ class _Model:
                     time += LOAD_TURN
                     tile_number += 1
                     for _ in range(passes):
-                        first, last = fetch(pass_beats, wide_beat, issue)
+                        first, last = fetch(pass_beats, issue)
                         first = max(first, time)
                         last = max(last, first + pass_beats)
                         self.arrived.append(int(last))
@@ -347,7 +366,7 @@ class _Model:
                 left = beats
                 while left:
                     piece = min(left, 64)
-                    first, last = fetch(piece, narrow_beat, issue)
+                    first, last = fetch(piece, issue)
                     start = max(time, first)
                     time = max(start + piece * rate, last + 1)
                     leave(start, time)
@@ -356,6 +375,19 @@ class _Model:
             data_free = time
             request_free = int(max(taken + 1, room(total - capacity)))
             self.complete(Engine.LOAD, int(begin), done)
+
+    def wide_stream(self) -> tuple[list[int], list[tuple[int, int]]]:
+        """Where port 0's beats are LOAD_TILES: starts of the loads; wide beats before, within."""
+        starts, counts = [0], [(0, 0)]
+        position = wide = 0
+        for _, instruction in self.by_engine[Engine.LOAD]:
+            is_wide = instruction.opcode == "LOAD_TILES"
+            beats = instruction["beats"] if is_wide else self.narrow(instruction)[0]
+            starts.append(position)
+            counts.append((wide, beats if is_wide else 0))
+            position += beats
+            wide += beats if is_wide else 0
+        return starts, counts
 
     def narrow(self, i: Instruction) -> tuple[int, float]:
         """Beats of a load on one port, and the cycles that a beat takes to write."""

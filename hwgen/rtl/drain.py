@@ -168,9 +168,11 @@ class DrainEngine(wiring.Component):
         last_tile = tile == command.tiles - 1
         group_valid = columns_left != 0
 
-        # The bank is released with the first row of its last group: that group's rows are read one per
-        # cycle, and the next tile's first pass reaches its row r more than R cycles after the release, to
-        # write only. A residual read may stall; then the bank is released after the last row.
+        # The bank is released when 2 R rows of its last group are left (one is read per cycle). The
+        # next tile's first pass writes its row r more than R cycles after the release and reads
+        # nothing; its second pass, the first to use the read port, comes at least another R cycles
+        # later whatever its number of rows, for the weights of a pass take R cycles to load. A
+        # residual read may stall; then the bank is released after the last row.
         released = Signal()
         last_issue = Signal()  # of the command
         pipeline_busy = Signal()
@@ -201,7 +203,8 @@ class DrainEngine(wiring.Component):
                     m.next = "Next"
             with m.State("Rows"), m.If(issue):
                 m.d.sync += row.eq(row + 1)
-                with m.If(last_group & ~residual & ~released):
+                ending = row + 2 * config.rows >= command.rows
+                with m.If(last_group & ending & ~residual & ~released):
                     m.d.comb += self.bank_release.bit_select(bank, 1).eq(1)
                     m.d.sync += released.eq(1)
                 with m.If(last_row):

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole frames of small networks on the emitted Verilog: every layer boundary equals the reference.
+
+The designs differ in what the hardware does not share between them: row blocks (tiles of different
+numbers of rows follow each other), columns wider or narrower than rows, memory ports, pooling.
+The cycle model is compared in the same runs; its constants were not fitted to these networks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hwgen.emit.verilog import convert
+from hwgen.graph.interpreter import run_boundaries
+from hwgen.program.buffer_plan import preset_config
+from hwgen.program.cycle_model import MemoryModel, predict
+from hwgen.program.lowering import lower
+from hwgen.rtl.accelerator import Accelerator
+from hwgen.sim.boundaries import parse
+from hwgen.sim.frame import FrameSetup, Memory, run_frames
+from hwgen.sim.verilator import Source
+
+from ..program.graphs import random_graph, random_image, spec
+
+#: Latency in cycles and bytes per cycle: the board's, a slow memory, a narrow one.
+MEMORIES = ((100, 46.67), (300, 8.0), (50, 16.0))
+#: Most that the cycle model may be off, relative.
+MODEL_ERROR = 0.02
+
+DESIGNS = {
+    # 65 tokens in two row blocks: some tiles serve all tokens, some one block.
+    "blocks": ({"image_size": 16, "width": 64, "mlp_hidden": 128, "heads": 4}, (16, 16, 1)),
+    "wide": ({"image_size": 16, "pooling": "mean", "class_token": False}, (16, 32, 2)),
+    "narrow": ({"image_size": 12, "width": 48, "heads": 3, "channels": 3}, (16, 8, 3)),
+    "rows 32": ({"image_size": 20, "width": 80, "heads": 5}, (32, 32, 2)),
+}
+SLOW = {"wide", "narrow", "rows 32"}
+
+
+@pytest.mark.verilator
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in DESIGNS],
+)
+def test_every_boundary_equals_the_reference(name: str) -> None:
+    changes, (rows, columns, ports) = DESIGNS[name]
+    model = spec(**changes)
+    graph = random_graph(model, seed=7)
+    config = preset_config(graph, rows=rows, columns=columns, memory_ports=ports)
+    program = lower(graph, config)
+    top = Accelerator(config)
+    setup = FrameSetup(
+        verilog=(Source("top.v", convert(top, "dut", top.leaves()).encode()),),
+        top="dut",
+        config=config,
+        image=program.image,
+        input_bytes=program.input_bytes,
+        output_bytes=program.output_bytes,
+        boundaries=parse(program.boundaries_json()),
+    )
+    images = np.stack([random_image(model, seed) for seed in range(2)])
+    expected = [run_boundaries(graph, image) for image in images]
+    for seed, (latency, bandwidth) in enumerate(MEMORIES):
+        results = run_frames(setup, images, memory=Memory(latency, bandwidth), seed=seed + 1)
+        for frame, reference in zip(results.frames, expected, strict=True):
+            assert frame.boundaries, "the harness must see the layer boundaries"
+            for tensor, got in frame.boundaries.items():
+                np.testing.assert_array_equal(got, reference[tensor], err_msg=tensor)
+            logits = frame.output[: 2 * program.classes].view("<i2")
+            np.testing.assert_array_equal(logits, reference["head"].reshape(-1))
+            counters = dict(frame.counters)
+            assert counters.pop("CYCLES") == frame.cycles == sum(counters.values())
+        predicted = predict(program, MemoryModel(bandwidth, latency)).cycles
+        measured = max(results.cycles)
+        assert abs(predicted - measured) <= MODEL_ERROR * measured, (latency, bandwidth)
