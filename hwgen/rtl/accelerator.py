@@ -154,6 +154,7 @@ class Accelerator(wiring.Component):
             registers.resetting.eq(resetting),
             registers.finished.eq(sequencer.finished),
             sequencer.start.eq(registers.start),
+            sequencer.halt.eq(registers.failed),
             sequencer.image_base.eq(registers.image_base),
             load.image_base.eq(registers.image_base),
             load.input_base.eq(registers.input_base),

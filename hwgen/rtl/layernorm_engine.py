@@ -150,7 +150,7 @@ class LayerNormEngine(wiring.Component):
 
         # Codes: shift by ptf_shift, then by alpha, one bit kept for rounding.
         arrived = self.read.data_valid
-        group_in = Signal.like(last_group)
+        group_in = Signal.like(last_group, reset_less=False)
         group_last = Signal()
         m.d.comb += group_last.eq(group_in == last_group)
         with m.If(arrived):

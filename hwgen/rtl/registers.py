@@ -95,16 +95,6 @@ class Registers(wiring.Component):
             # A frame begins with the START write; its two cycles are over when the engines see it.
             for counter, (name, _) in zip(counters, COUNTERS, strict=True):
                 m.d.sync += counter.eq(2 if name in ("CYCLES", "STALL_IDLE") else 0)
-        with m.If(self.finished & ~failed):
-            m.d.sync += [done.eq(1), pending.eq(1)]
-        with m.If(self.error & ~failed & ~self.resetting):
-            m.d.sync += [
-                failed.eq(1),
-                pending.eq(1),
-                cause.eq(self.error_cause),
-                cause_address.eq(self.error_address),
-            ]
-
         # Write channel.
         address, word = Signal(ADDRESS_BITS), Signal(32)
         strobe = Signal(4)
@@ -145,6 +135,17 @@ class Registers(wiring.Component):
                 for name, register in bases.items():
                     with m.Case(BY_NAME[name].offset):
                         m.d.sync += register.eq(merged(register))
+        # After the write channel: an event in the cycle in which the host clears the one before stays
+        # pending.
+        with m.If(self.finished & ~failed):
+            m.d.sync += [done.eq(1), pending.eq(1)]
+        with m.If(self.error & ~failed & ~self.resetting):
+            m.d.sync += [
+                failed.eq(1),
+                pending.eq(1),
+                cause.eq(self.error_cause),
+                cause_address.eq(self.error_address),
+            ]
         with m.If(self.soft_reset):
             m.d.sync += [failed.eq(0), done.eq(0), pending.eq(0), cause.eq(0), cause_address.eq(0)]
 

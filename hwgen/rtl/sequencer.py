@@ -30,15 +30,18 @@ class Sequencer(wiring.Component):
 
     Dispatch: one instruction per 2 cycles at best (two beats each). An instruction reaches its
     engine 2 cycles after the last of its thresholds is met and the instruction before it was taken.
-    ``finished`` pulses at END, when its thresholds are met; fetching stops there and what was
-    fetched beyond it is thrown away before ``running`` falls. An unknown opcode raises ``illegal``
-    with its index. ``waiting_for[e]``: the head of MATMUL's queue waits for engine e.
+    Fetching stops at END; ``finished`` pulses when its thresholds are met and what was fetched
+    beyond it has been thrown away, and ``running`` falls with the next edge. An unknown opcode
+    raises ``illegal`` with its index. While ``halt`` is high nothing is dispatched: after a failed
+    fetch the instruction means nothing. ``waiting_for[e]``: the head of MATMUL's queue waits for
+    engine e.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
         ports: dict[str, object] = {
             "start": In(1),
+            "halt": In(1),
             "running": Out(1),
             "finished": Out(1),
             "image_base": In(64),
@@ -130,9 +133,9 @@ class Sequencer(wiring.Component):
             m.d.comb += [
                 mine.eq(Cat(opcode == code for code in codes).any()),
                 queue.w_data.eq(Cat(waits, held if engine == Engine.LOAD else held[BODY_OFFSET:])),
-                queue.w_en.eq(held_valid & mine & ~stopping),
+                queue.w_en.eq(held_valid & mine & ~stopping & ~self.halt),
             ]
-            with m.If(mine & queue.w_rdy & held_valid & ~stopping):
+            with m.If(mine & queue.w_rdy & held_valid & ~stopping & ~self.halt):
                 m.d.comb += dispatch.eq(1)
             head_waits = queue.r_data[: WAIT_BITS * engines]
             conditions = met(head_waits)
@@ -155,13 +158,14 @@ class Sequencer(wiring.Component):
             self.illegal_index.eq(index),
         ]
 
-        # END.
-        end = held_valid & (opcode == BY_NAME["END"].code) & ~stopping
+        # END: nothing behind it is needed, so fetching stops at once. The frame ends when the
+        # thresholds are met and what was fetched beyond END has arrived: then nothing of the
+        # frame is left on the bus, and the next START is taken from the interrupt on.
         end_met = Signal()
-        m.d.sync += end_met.eq(end & Cat(met(waits)).all() & ~end_met)
-        m.d.comb += self.finished.eq(end_met & running & ~stopping)
-        with m.If(self.finished):
+        with m.If(held_valid & (opcode == BY_NAME["END"].code) & ~self.halt):
             m.d.sync += stopping.eq(1)
-        with m.If(stopping & (pending_beats == 0)):
+        m.d.sync += end_met.eq(stopping & Cat(met(waits)).all() & (pending_beats == 0) & ~end_met)
+        m.d.comb += self.finished.eq(end_met & running)
+        with m.If(self.finished):
             m.d.sync += [running.eq(0), stopping.eq(0), held_valid.eq(0), have_low.eq(0)]
         return m

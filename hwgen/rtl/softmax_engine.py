@@ -116,7 +116,7 @@ class SoftmaxEngine(wiring.Component):
         # Gearbox: words to slices
         m.submodules.unit = unit = E2Softmax(vec, config.max_row_length)
         slice_in = unit.i_stream
-        index_in = Signal.like(last_slice)
+        index_in = Signal.like(last_slice, reset_less=False)
         slice_taken = slice_in.valid & slice_in.ready
         m.d.comb += [
             unit.fraction_bits.eq(command.fraction_bits),
@@ -139,7 +139,7 @@ class SoftmaxEngine(wiring.Component):
         else:
             collected = Signal(data.ArrayLayout(config.word_bits, ratio), reset_less=True)
             full = Signal()
-            word_in = Signal.like(last_word)
+            word_in = Signal.like(last_word, reset_less=False)
             row_end_in = word_in == last_word
             part_end_in = row_end_in | (part_in == ratio - 1)
             m.d.comb += [
@@ -178,7 +178,7 @@ class SoftmaxEngine(wiring.Component):
                         with m.Elif(part_out == 0):
                             m.d.sync += place.eq(0)
         else:
-            word_out = Signal.like(last_word)
+            word_out = Signal.like(last_word, reset_less=False)
             row_end_out = word_out == last_word
             part_end_out = row_end_out | (part_out == ratio - 1)
             m.d.comb += slice_out.ready.eq(free & part_end_out)

@@ -81,8 +81,8 @@ def other_errors() -> list[Scenario]:
         {"kind": "address range", "opcode": opcode, "field": field, "value": value, "where": where}
         for opcode, field, value, where in (
             ("LOAD_IMAGE", "destination", missing, missing),
-            ("SOFTMAX", "destination", bank(5, 60), bank(5, 64)),
-            ("LAYERNORM", "source", bank(0, 250), bank(0, 256)),
+            ("SOFTMAX", "destination", bank(5, 50), bank(5, 70)),
+            ("LAYERNORM", "source", bank(0, 240), bank(0, 260)),
             ("STORE", "source", bank(1, 63), bank(1, 64)),
             ("DRAIN", "destination", missing, missing),
         )
