@@ -297,7 +297,14 @@ def build(spec: Build, progress: Progress | None = None) -> Path:
         report("linking the simulation", 0.97)
         objects = [str(target) for _, target, _ in jobs] + [str(path) for path in runtime]
         run_tool(
-            [*toolchain.compiler, "-o", str(partial / "simulation"), *objects, "-pthread", *spec.libraries],
+            [
+                *toolchain.compiler,
+                "-o",
+                str(partial / "simulation"),
+                *objects,
+                "-pthread",
+                *spec.libraries,
+            ],
             cwd=work,
             what="Linking the simulation",
         )

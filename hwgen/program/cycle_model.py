@@ -258,8 +258,8 @@ class _Model:
         limit = max(1.0, memory.latency / in_flight)
         slot = BEAT_BYTES / memory.bytes_per_cycle  # one beat's share of the bandwidth
         narrow_beat = max(limit, slot)
-        # Port 0 takes part in every load, the others in LOAD_TILES only; their requests run ahead of port
-        # 0's data by what may be in flight. So they fetch coming tiles beside a load on port 0.
+        # Port 0 takes part in every load, the others in LOAD_TILES only; their requests run
+        # ahead of port 0's data by what may be in flight: they fetch coming tiles beside its loads.
         wide_starts, wide_counts = self.wide_stream()
         others = 0  # beats that each other port has fetched
         capacity = config.read_fifo_beats

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from amaranth import Array, Cat, Const, Elaboratable, Module, Mux, Signal
+from amaranth import Array, Cat, Const, Elaboratable, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -22,7 +22,8 @@ class ActivationMemory(wiring.Component):
     ``range_address``.
     """
 
-    range_error: Out(1)
+    range_error: Out
+    range_address: Out
 
     def __init__(self, config: AcceleratorConfig, *, readers: int, writers: int) -> None:
         self.config = config
@@ -47,7 +48,7 @@ class ActivationMemory(wiring.Component):
         bank_data = Array(
             Signal(config.word_bits, name=f"bank{b}_data") for b in range(len(config.bank_words))
         )
-        range_errors = []
+        range_errors: list[tuple[int | None, Value, Value]] = []
 
         # Cycle 0: arbitration; the winner's address is registered. Cycle 1: the bank reads. Cycle
         # 2: select by bank into the client's data register. Cycle 3: data.
@@ -110,10 +111,10 @@ class ActivationMemory(wiring.Component):
             range_errors.append((None, missing, port.address))
 
         m.d.sync += self.range_error.eq(Cat(bad for _, bad, _ in range_errors).any())
-        for b, bad, where in range_errors:
+        for number, bad, where in range_errors:
             with m.If(bad):
                 m.d.sync += self.range_address.eq(
-                    where if b is None else Cat(where, Const(b, BANK_BITS))
+                    where if number is None else Cat(where, Const(number, BANK_BITS))
                 )
 
         for index, port in enumerate(reads):

@@ -8,7 +8,7 @@ come in the order of its requests.
 
 from __future__ import annotations
 
-from amaranth import Elaboratable, Module, Mux, ResetInserter, Signal
+from amaranth import Const, Elaboratable, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO, SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
@@ -123,7 +123,7 @@ class ReadMaster(wiring.Component):
             & ~self.drain
             & (in_flight + self.arvalid < self.outstanding)
         )
-        taken: object = 0
+        taken: Value = Const(0)
         error_addresses = []
         for identifier, bursts, beats, depth in sources:
             buffered = depth > 64

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Block RAM as a Verilog leaf: no initial content, so none is written, simulated or synthesised.
 
-The language's own memory always carries an initial value for every bit; for the megabytes of activation
-memory that dominates emission. On-chip memory here is written before it is read and never reset.
+The language's own memory always carries an initial value for every bit; for the megabytes of
+activation memory that dominates emission. On-chip memory is written before it is read, never reset.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def ram_name(words: int, width: int, granularity: int) -> str:
 
 
 def _write_prefix(width: int, granularity: int) -> str:
-    """Byte-enabled memories are the activation banks, whose writes the simulation watches by name."""
+    """Byte-enabled memories are the banks, whose writes the simulation watches by name."""
     return "write" if granularity == width else "bank_write"
 
 

@@ -135,8 +135,8 @@ class Registers(wiring.Component):
                 for name, register in bases.items():
                     with m.Case(BY_NAME[name].offset):
                         m.d.sync += register.eq(merged(register))
-        # After the write channel: an event in the cycle in which the host clears the one before stays
-        # pending.
+        # After the write channel: an event in the cycle in which the host clears the one before
+        # stays pending.
         with m.If(self.finished & ~failed):
             m.d.sync += [done.eq(1), pending.eq(1)]
         with m.If(self.error & ~failed & ~self.resetting):
