@@ -110,7 +110,7 @@ class Accelerator(wiring.Component):
         load = in_core("load", LoadEngine(config))
         stationary = in_core("stationary", StationaryEngine(config))
         matmul = in_core("matmul", MatmulEngine(config))
-        drain = in_core("drain", DrainEngine(config))
+        drain = in_core("drain_engine", DrainEngine(config))
         softmax = in_core("softmax", SoftmaxEngine(config))
         layernorm = in_core("layernorm", LayerNormEngine(config))
         store = in_core("store", StoreEngine(config))

@@ -123,7 +123,7 @@ class DrainEngine(wiring.Component):
         config = self.config
         lanes = config.lanes
         command = Signal.like(self.i_command.payload)
-        m.submodules.constants = loader = ConstantLoader(
+        m.submodules.constant_loader = loader = ConstantLoader(
             config, settle=ACCUMULATOR_LATENCY + requantise.LATENCY
         )
         wiring.connect(m, wiring.flipped(self.i_constants), loader.i_stream)
