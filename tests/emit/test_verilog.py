@@ -14,7 +14,7 @@ from amaranth import ClockSignal, Instance, Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.emit.verilog import check_identifier, convert, external_modules
+from hwgen.emit.verilog import check_identifier, convert, convert_leaf, external_modules
 from hwgen.errors import ConfigError
 
 
@@ -71,6 +71,26 @@ def test_unequal_modules_stay_apart() -> None:
     assert re.findall(r"^module (\S+)\(", text, re.MULTILINE) == ["x", "x_cell", "x_cell_2"]
     assert len(re.findall(r"^  x_cell \S+ +\($", text, re.MULTILINE)) == 1
     assert len(re.findall(r"^  x_cell_2 \S+ +\($", text, re.MULTILINE)) == 2
+
+
+def test_a_part_in_its_own_file_keeps_one_name() -> None:
+    class Other(Cell):
+        def elaborate(self, platform: object) -> Module:
+            m = Module()
+            m.d.sync += self.y.eq(self.a + 2)
+            return m
+
+    text = convert(Pair(), "x", {}, {"hwgen_part"})
+    assert external_modules(text) == {"hwgen_cell", "PRIMITIVE"}
+    text = convert(Pair(), "x", {}, {"hwgen_cell"})
+    [leaf] = external_modules(text) - {"PRIMITIVE"}
+    for kind in (Cell, Other):
+        names = re.findall(
+            r"^module (\S+)\(", convert_leaf(kind(), "x", "hwgen_cell"), re.MULTILINE
+        )
+        assert names == [leaf]
+    # The submodule of the same stem stays apart.
+    assert leaf not in re.findall(r"^module (\S+)\(", text, re.MULTILINE)
 
 
 def test_elements_are_no_bits() -> None:
