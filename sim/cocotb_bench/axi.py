@@ -264,9 +264,7 @@ class WritePort:
         while self.beats and self.filled < len(self.requests):
             burst = self.requests[self.filled]
             word, last = self.beats.popleft()
-            region, offset = self.memory.region(
-                burst.address, burst.beats * BEAT_BYTES, write=True
-            )
+            region, offset = self.memory.region(burst.address, burst.beats * BEAT_BYTES, write=True)
             start = offset + burst.done * BEAT_BYTES
             region.data[start : start + BEAT_BYTES] = word.to_bytes(BEAT_BYTES, "little")
             burst.done += 1

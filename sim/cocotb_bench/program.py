@@ -2,7 +2,7 @@
 """A small hand-made frame that uses every engine and every mode, with its expected output.
 
 One encoder block in miniature: image -> embedding + residual -> LayerNorm -> q, k, v -> attention
--> table -> head. Three stores, one of them of more than four bursts and not aligned to a burst.
+-> table -> head. Three stores, one of them of more than four bursts; a load and a store cross 4 KiB within bursts.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ PAGE = 4096
 PATCH, DOWN, ACROSS, CHANNELS = 4, 4, 5, 3
 TOKENS = DOWN * ACROSS
 EMBEDDING, HEAD_DIM, CLASSES = 40, 16, 48
-#: Bytes of the output region before the first store: it is not aligned to a burst.
-OUTPUT_GAP = 5 * BEAT_BYTES
+#: Bytes of the output region before the first store, which then crosses 4 KiB, not aligned to a burst.
+OUTPUT_GAP = PAGE - 45 * BEAT_BYTES
+#: The same for the position words within the memory image.
+POSITION_GAP = PAGE - 37 * BEAT_BYTES
 
 Int = npt.NDArray[np.int64]
 
@@ -81,8 +83,8 @@ class _Builder:
     count: dict[Engine, int] = field(default_factory=lambda: dict.fromkeys(Engine, 0))
     weights: list[tuple[int, int]] = field(default_factory=list)
 
-    def place(self, data: bytes) -> int:
-        self.image.extend(bytes(-len(self.image) % PAGE))
+    def place(self, data: bytes, gap: int = 0) -> int:
+        self.image.extend(bytes(-len(self.image) % PAGE + gap))
         offset = len(self.image)
         self.image.extend(data)
         return offset
@@ -224,7 +226,7 @@ def make_frame(memory_ports: int, seed: int = 1) -> TestFrame:
     position_words = b.words(positions)
     position_load = b.emit(
         "LOAD_WORDS",
-        address=b.place(position_words) // BEAT_BYTES,
+        address=b.place(position_words, POSITION_GAP) // BEAT_BYTES,
         words=len(position_words) // config.rows,
         destination=residual_bank,
     )
@@ -275,9 +277,7 @@ def make_frame(memory_ports: int, seed: int = 1) -> TestFrame:
         slot=1,
     )
     ptf = ptf_codes(residual, shift=4, alpha=alpha, zero_point=120)
-    y = ailayernorm(
-        ptf, alpha=alpha, gamma=gamma, beta=beta, zero_point=120, output_zero_point=-3
-    )
+    y = ailayernorm(ptf, alpha=alpha, gamma=gamma, beta=beta, zero_point=120, output_zero_point=-3)
     after_layernorm = {Engine.LAYERNORM: 1}
 
     stored: list[tuple[int, bytes]] = []
@@ -365,7 +365,9 @@ def make_frame(memory_ports: int, seed: int = 1) -> TestFrame:
         low=-127,
         slot=1,
     )
-    attended = apply_table(requantise(_product(codes, values), **arrays, zero_point=-3, low=-127), table)
+    attended = apply_table(
+        requantise(_product(codes, values), **arrays, zero_point=-3, low=-127), table
+    )
 
     # Head.
     w = _weights(rng, HEAD_DIM, CLASSES)

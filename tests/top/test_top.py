@@ -111,6 +111,27 @@ def random_resets(count: int, first: int) -> list[Scenario]:
     return jobs
 
 
+def small() -> list[Scenario]:
+    """One of each kind: catches most faults of the hardware in seconds."""
+    errors = {job["what"] + job["position"]: job for job in bus_errors()}
+    met = {(job["how"], job["phase"]): job for job in resets()}
+    jobs = [
+        {"kind": "frame", "frames": 2},
+        {"kind": "frame", "chances": CROWD},
+        {"kind": "frame", "chances": dict.fromkeys((*AXI, *AXIL), 0.3)},
+        errors["weightsmiddle"],
+        errors["fetchmiddle"],
+        errors["store"],
+        met["soft", "image load"],
+        met["soft", "store"],
+        met["soft", "softmax"],
+        met["hard", "matmul"],
+        *other_errors(),
+        *({"kind": "random reset", "how": how, "within": 900} for how in ("hard", "soft") * 6),
+    ]
+    return [job | {"ceiling": 30_000} for job in jobs]
+
+
 def seeded(jobs: list[Scenario], first: int) -> list[Scenario]:
     """Every scenario with a seed of its own."""
     return [job | {"seed": first + index} for index, job in enumerate(jobs)]
@@ -143,6 +164,11 @@ KINDS = [
     ("address range",),
     ("start while busy", "registers"),
 ]
+
+
+def test_small() -> None:
+    report = run_bench(make_frame(1), seeded(small(), 50), seed=3)
+    check(report, *(kind for kinds in KINDS for kind in kinds))
 
 
 @pytest.mark.parametrize("kinds", KINDS, ids=lambda kinds: kinds[0])
