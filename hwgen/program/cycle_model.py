@@ -43,7 +43,7 @@ LOAD_TURN = 1
 #: Row of activations: granted read -> entered the array (swap of the weights).
 READ = 3
 #: Last row granted -> all sums in the accumulators: READ + rows + groups + this.
-ARRAY = 2
+ARRAY = 3
 #: Weights: shadow free -> full, beyond R rows; last beat handed over -> full.
 INJECT = 1
 INJECT_LAST = 2

@@ -36,10 +36,6 @@ from hwgen.rtl.ram import Ram, ram_name, ram_verilog
 
 #: Rows that share one register stage of the weight broadcast.
 SEGMENT_ROWS = 8
-#: Cycles from the entry of an activation row to the write of its accumulators in the first group,
-#: beyond R.
-ACCUMULATE_LATENCY = 4
-
 
 def partial_sum_shape(rows: int, weight_bits: int) -> Shape:
     """Exact width of a column's sum: ``rows`` products, 9-bit activation x W-bit weight."""
