@@ -37,6 +37,7 @@ from hwgen.rtl.ram import Ram, ram_name, ram_verilog
 #: Rows that share one register stage of the weight broadcast.
 SEGMENT_ROWS = 8
 
+
 def partial_sum_shape(rows: int, weight_bits: int) -> Shape:
     """Exact width of a column's sum: ``rows`` products, 9-bit activation x W-bit weight."""
     return signed(9 + max(weight_bits, 2) - 1 + ceil_log2(rows))
