@@ -92,7 +92,7 @@ class Memory:
         """The region that holds a burst, and the offset in it."""
         for region in self.regions:
             offset = address - region.base
-            if 0 <= offset and offset + size <= len(region.data):
+            if offset >= 0 and offset + size <= len(region.data):
                 if write and not region.writable:
                     raise ProtocolError(f"Write to {region.name} at {address:#x}")
                 return region, offset
@@ -147,6 +147,7 @@ class ReadPort:
     """
 
     def __init__(self, memory: Memory) -> None:
+        """A quiet port of the memory."""
         self.memory = memory
         self.queues: dict[int, deque[_Burst]] = {}
         self.arready = False
@@ -193,9 +194,8 @@ class ReadPort:
         self.arready = not memory.dead and rng.random() < chances.ar
         if self.rvalid or not outstanding:
             return
-        if self._chosen not in self.queues:
-            self._chosen = rng.choice(list(self.queues))
-        elif len(self.queues) > 1 and rng.random() < chances.interleave:
+        change = len(self.queues) > 1 and rng.random() < chances.interleave
+        if change or self._chosen not in self.queues:
             self._chosen = rng.choice(list(self.queues))
         burst = self.queues[self._chosen][0]
         position = bins.position_of(burst.done, burst.beats)
@@ -218,6 +218,7 @@ class WritePort:
     """Slave of AW, W and B; W may come before its AW, B comes after both."""
 
     def __init__(self, memory: Memory) -> None:
+        """A quiet port of the memory."""
         self.memory = memory
         self.requests: deque[_Burst] = deque()  # AW taken, B not
         self.filled = 0  # of these, how many have all their data

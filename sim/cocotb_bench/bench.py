@@ -43,6 +43,7 @@ class Bench:
     """
 
     def __init__(self, frame: TestFrame, dut: Any) -> None:
+        """The frame's memory around the wrapper ``dut``."""
         self.frame = frame
         self.dut = dut
         self.ports = frame.config.memory_ports

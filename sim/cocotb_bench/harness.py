@@ -78,7 +78,7 @@ def control_layout(ports: int) -> dict[str, Field]:
 
 
 def seen_layout(ports: int) -> dict[str, Field]:
-    """What happened at the last edge: transfers (``_taken``), refused offers (``_refused``), state."""
+    """The last edge: transfers (``_taken``), refused offers (``_refused``), state."""
     fields: list[tuple[str, int]] = []
     for p in range(ports):
         fields += [(f"ar{p}_taken", 1), (f"ar{p}_refused", 1), (f"ar{p}_id", 2), (f"r{p}_taken", 1)]
@@ -192,8 +192,8 @@ def wrapper(text: str, config: AcceleratorConfig) -> str:
         steps += [
             f"    {name}_payload <= {payload};",
             f"    {name}_waits <= {valid} & ~{ready} & ~rst;",
-            f"    if ({name}_waits & ~rst & (~{valid} | {payload} != {name}_payload))"
-            f" broken[{index}] <= 1;",
+            f"    if ({name}_waits & ~rst & (~{valid} | {payload} != {name}_payload))",
+            f"      broken[{index}] <= 1;",
         ]
         if name.startswith("a") and not name.startswith("axil"):
             # While the masters drain, only what was offered before may still be on the bus.

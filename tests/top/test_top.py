@@ -167,7 +167,7 @@ KINDS = [
 
 
 def test_small() -> None:
-    report = run_bench(make_frame(1), seeded(small(), 50), seed=3)
+    report = run_bench(make_frame(1, small=True), seeded(small(), 50), seed=3)
     check(report, *(kind for kinds in KINDS for kind in kinds))
 
 
