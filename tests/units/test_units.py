@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every unit, Verilated, against the integer contract: odd sizes, extremes, all handshakes."""
+"""Every unit, Verilated, against the integer contract: odd sizes, extremes, all handshakes.
+
+The full matrix of sizes and widths takes most of an hour: ``pytest tests/units -m slow``.
+"""
 
 from __future__ import annotations
 
