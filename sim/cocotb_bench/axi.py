@@ -11,13 +11,22 @@ import random
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from hwgen.isa.instructions import BEAT_BYTES
+from hwgen.isa.instructions import BEAT_BYTES, Instruction, encode
 from hwgen.sim.cocotb_bench import bins
 
 PAGE = 4096
 ID_FETCH = 1
 _INCREMENTING = 1
 _SIZE_16_BYTES = 4
+
+
+#: First half of a load without thresholds, from far behind the memory image.
+_STRAY_LOAD = int.from_bytes(
+    encode(Instruction("LOAD_WORDS", {"address": (1 << 28) - 1, "words": 16, "destination": 0}))[
+        :BEAT_BYTES
+    ],
+    "little",
+)
 
 
 class ProtocolError(Exception):
@@ -54,7 +63,7 @@ class _Burst:
     beats: int
     kind: str
     done: int = 0
-    due: int = 0  #: earliest cycle of the response
+    due: int = 0  #: earliest cycle of the (first) response
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,7 @@ class Chances:
     axil_r: float = 1.0
     interleave: float = 0.5  #: that R changes to the other ID where both are owed
     b_delay: int = 0  #: cycles from the last beat to the earliest response
+    overrun_delay: int = 0  #: cycles by which fetches beyond END come late, at least
 
 
 @dataclass
@@ -156,6 +166,7 @@ class ReadPort:
         self.rlast = False
         self._chosen: int | None = None
         self._refused_in_crowd = False
+        self._now = 0
 
     @property
     def outstanding(self) -> int:
@@ -171,6 +182,8 @@ class ReadPort:
             self.memory.hits[bins.stall("AR", kind)] += 1
             self._refused_in_crowd = False
         entry = _Burst(identifier, address, beats, kind)
+        if kind == "fetch" and address >= self.memory.program_end:
+            entry.due = self._now + self.memory.chances.overrun_delay
         self.queues.setdefault(identifier, deque()).append(entry)
 
     def taken(self) -> None:
@@ -188,15 +201,17 @@ class ReadPort:
     def step(self, *, refused: bool) -> None:
         """Choose the outputs of the next cycle; ``refused``: AR was offered and not taken."""
         memory, chances, rng = self.memory, self.memory.chances, self.memory.rng
+        self._now += 1
         outstanding = self.outstanding
         if refused and outstanding >= bins.CROWD:
             self._refused_in_crowd = True
         self.arready = not memory.dead and rng.random() < chances.ar
-        if self.rvalid or not outstanding:
+        owed = [key for key, queue in self.queues.items() if queue[0].due <= self._now]
+        if self.rvalid or not owed:
             return
-        change = len(self.queues) > 1 and rng.random() < chances.interleave
-        if change or self._chosen not in self.queues:
-            self._chosen = rng.choice(list(self.queues))
+        change = len(owed) > 1 and rng.random() < chances.interleave
+        if change or self._chosen not in owed:
+            self._chosen = rng.choice(owed)
         burst = self.queues[self._chosen][0]
         position = bins.position_of(burst.done, burst.beats)
         if memory.dead or rng.random() >= chances.r:
@@ -210,7 +225,10 @@ class ReadPort:
         self.rresp = memory.response("R", burst, position, outstanding)
         self.rdata = int.from_bytes(region.data[start : start + BEAT_BYTES], "little")
         if self.rresp:
-            self.rdata = rng.getrandbits(8 * BEAT_BYTES)  # the data of an error mean nothing
+            # The data of an error mean nothing; as an instruction they would be a stray load.
+            self.rdata = rng.getrandbits(8 * BEAT_BYTES)
+            if burst.kind == "fetch" and burst.done % 2 == 0:
+                self.rdata = _STRAY_LOAD
         self.rvalid = True
 
 

@@ -165,13 +165,13 @@ class Bench:
             found.append("waiting for END")
         return found
 
-    def check_quiet(self) -> None:
-        """Nothing may be on the bus now."""
+    def check_quiet(self, what: str = "The reset") -> None:
+        """Nothing may be on the bus now that ``what`` has ended."""
         owed = [port.outstanding for port in self.reads]
         if any(owed) or not self.writes.quiet:
             writes = self.writes
             raise ProtocolError(
-                f"Reset ended with {owed} reads, {writes.outstanding} writes and "
+                f"{what} ended with {owed} reads, {writes.outstanding} writes and "
                 f"{len(writes.beats)} beats of data on the bus"
             )
 

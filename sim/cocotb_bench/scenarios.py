@@ -79,6 +79,7 @@ def wait_interrupt(bench: Bench, ceiling: int = 300_000) -> Cycles:
 def finish(bench: Bench) -> Cycles:
     """Wait for the end of a frame and compare its output."""
     yield from wait_interrupt(bench)
+    bench.check_quiet("The frame")
     bench.done_before = True
     status = yield from bench.read("STATUS")
     cause = yield from bench.read("CAUSE")

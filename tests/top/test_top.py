@@ -32,7 +32,12 @@ def frames() -> list[Scenario]:
     given += [dict.fromkeys((*AXI, *AXIL), 0.99) | {channel: 0.01} for channel in AXI]
     given += [dict.fromkeys(AXI, 0.9) | dict.fromkeys(AXIL, 0.01)]
     given += [dict.fromkeys((*AXI, *AXIL), 0.01) | {channel: 0.99} for channel in ("r",)]
-    given += [CROWD, CROWD | {"r": 0.1, "interleave": 1.0}, CROWD | {"interleave": 0.0}]
+    given += [
+        {"overrun_delay": 5000},
+        CROWD,
+        CROWD | {"r": 0.1, "interleave": 1.0},
+        CROWD | {"interleave": 0.0},
+    ]
     return [{"kind": "frame", "chances": chances} for chances in given]
 
 
@@ -113,14 +118,16 @@ def random_resets(count: int, first: int) -> list[Scenario]:
 
 def small() -> list[Scenario]:
     """One of each kind: catches most faults of the hardware in seconds."""
+    fetches = [job for job in bus_errors() if job["what"] == "fetch"]
     errors = {job["what"] + job["position"]: job for job in bus_errors()}
     met = {(job["how"], job["phase"]): job for job in resets()}
     jobs = [
         {"kind": "frame", "frames": 2},
         {"kind": "frame", "chances": CROWD},
+        {"kind": "frame", "frames": 2, "chances": {"overrun_delay": 5000}},
         {"kind": "frame", "chances": dict.fromkeys((*AXI, *AXIL), 0.3)},
         errors["weightsmiddle"],
-        errors["fetchmiddle"],
+        *fetches,
         errors["store"],
         met["soft", "image load"],
         met["soft", "store"],
@@ -129,7 +136,9 @@ def small() -> list[Scenario]:
         *other_errors(),
         *({"kind": "random reset", "how": how, "within": 900} for how in ("hard", "soft") * 6),
     ]
-    return [job | {"ceiling": 30_000} for job in jobs]
+    # Requests wait for AR in the very cycle in which the masters begin to drain.
+    early = {"kind": "random reset", "how": "soft", "within": 300, "chances": {"ar": 0.3}}
+    return [job | {"ceiling": 30_000} for job in (*jobs, *[early] * 10)]
 
 
 def seeded(jobs: list[Scenario], first: int) -> list[Scenario]:
