@@ -50,10 +50,10 @@ Int = npt.NDArray[np.int64]
 
 
 def bench_config(memory_ports: int, *, small: bool = False) -> AcceleratorConfig:
-    """A configuration that holds the frame; ``small``: quicker to build, one column group."""
+    """A configuration that holds the frame; ``small``: quicker to build."""
     return AcceleratorConfig(
         rows=16,
-        columns=8 if small else 16,
+        columns=16,
         softmax_vec=8 if small else 32,
         memory_ports=memory_ports,
         bank_words=(256, 64, 64, 64, 64, 64, 64),
@@ -158,19 +158,21 @@ class _Builder:
         waits: dict[Engine, int],
         *,
         signed: int = 1,
+        stride: int | None = None,
         operand: tuple[StationarySource, int, int] = (StationarySource.WEIGHTS, 0, 0),
         **drain: int,
     ) -> int:
         """STATIONARY, MATMUL and DRAIN of [M, K] x [K, N]; returns the count of DRAIN."""
         m, k, n = shape
         tiles, passes = -(-n // self.config.columns), -(-k // self.config.rows)
-        loops = {"tiles": tiles, "passes": passes, "slices": 1}
+        loops = {"tiles": tiles, "passes": passes, "slices": 1, "stride": stride or m}
         kind, base, limit = operand
         given = {} if kind == StationarySource.WEIGHTS else waits
-        self.emit("STATIONARY", given, source=kind, base=base, stride=m, limit=limit, **loops)
-        self.emit("MATMUL", waits, base=source, stride=m, rows=m, signed=signed, **loops)
+        self.emit("STATIONARY", given, source=kind, base=base, limit=limit, **loops)
+        self.emit("MATMUL", waits, base=source, rows=m, signed=signed, **loops)
         fields = {"zero_point": 0, "low": -128, "high": 127, "slot": 0} | drain
-        return self.emit("DRAIN", waits, stride=m, rows=m, tiles=tiles, columns=n, **fields)
+        fields |= {"stride": stride or m, "rows": m, "tiles": tiles, "columns": n}
+        return self.emit("DRAIN", waits, **fields)
 
 
 def _word(bank: int, offset: int = 0) -> int:
@@ -295,7 +297,9 @@ def make_frame(memory_ports: int, *, small: bool = False, seed: int = 1) -> Test
     stored: list[tuple[int, bytes]] = []
     position = OUTPUT_GAP
 
-    def store(waits: dict[Engine, int], source: int, tensor: npt.NDArray[np.generic]) -> None:
+    def store(
+        waits: dict[Engine, int], source: int, tensor: npt.NDArray[np.generic], stride: int = 1
+    ) -> None:
         nonlocal position
         data = b.words(tensor)
         b.emit(
@@ -303,7 +307,7 @@ def make_frame(memory_ports: int, *, small: bool = False, seed: int = 1) -> Test
             waits,
             address=position // BEAT_BYTES,
             source=source,
-            stride=1,
+            stride=stride,
             words=len(data) // config.rows,
         )
         stored.append((position, data))
@@ -360,8 +364,20 @@ def make_frame(memory_ports: int, *, small: bool = False, seed: int = 1) -> Test
         length=m,
         fraction_bits=4,
     )
+    # Beside it loads write the same bank, again and again: both must wait for each other's words.
+    extra = rng.integers(-128, 128, (24, config.rows)).astype(np.int8)
+    extra_address = b.place(extra.tobytes()) // BEAT_BYTES
+    for _ in range(3):
+        extra_load = b.emit(
+            "LOAD_WORDS",
+            {Engine.DRAIN: drained},
+            address=extra_address,
+            words=len(extra),
+            destination=codes_bank + 40,
+        )
     codes = e2softmax(logits, fraction_bits=4, vec=config.softmax_vec)
     store({Engine.SOFTMAX: 1}, codes_bank, codes)
+    store({Engine.LOAD: extra_load}, codes_bank + 40, extra)
 
     constants, arrays = _constants(rng, HEAD_DIM, 22)
     b.tiles(np.zeros((0, HEAD_DIM), np.int64), constants)
@@ -394,6 +410,21 @@ def make_frame(memory_ports: int, *, small: bool = False, seed: int = 1) -> Test
     )
     head = requantise_int16(_product(attended, w), **arrays)
     store({Engine.DRAIN: drained}, residual_bank + 128, head)
+
+    # One row alone, as a classification head has it: passes shorter than the array's latency.
+    w = _weights(rng, EMBEDDING, HEAD_DIM)
+    constants, arrays = _constants(rng, HEAD_DIM, 20)
+    b.tiles(w, constants)
+    drained = b.matmul(
+        normalised,
+        (1, EMBEDDING, HEAD_DIM),
+        after_layernorm,
+        stride=m,
+        destination=residual_bank + 5 * m,
+        mode=DrainMode.WIDE,
+    )
+    single = requantise_int16(_product(y[:1], w), **arrays)
+    store({Engine.DRAIN: drained}, residual_bank + 5 * m, single, m)
 
     b.emit("END", dict(b.count))
     program = b"".join(encode(instruction) for instruction in b.program)
