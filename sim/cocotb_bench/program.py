@@ -208,9 +208,9 @@ def make_frame(memory_ports: int, *, small: bool = False, seed: int = 1) -> Test
     rng = np.random.default_rng(seed)
     b = _Builder(config)
     m = TOKENS
-    residual_bank, normalised, query, key_value, scores, codes_bank = map(_word, range(6))
-    # Beside the residual, so that MATMUL and DRAIN want the same bank; later the head's place.
-    hidden = residual_bank + 128
+    residual_bank, normalised, query, key_value, scores, codes_bank, hidden = (
+        _word(i) for i in range(7)
+    )
 
     # Parameters, table, positions, image.
     alpha = rng.integers(0, 4, EMBEDDING)
@@ -364,12 +364,14 @@ def make_frame(memory_ports: int, *, small: bool = False, seed: int = 1) -> Test
         length=m,
         fraction_bits=4,
     )
-    # Beside it loads write the same bank, again and again: they must wait for its words.
-    for extra in rng.integers(-128, 128, (3, 24, config.rows)).astype(np.int8):
+    # Beside it loads write the same bank, again and again: both must wait for each other's words.
+    extra = rng.integers(-128, 128, (24, config.rows)).astype(np.int8)
+    extra_address = b.place(extra.tobytes()) // BEAT_BYTES
+    for _ in range(3):
         extra_load = b.emit(
             "LOAD_WORDS",
             {Engine.DRAIN: drained},
-            address=b.place(extra.tobytes()) // BEAT_BYTES,
+            address=extra_address,
             words=len(extra),
             destination=codes_bank + 40,
         )
