@@ -5,25 +5,35 @@ say() { printf '== %s\n' "$*" >&2; }
 
 # need_tools PACKAGE...: install Debian packages whose command is missing (g++ make perl: same names).
 need_tools() {
-    local missing=() as_root=()
+    local missing=()
     for tool in "$@"; do
         command -v "$tool" >/dev/null || missing+=("$tool")
     done
-    [ ${#missing[@]} -eq 0 ] && return 0
+    [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
+}
+
+install_packages() {
+    local as_root=()
     if [ "$(id -u)" -ne 0 ]; then
         command -v sudo >/dev/null || {
-            say "missing: ${missing[*]}; install them as root and try again"
+            say "missing: $*; install them as root and try again"
             return 1
         }
         as_root=(sudo)
     fi
     command -v apt-get >/dev/null || {
-        say "missing: ${missing[*]}; install them with this system's package manager and try again"
+        say "missing: $*; install them with this system's package manager and try again"
         return 1
     }
-    say "installing ${missing[*]}"
+    say "installing $*"
     "${as_root[@]}" apt-get update -qq
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
+}
+
+# need_libpython: cocotb embeds the interpreter as a shared library, which Debian's python3 does without.
+need_libpython() {
+    [ -n "$("$PYTHON" -m find_libpython)" ] ||
+        install_packages "$("$PYTHON" -c 'import sys; print("libpython%d.%d" % sys.version_info[:2])')"
 }
 
 # need_environment EXTRA: a virtual environment with hwgen and, for EXTRA "dev", what the tests need.
