@@ -17,6 +17,7 @@ HEIGHT = {
     "": 0,  # hwgen itself: the version
     "errors": 0,
     "cache": 1,
+    "files": 1,
     "models": 0,  # data files
     "numerics": 1,
     "config": 2,

@@ -3,18 +3,19 @@
 
 from __future__ import annotations
 
-import zipfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from hwgen.errors import FormatError, UsageError
+from hwgen.graph.npz_file import read_npz
 from hwgen.graph.spec import ModelSpec
 from hwgen.models import DIGITS_DATA
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm")
-#: Largest array that is taken from an archive, in bytes.
+#: Most that is taken from an archive, in bytes.
 _MAX_ARRAY_BYTES = 1 << 34
 
 
@@ -97,23 +98,12 @@ def digits_dataset() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _load_npz(path: Path, spec: ModelSpec) -> ImageSet:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for item in archive.infolist():
-                if item.file_size > _MAX_ARRAY_BYTES:
-                    raise FormatError(
-                        f"{path}: {item.filename} must take at most {_MAX_ARRAY_BYTES} bytes,"
-                        f" not {item.file_size}"
-                    )
-        with np.load(path, allow_pickle=False) as data:
-            if "images" not in data.files:
-                raise FormatError(
-                    f"{path}: must hold an array 'images', not {', '.join(data.files) or 'nothing'}"
-                )
-            images = data["images"]
-            labels = data["labels"] if "labels" in data.files else None
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
-        raise FormatError(f"{path}: must be an .npz archive of plain arrays: {error}") from error
+    arrays, names = read_npz(path, limit_bytes=_MAX_ARRAY_BYTES, names=("images", "labels"))
+    if "images" not in arrays:
+        raise FormatError(
+            f"{path}: must hold an array 'images', not {', '.join(names) or 'nothing'}"
+        )
+    images, labels = arrays["images"], arrays.get("labels")
     _check_shape(images, spec, path)
     if labels is not None:
         labels = _check_labels(labels, len(images), spec, path)
@@ -145,7 +135,7 @@ def _check_labels(labels: np.ndarray, count: int, spec: ModelSpec, path: Path) -
 
 def _load_folder(path: Path, spec: ModelSpec, limit: int | None) -> ImageSet:
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ImportError as error:
         raise UsageError(
             f"Reading the image folder {str(path)!r} needs Pillow, which is not installed;"
@@ -177,7 +167,9 @@ def _load_folder(path: Path, spec: ModelSpec, limit: int | None) -> ImageSet:
     images = np.empty((len(files), spec.image_size, spec.image_size, spec.channels), np.uint8)
     for row, (_, file) in enumerate(files):
         try:
-            with Image.open(file) as picture:
+            # Pillow warns of large and of odd images; those that matter here are refused.
+            with warnings.catch_warnings(), Image.open(file) as picture:
+                warnings.simplefilter("ignore")
                 if picture.size != (spec.image_size, spec.image_size):
                     raise FormatError(
                         f"{file}: must be {spec.image_size}x{spec.image_size} pixels for model"
@@ -185,8 +177,12 @@ def _load_folder(path: Path, spec: ModelSpec, limit: int | None) -> ImageSet:
                         f" {picture.size[0]}x{picture.size[1]}"
                     )
                 pixels = np.asarray(picture.convert(mode), dtype=np.uint8)
-        except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
-            raise FormatError(f"{file}: must be a readable image: {error}") from error
+        except FormatError:
+            raise
+        except Exception as error:  # Pillow raises many types for a damaged file
+            raise FormatError(
+                f"{file}: must be a readable image: {type(error).__name__}: {error!s:.200}"
+            ) from error
         images[row] = pixels.reshape(images.shape[1:])
     labels = np.array([label for label, _ in files], dtype=np.int64) if classes else None
     return ImageSet(images=images, labels=labels, source=str(path))

@@ -11,18 +11,23 @@ bytes.
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from hwgen.errors import FormatError
+from hwgen.files import reason, replace_file
 
 #: The format's own bound of the header's length, in bytes.
 MAX_HEADER_BYTES = 100_000_000
+
+#: Longest axis: no file of today's is longer, and NumPy's sizes hold it.
+MAX_AXIS = 1 << 48
 
 _NUMPY_DTYPES: dict[str, str] = {
     "F64": "<f8",
@@ -94,23 +99,20 @@ def write_safetensors(
         offset += array.nbytes
     text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     text += b" " * (-len(text) % 8)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+    def write(stream: IO[bytes]) -> None:
+        stream.write(struct.pack("<Q", len(text)))
+        stream.write(text)
+        for name in order:
+            array = tensors[name]
+            stream.write(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes())
+
     try:
-        with temporary.open("wb") as stream:
-            stream.write(struct.pack("<Q", len(text)))
-            stream.write(text)
-            for name in order:
-                array = tensors[name]
-                stream.write(
-                    np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
-                )
-        temporary.replace(path)
+        replace_file(path, write)
     except OSError as error:
         raise FormatError(
-            f"Output file must be writable, not {str(path)!r}: {error.strerror or error}"
+            f"Output file must be writable, not {str(path)!r}: {reason(error)}"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 _Entry = tuple[str, tuple[int, ...], int, int]
@@ -127,8 +129,7 @@ def _read_header(
     if length > min(MAX_HEADER_BYTES, size - 8) or length < 2:
         raise FormatError(
             f"{path}: header length must be 2..{min(MAX_HEADER_BYTES, size - 8)} bytes (the file"
-            " has"
-            f" {size}), not {length}: truncated, or not a safetensors file"
+            f" has {size}), not {length}: truncated, or not a safetensors file"
         )
     try:
         pairs = json.loads(stream.read(length), object_pairs_hook=_unique)
@@ -147,15 +148,14 @@ def _read_header(
             kind = "overlap" if begin < position else "leave a gap before"
             raise FormatError(
                 f"{path}: tensor {name!r} must start at data offset {position}, not {begin}:"
-                " tensors"
-                f" {kind} it"
+                f" tensors {kind} it"
             )
         position = end
     if position != size - start:
+        kind = "truncated file" if position > size - start else "bytes that no tensor owns"
         raise FormatError(
             f"{path}: tensors must cover the file's {size - start} data bytes exactly, not"
-            f" {position}:"
-            f" {'truncated file' if position > size - start else 'bytes that no tensor owns'}"
+            f" {position}: {kind}"
         )
     return entries, metadata, start
 
@@ -181,8 +181,10 @@ def _check_entry(name: str, entry: Any, path: Path) -> _Entry:
     # type() and not isinstance: JSON's true is an int to Python.
     if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
         raise FormatError(f"{where}: shape must be a list of sizes, not {shape!r:.200}")
-    if len(shape) > 8:
-        raise FormatError(f"{where}: shape must have at most 8 axes, not {len(shape)}")
+    if len(shape) > 8 or not all(n <= MAX_AXIS for n in shape):
+        raise FormatError(
+            f"{where}: shape must have at most 8 axes of at most {MAX_AXIS}, not {shape!r:.200}"
+        )
     if (
         not isinstance(offsets, list)
         or len(offsets) != 2
@@ -190,13 +192,14 @@ def _check_entry(name: str, entry: Any, path: Path) -> _Entry:
         or offsets[0] > offsets[1]
     ):
         raise FormatError(f"{where}: data_offsets must be [begin, end], not {offsets!r:.200}")
-    count = 1
-    for axis in shape:  # Python integers: a product cannot wrap.
-        count *= axis
-    need = count * np.dtype(_NUMPY_DTYPES[dtype]).itemsize
+    # Python integers: a product cannot wrap.
+    need = math.prod(shape) * np.dtype(_NUMPY_DTYPES[dtype]).itemsize
     if offsets[1] - offsets[0] != need:
         raise FormatError(
             f"{where}: {dtype} of shape {shape} must take {need} bytes,"
             f" not {offsets[1] - offsets[0]} (data_offsets {offsets})"
         )
+    # NumPy counts the other axes of an empty array, too.
+    if math.prod(max(n, 1) for n in shape) >= 1 << 59:
+        raise FormatError(f"{where}: shape must be of a size that NumPy can hold, not {shape}")
     return dtype, tuple(shape), offsets[0], offsets[1]

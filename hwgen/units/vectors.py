@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hwgen.errors import ConfigError, FormatError
+from hwgen.files import reason, replace_file, resolve_target
+from hwgen.graph.npz_file import read_npz
 from hwgen.units.base import Entry, Unit, Vectors
 
 #: Refused above: a small archive can unpack to any size.
@@ -26,35 +25,8 @@ def load_vectors(unit: Unit, path: str | os.PathLike[str]) -> dict[str, npt.NDAr
     Raises:
         FormatError: not a readable archive, or not the arrays that the unit takes.
     """
-    where = str(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(item.file_size for item in archive.infolist())
-        if size > MAXIMUM_BYTES:
-            raise FormatError(
-                f"Vectors must unpack to at most {MAXIMUM_BYTES} bytes, not {size}", where=where
-            )
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except FormatError:
-        raise
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        MemoryError,
-        NotImplementedError,
-        RuntimeError,
-        SyntaxError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise FormatError(
-            "Vectors must be a readable .npz archive of plain arrays", where=where, why=str(reason)
-        ) from error
-    return check_vectors(unit, arrays, where)
+    arrays, _ = read_npz(path, limit_bytes=MAXIMUM_BYTES)
+    return check_vectors(unit, arrays, str(path))
 
 
 def check_vectors(unit: Unit, arrays: Vectors, where: str | None = None) -> dict[str, Any]:
@@ -126,24 +98,25 @@ def save_vectors(arrays: Vectors, path: str | os.PathLike[str]) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
-    target = Path(os.path.abspath(path))
-    temporary = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_dir():
-            raise IsADirectoryError(0, "it is a folder")
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, allow_pickle=False, **dict(arrays))
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, target)
-        temporary = None
+        check_output(path)
+        Path(os.path.realpath(path)).parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, lambda stream: np.savez(stream, allow_pickle=False, **dict(arrays)))
     except OSError as error:
         raise ConfigError(
-            f"Output file must be writable: {error.strerror or error}", where=str(target)
+            f"Output file must be writable: {reason(error)}", where=str(path)
         ) from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+
+
+def check_output(path: str | os.PathLike[str]) -> None:
+    """Refuse a target that :func:`save_vectors` would refuse, before minutes of work.
+
+    Raises:
+        ConfigError: something is there that is no regular file.
+    """
+    try:
+        resolve_target(path)
+    except OSError as error:
+        raise ConfigError(
+            f"Output file must be writable: {reason(error)}", where=str(path)
+        ) from error

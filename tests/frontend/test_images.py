@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -108,3 +111,93 @@ def test_folder_without_pillow_gives_advice(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "PIL", None)
     with pytest.raises(UsageError, match="needs Pillow"):
         load_images(tmp_path, DIGITS)
+
+
+def npz_of(path, members, method=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def npy_header(shape, descr="|u1"):
+    text = repr({"descr": descr, "fortran_order": False, "shape": shape}).encode()
+    text += b" " * (-(len(text) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def test_a_small_archive_that_declares_petabytes_is_refused_by_its_header(tmp_path):
+    path = npz_of(tmp_path / "x.npz", {"images.npy": npy_header((1 << 44, 8, 8, 1)) + bytes(64)})
+    with pytest.raises(FormatError, match=r"must take 1125899906842624 bytes, but the archive"):
+        load_images(path, DIGITS)
+    path = npz_of(tmp_path / "x.npz", {"images.npy": npy_header((1 << 70, 8, 8, 1))})
+    with pytest.raises(FormatError, match="shape must be up to 8 sizes"):
+        load_images(path, DIGITS)
+
+
+def test_damaged_archives(tmp_path):
+    """Every byte of a small archive flipped, one after the other: no other exception escapes."""
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, images=synthetic_images(DIGITS, 2, 0))
+    good = path.read_bytes()
+    refused = 0
+    for place in range(len(good)):
+        data = bytearray(good)
+        data[place] ^= 0x21
+        path.write_bytes(data)
+        try:
+            load_images(path, DIGITS)
+        except FormatError:
+            refused += 1
+    assert refused > len(good) / 2
+    for length in range(0, len(good), 7):
+        path.write_bytes(good[:length])
+        with pytest.raises(FormatError):
+            load_images(path, DIGITS)
+
+
+def test_an_archive_is_not_waited_for(tmp_path):
+    from hwgen.graph.npz_file import read_npz
+
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(FormatError, match="archive"):
+        read_npz(tmp_path / "pipe.npz", limit_bytes=100)
+
+
+def test_array_orders_types_and_limits(tmp_path):
+    from hwgen.graph.npz_file import read_npz
+
+    arrays = {
+        "f": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "scalar": np.array(7),
+        "empty": np.zeros((0, 4), np.int8),
+        "big": np.arange(3, dtype=">i4"),
+    }
+    path = save(tmp_path / "x.npz", **arrays)
+    got, names = read_npz(path, limit_bytes=1 << 20)
+    assert names == list(arrays)
+    for name, array in arrays.items():
+        assert got[name].dtype == array.dtype
+        assert np.array_equal(got[name], array)
+    with pytest.raises(FormatError, match="at most 100 bytes"):
+        read_npz(path, limit_bytes=100)
+    got, _ = read_npz(path, limit_bytes=200, names=("scalar",))
+    assert list(got) == ["scalar"]
+
+
+def test_damaged_pictures(tmp_path):
+    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    path = tmp_path / "a.png"
+    pillow.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(path)
+    good = path.read_bytes()
+    for place in range(8, len(good)):
+        for mask in (0x01, 0x80, 0xFF):
+            data = bytearray(good)
+            data[place] ^= mask
+            path.write_bytes(data)
+            with contextlib.suppress(FormatError):
+                load_images(tmp_path, DIGITS)
+    for length in range(len(good) - 24):
+        path.write_bytes(good[:length])
+        with pytest.raises(FormatError, match=r"a\.png: must be a readable image"):
+            load_images(tmp_path, DIGITS)

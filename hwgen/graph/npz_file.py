@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NumPy archives (.npz), read with suspicion.
+
+Nothing is unpickled. An array's ``.npy`` header, the archive's directory and the data must agree,
+and memory is taken as data arrive: a small file that declares a huge array costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+import warnings
+import zipfile
+import zlib
+from collections.abc import Collection
+from typing import IO, Any
+
+import numpy as np
+
+from hwgen.errors import FormatError
+
+_CHUNK_BYTES = 1 << 20
+_MAX_AXES = 8
+_SUFFIX = ".npy"
+#: What damaged archives, members and headers raise.
+_DAMAGE = (
+    OSError,
+    ValueError,  # also of encodings
+    LookupError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    MemoryError,
+    RecursionError,
+    NotImplementedError,  # a method of compression
+    RuntimeError,  # an encrypted member
+    SyntaxError,
+    OverflowError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def read_npz(
+    path: str | os.PathLike[str],
+    *,
+    limit_bytes: int,
+    names: Collection[str] | None = None,
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the arrays of an archive, and the names of all that it holds.
+
+    Args:
+        path: a regular file.
+        limit_bytes: what the arrays may take together.
+        names: the arrays to read, as far as they are there; by default all.
+
+    Raises:
+        FormatError: the file is no archive of plain numbers, damaged, or too large.
+    """
+    try:
+        # zipfile would wait for a pipe's end.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise FormatError(f"{path}: must be an .npz archive of plain arrays, not a folder")
+        with zipfile.ZipFile(path) as archive:
+            members = {_name(item): item for item in archive.infolist()}
+            if len(members) != len(archive.infolist()):
+                raise FormatError(f"{path}: names of arrays must be unique")
+            chosen = {n: m for n, m in members.items() if names is None or n in names}
+            size = sum(member.file_size for member in chosen.values())
+            if size > limit_bytes:
+                raise FormatError(
+                    f"{path}: arrays must unpack to at most {limit_bytes} bytes, not {size}"
+                )
+            arrays = {}
+            for name, member in chosen.items():
+                with archive.open(member) as stream:
+                    arrays[name] = _read_array(stream, member, f"{path}: {member.filename}")
+            return arrays, list(members)
+    except FormatError:
+        raise
+    except _DAMAGE as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise FormatError(
+            f"{path}: must be a readable .npz archive of plain arrays"
+            f" ({type(error).__name__}: {why!s:.200})"
+        ) from error
+
+
+def _name(item: zipfile.ZipInfo) -> str:
+    return item.filename.removesuffix(_SUFFIX)
+
+
+def _read_array(stream: IO[bytes], member: zipfile.ZipInfo, where: str) -> np.ndarray:
+    """One array, after its header has been checked against the member's size."""
+    if not member.filename.endswith(_SUFFIX):
+        raise FormatError(f"{where}: must be an array (.npy)")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NumPy's remarks on old headers
+        version = np.lib.format.read_magic(stream)
+        if version == (1, 0):
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        elif version == (2, 0):
+            shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+        else:
+            raise FormatError(f"{where}: .npy version must be 1.0 or 2.0, not {version}")
+    if dtype.kind not in "biuf":
+        raise FormatError(f"{where}: must hold plain arrays of numbers, not {dtype}")
+    if len(shape) > _MAX_AXES or not all(0 <= size < 1 << 48 for size in shape):
+        raise FormatError(f"{where}: shape must be up to {_MAX_AXES} sizes, not {shape!s:.200}")
+    need = math.prod(shape) * dtype.itemsize  # Python integers: a product cannot wrap
+    left = member.file_size - stream.tell()
+    if need != left:
+        raise FormatError(
+            f"{where}: {dtype} of shape {list(shape)} must take {need} bytes, but the archive holds"
+            f" {left}"
+        )
+    data = bytearray()
+    while len(data) < need:
+        chunk = stream.read(min(_CHUNK_BYTES, need - len(data)))
+        if not chunk:
+            raise FormatError(f"{where}: must hold {need} bytes, but ends after {len(data)}")
+        data += chunk
+    stream.read(1)  # at the end the checksum is compared
+    array: np.ndarray[Any, Any] = np.frombuffer(data, dtype=dtype)
+    if fortran:
+        return array.reshape(shape[::-1]).T
+    return array.reshape(shape)
