@@ -7,6 +7,7 @@ A checkpoint is data: nothing in it is executed.
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ _TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 #: Keys under which training scripts put the state dict (timm, DeiT's release, Lightning).
 _CONTAINERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema", "module")
 _MAX_NESTING = 4
+#: The first release whose ``weights_only`` can be relied on.
+_SAFE_TORCH = (2, 10)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
@@ -61,6 +64,12 @@ def _load_torch(path: Path) -> dict[str, np.ndarray]:
             f"{path}: reading {path.suffix} files needs torch, which is not installed;"
             " install torch, or convert the file to .safetensors (which needs NumPy only)"
         ) from error
+    if _release(torch.__version__) < _SAFE_TORCH:
+        raise CheckpointError(
+            f"{path}: torch must be {'.'.join(map(str, _SAFE_TORCH))} or later to read"
+            f" {path.suffix} files, not {torch.__version__}: before, weights_only does not keep a"
+            " file from running code; update torch, or convert the file to .safetensors"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an odd pickle protocol: refused below, if at all
@@ -85,12 +94,36 @@ def _load_torch(path: Path) -> dict[str, np.ndarray]:
                 f"{path}: a state dict must map names to tensors, not {name!r} to"
                 f" {type(value).__name__}"
             )
+        if why := _unusable(torch, value):
+            raise CheckpointError(f"{path}: tensor {name!r} must be {why}")
         if value.dtype == torch.bfloat16:
             value = value.float()
-        if value.layout != torch.strided or value.is_quantized:
-            raise CheckpointError(f"{path}: tensor {name!r} must be dense, not {value.layout}")
         out[name] = _to_float32(name, value.detach().numpy(), path)
     return out
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """``2.10.0+cpu`` -> (2, 10)."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return tuple(map(int, found.groups())) if found else ()
+
+
+def _unusable(torch: Any, value: Any) -> str | None:
+    """What a tensor must be and is not; None if its values can be read as they are."""
+    if value.is_nested:
+        return "one array, not a nested tensor"
+    if value.layout != torch.strided or value.is_quantized:
+        return f"dense, not {'quantised' if value.is_quantized else value.layout}"
+    if value.device.type != "cpu":  # of the device "meta": a shape without values
+        return f"stored with its values, not on the device {value.device.type!r}"
+    integers = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool)
+    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    if value.dtype not in (*floats, *integers):
+        return f"float16, bfloat16, float32 or float64, not {value.dtype}"
+    need, have = value.numel() * value.element_size(), value.untyped_storage().nbytes()
+    if need > have:  # an expanded one: a few bytes would become any size
+        return f"stored element by element ({need} bytes), not expanded from {have} bytes"
+    return None
 
 
 def _unwrap(loaded: Any, path: Path) -> Mapping[Any, Any]:

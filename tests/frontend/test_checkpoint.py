@@ -175,3 +175,48 @@ def test_paths_that_are_no_checkpoint(tmp_path, name, match):
     (tmp_path / "c.txt").write_text("x")
     with pytest.raises(CheckpointError, match=match):
         load_checkpoint(tmp_path / name)
+
+
+def test_an_empty_tensor_cannot_hide_a_huge_axis(tmp_path):
+    path = tmp_path / "c.safetensors"
+    for shape in ([0, 1 << 70], [0, 1 << 40, 1 << 40]):
+        path.write_bytes(container({"x": entry("F32", shape, (0, 0))}))
+        with pytest.raises(CheckpointError, match="shape must"):
+            load_checkpoint(path)
+
+
+def test_tensors_without_plain_values_are_refused(tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    path = tmp_path / "c.pt"
+    for value, match in (
+        (torch.zeros(3).to(torch.float8_e4m3fn), "float8_e4m3fn"),
+        (torch.zeros(3, device="meta"), "device 'meta'"),
+        (torch.zeros(1).expand(1 << 40), r"4398046511104 bytes.*not expanded from 4 bytes"),
+        (torch.zeros(3).to_sparse(), "dense"),
+        (torch.zeros(3, dtype=torch.complex64), "complex64"),
+    ):
+        torch.save({"x": value}, path)
+        with pytest.raises(CheckpointError, match=match):
+            load_checkpoint(path)
+
+
+def test_nested_tensors_are_refused():
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    from hwgen.frontend.checkpoint import _unusable
+
+    class Nested:
+        is_nested = True
+
+    assert "nested" in _unusable(torch, Nested())
+    assert _unusable(torch, torch.zeros(2, 3).T) is None
+
+
+@pytest.mark.parametrize("version", ["2.9.1+cpu", "1.13.0", "2", "unknown"])
+def test_torch_with_unsafe_loading_is_refused(tmp_path, monkeypatch, version):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    path = tmp_path / "c.pt"
+    torch.save({"x": torch.zeros(2)}, path)
+    load_checkpoint(path)
+    monkeypatch.setattr(torch, "__version__", version)
+    with pytest.raises(CheckpointError, match=r"torch must be 2\.10 or later"):
+        load_checkpoint(path)
