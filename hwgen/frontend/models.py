@@ -127,7 +127,7 @@ def _read_model_file(path: Path) -> ModelSpec:
         raise ModelError(
             f"Model file must be readable, not {str(path)!r}: {error.strerror}"
         ) from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no text, no JSON, or an endless integer
         raise ModelError(
             f"Model file must be JSON, not {str(path)!r}: {type(error).__name__}: {error}"
         ) from error

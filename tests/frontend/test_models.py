@@ -48,6 +48,8 @@ def test_model_file_round_trip(tmp_path):
         ({"layer_norm_epsilon": float("nan")}, r"'layer_norm_epsilon' must be a number"),
         ({"activation": "swish"}, r"'activation' must be one of"),
         ({"name_map": [1]}, r"'name_map' must be an object"),
+        ({"layer_norm_epsilon": 10**400}, r"'layer_norm_epsilon' must be a number"),
+        ({"mean": [0.5, 10**400, 0.5]}, r"'mean' must be 3 numbers"),
     ],
 )
 def test_bad_model_files(tmp_path, change, match):
@@ -58,7 +60,16 @@ def test_bad_model_files(tmp_path, change, match):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{", "\ud800".encode("utf-16", "surrogatepass"), "[" * 9999]
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        "\ud800".encode("utf-16", "surrogatepass"),
+        "[" * 9999,
+        f'{{"width": {"9" * 5000}}}',
+    ],
+    ids=lambda text: repr(text)[:12],
 )
 def test_files_that_are_no_model(tmp_path, text):
     path = tmp_path / "m.json"
