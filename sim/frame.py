@@ -203,6 +203,7 @@ def run_frames(
     seed: int = 1,
     max_cycles: int = 1 << 40,
     vcd: Path | None = None,
+    expected_cycles: int | None = None,
     progress: Progress | None = None,
 ) -> FrameResults:
     """Simulate images one after the other, without a reset between them.
@@ -214,6 +215,7 @@ def run_frames(
         seed: of the registers' and memories' content at power-up; no result may depend on it.
         max_cycles: ceiling per image.
         vcd: write a waveform there (slow, large).
+        expected_cycles: of a frame, for the progress within it.
         progress: told about build and simulation.
 
     Raises:
@@ -253,8 +255,12 @@ def run_frames(
             settings["vcd"] = vcd.resolve()
         (folder / "settings").write_text("".join(f"{k} {v}\n" for k, v in settings.items()))
         started = time.monotonic()
-        lines = _run(executable, folder, len(regions), report)
+        lines = _run(executable, folder, len(regions), expected_cycles, report)
         wall_seconds = time.monotonic() - started
+        for index, result in enumerate(lines[::3]):  # the harness ends with the first fault
+            _, _, _, status, cause, address, _ = result
+            if cause:
+                raise _fault(index, status, cause, address)
         outputs = np.fromfile(folder / "outputs", np.uint8).reshape(-1, setup.output_bytes)
         record_bytes = sum(part.tokens * slices * rows for part, slices in parts)
         records = np.fromfile(folder / "boundaries", np.uint8).reshape(len(regions), record_bytes)
@@ -264,7 +270,14 @@ def run_frames(
     return FrameResults(tuple(frames), wall_seconds)
 
 
-def _run(executable: Path, folder: Path, frames: int, report: Progress) -> list[list[int]]:
+def _part_done(cycles: int, expected: int | None) -> float:
+    """How much of a frame is done: never all of it, for the expectation is an estimate."""
+    return min(cycles / expected, 0.99) if expected else 0.0
+
+
+def _run(
+    executable: Path, folder: Path, frames: int, expected_cycles: int | None, report: Progress
+) -> list[list[int]]:
     """Run the harness; three lists per frame: result, counters, completions."""
     lines: list[list[int]] = []
     with (
@@ -282,7 +295,8 @@ def _run(executable: Path, folder: Path, frames: int, report: Progress) -> list[
                 key, *numbers = line.split()
                 values = [int(number) for number in numbers]
                 if key == "progress":
-                    report(f"image {values[0]}: {values[1]} cycles", values[0] / frames)
+                    done = values[0] + _part_done(values[1], expected_cycles)
+                    report(f"image {values[0]}: {values[1]} cycles", done / frames)
                 else:
                     lines.append(values)
                 if key == "frame":
@@ -306,9 +320,7 @@ def _frame(
     record: npt.NDArray[np.uint8],
 ) -> Frame:
     result, counters, completions = lines[3 * index : 3 * index + 3]
-    _, _, cycles, status, cause, address, _ = result
-    if cause:
-        raise _fault(index, status, cause, address)
+    cycles = result[2]
     rows = setup.config.rows
     tensors: dict[str, npt.NDArray[np.integer]] = {}
     position = 0
@@ -359,6 +371,7 @@ def simulate_frames(
     bandwidth: float = 16.0,
     seed: int = 1,
     vcd: Path | None = None,
+    expected_cycles: int | None = None,
     progress: Progress | None = None,
 ) -> FrameResults:
     """Simulate images uint8 [n, height, width, channels] on a design folder, as it is.
@@ -377,5 +390,13 @@ def simulate_frames(
             f"not {images.dtype} {list(images.shape)}"
         )
     memory = Memory(latency, bandwidth)
-    results = run_frames(setup, images, memory=memory, seed=seed, vcd=vcd, progress=progress)
+    results = run_frames(
+        setup,
+        images,
+        memory=memory,
+        seed=seed,
+        vcd=vcd,
+        expected_cycles=expected_cycles or manifest.program.predicted_cycles,
+        progress=progress,
+    )
     return FrameResults(results.frames, results.wall_seconds, tuple(changed))

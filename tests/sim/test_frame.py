@@ -13,7 +13,7 @@ from hwgen.config import AcceleratorConfig
 from hwgen.errors import FormatError, SimulationError
 from hwgen.isa.instructions import Engine
 from hwgen.sim import boundaries
-from hwgen.sim.frame import FrameSetup, Memory, run_frames
+from hwgen.sim.frame import FrameSetup, Memory, _part_done, run_frames
 from hwgen.sim.verilator import Source
 
 pytestmark = pytest.mark.verilator
@@ -135,6 +135,28 @@ def test_faults_of_the_design_are_named(old: str, new: str, message: str) -> Non
     assert old in TOP
     with pytest.raises(SimulationError, match=message):
         run_frames(setup(TOP.replace(old, new)), INPUTS[:1])
+
+
+@pytest.mark.parametrize("faulty", [0, 1, 2])
+def test_a_fault_names_its_image(faulty: int) -> None:
+    """The harness ends with the first fault: fewer images come back than were given."""
+    old = "registers[6'h3f] <= 0;"
+    assert old in TOP
+    new = f"""registers[6'h3f] <= 0; registers[6'h3e] <= 0;
+    end
+    if (start) begin
+      registers[6'h3e] <= registers[6'h3e] + 1;
+      registers[6'h3f] <= (registers[6'h3e] == {faulty}) ? 2 : 0;"""
+    with pytest.raises(SimulationError, match=f"^image {faulty}: .*reports READ_ERROR"):
+        run_frames(setup(TOP.replace(old, new)), INPUTS)
+
+
+def test_progress_within_an_image() -> None:
+    assert [_part_done(cycles, 100) for cycles in (0, 50, 99, 100, 1000)] == [
+        *(0, 0.5),
+        *(0.99, 0.99, 0.99),
+    ]
+    assert _part_done(50, None) == 0
 
 
 def test_changed_verilog_changes_the_result() -> None:
