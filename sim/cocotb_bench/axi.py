@@ -48,10 +48,13 @@ class Target:
     """One error response to give: on the ``skip``-th matching beat."""
 
     channel: str  #: R or B
-    kind: str  #: weights, fetch, load, store
+    kind: str  #: weights, fetch, load, store; empty: any
     response: str  #: key of :data:`bins.RESPONSES`
-    position: str = ""  #: R: first, middle or last beat
-    crowd: int = bins.CROWD  #: bursts outstanding at that moment, at least
+    position: str = ""  #: R: first, middle or last beat; empty: any
+    place: str = ""  #: name of a part of the memory; empty: anywhere
+    port: int | None = None  #: None: any
+    least: int = bins.CROWD  #: bursts outstanding at the port at that moment
+    most: int | None = None
     skip: int = 0
     address: int | None = None  #: of the burst that got the error, once given
 
@@ -91,6 +94,7 @@ class Memory:
 
     regions: list[Region]
     weights: list[tuple[int, int]]  #: [first, end) addresses of tile regions
+    places: dict[str, tuple[int, int]]  #: [first, end) addresses of what has a name
     program_end: int  #: address behind the last instruction
     hits: Counter[str]
     rng: random.Random
@@ -116,27 +120,39 @@ class Memory:
             return "weights"
         return "load"
 
-    def response(self, channel: str, burst: _Burst, position: str, outstanding: int) -> int:
-        """Response of a beat: 0, or the target's error, once."""
+    def response(
+        self, channel: str, burst: _Burst, position: str, outstanding: int, port: int = 0
+    ) -> tuple[int, list[str]]:
+        """Response of a beat: 0, or the target's error, once; and the bins that it is for."""
         target = self.target
         if (
             target is None
             or target.address is not None
             or target.channel != channel
-            or target.kind != burst.kind
+            or target.kind not in ("", burst.kind)
             or target.position not in ("", position)
-            or outstanding < target.crowd
+            or target.port not in (None, port)
+            or not target.least <= outstanding <= (target.most or outstanding)
         ):
-            return 0
+            return 0, []
         if burst.kind == "fetch" and burst.address + burst.done * BEAT_BYTES >= self.program_end:
-            return 0  # prefetched beyond END and never used
+            return 0, []  # prefetched beyond END and never used
+        places = [
+            name for name, (first, end) in self.places.items() if first <= burst.address < end
+        ]
+        if target.place and target.place not in places:
+            return 0, []
         if target.skip:
             target.skip -= 1
-            return 0
+            return 0, []
         target.address = burst.address
+        name = target.response
+        hits = [bins.error(channel, place, name) for place in places]
         if outstanding >= bins.CROWD:
-            self.hits[bins.error(channel, burst.kind, target.response, target.position)] += 1
-        return bins.RESPONSES[target.response]
+            hits.append(bins.error(channel, burst.kind, name, position, port))
+        if outstanding == 1:
+            hits.append(bins.error(channel, burst.kind, name, port=port, alone=True))
+        return bins.RESPONSES[name], hits
 
 
 def check_burst(name: str, address: int, length: int, size: int, burst: int) -> int:
@@ -156,15 +172,17 @@ class ReadPort:
     ``rdata`` and the other outputs hold until the beat is taken.
     """
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, number: int) -> None:
         """A quiet port of the memory."""
         self.memory = memory
+        self.number = number
         self.queues: dict[int, deque[_Burst]] = {}
         self.arready = False
         self.rvalid = False
         self.rid = self.rresp = self.rdata = 0
         self.rlast = False
         self._chosen: int | None = None
+        self._hits: list[str] = []  # of the beat on offer
         self._refused_in_crowd = False
         self._now = 0
 
@@ -179,7 +197,7 @@ class ReadPort:
         self.memory.region(address, beats * BEAT_BYTES, write=False)
         kind = self.memory.kind(identifier, address)
         if self._refused_in_crowd:
-            self.memory.hits[bins.stall("AR", kind)] += 1
+            self.memory.hits[bins.stall("AR", kind, port=self.number)] += 1
             self._refused_in_crowd = False
         entry = _Burst(identifier, address, beats, kind)
         if kind == "fetch" and address >= self.memory.program_end:
@@ -190,6 +208,7 @@ class ReadPort:
         """R was taken."""
         if not self.rvalid:
             raise ProtocolError("R was taken without an offer")
+        self.memory.hits.update(self._hits)
         queue = self.queues[self.rid]
         queue[0].done += 1
         if self.rlast:
@@ -216,13 +235,13 @@ class ReadPort:
         position = bins.position_of(burst.done, burst.beats)
         if memory.dead or rng.random() >= chances.r:
             if outstanding >= bins.CROWD:
-                memory.hits[bins.stall("R", burst.kind, position)] += 1
+                memory.hits[bins.stall("R", burst.kind, position, self.number)] += 1
             return
         region, offset = memory.region(burst.address, burst.beats * BEAT_BYTES, write=False)
         start = offset + burst.done * BEAT_BYTES
         self.rid = burst.identifier
         self.rlast = burst.done == burst.beats - 1
-        self.rresp = memory.response("R", burst, position, outstanding)
+        self.rresp, self._hits = memory.response("R", burst, position, outstanding, self.number)
         self.rdata = int.from_bytes(region.data[start : start + BEAT_BYTES], "little")
         if self.rresp:
             # The data of an error mean nothing; as an instruction they would be a stray load.
@@ -244,6 +263,7 @@ class WritePort:
         self.awready = self.wready = self.bvalid = False
         self.bresp = 0
         self._w_beat = 0  # of the burst that W is in
+        self._hits: list[str] = []  # of the response on offer
         self._now = 0
 
     @property
@@ -275,6 +295,7 @@ class WritePort:
         """B was taken."""
         if not self.bvalid:
             raise ProtocolError("B was taken without an offer")
+        self.memory.hits.update(self._hits)
         self.requests.popleft()
         self.filled -= 1
         self.bvalid = False
@@ -313,5 +334,5 @@ class WritePort:
             if crowd:
                 memory.hits[bins.stall("B", "store")] += 1
             return
-        self.bresp = memory.response("B", self.requests[0], "", self.outstanding)
+        self.bresp, self._hits = memory.response("B", self.requests[0], "", self.outstanding)
         self.bvalid = True

@@ -54,13 +54,25 @@ class Bench:
         self.cycle = 0
         self.rst = False
         self.done_before = False  #: a frame has ended since the last reset
+        #: Sums over all writes into each bank: at the start of a frame, and of one whole frame.
+        self.banks_before: list[int] = []
+        self.bank_writes: list[int] | None = None
         self.seen = dict.fromkeys(self.layout, 0)
         self.axil = dict.fromkeys(("awvalid", "wvalid", "bready", "arvalid", "rready"), 0)
         self.output = Region("output", OUTPUT_BASE, bytearray(len(frame.output)), True)
         self.image = Region("image", IMAGE_BASE, bytearray(frame.image + bytes(OVERRUN)))
+        places = {
+            name: (IMAGE_BASE + first, IMAGE_BASE + end)
+            for name, (first, end) in frame.loads.items()
+        }
+        places["image"] = (INPUT_BASE, INPUT_BASE + len(frame.input_bytes))
+        places[bins.FIRST_FETCH] = (IMAGE_BASE, IMAGE_BASE + 1)
+        first, end = frame.last_store
+        places[bins.LAST_STORE] = (OUTPUT_BASE + first, OUTPUT_BASE + end)
         self.memory = Memory(
             [self.image, Region("input", INPUT_BASE, bytearray(frame.input_bytes)), self.output],
             [(IMAGE_BASE + first, IMAGE_BASE + end) for first, end in frame.weights],
+            places,
             IMAGE_BASE + frame.instructions * INSTRUCTION_BYTES,
             self.hits,
             self.rng,
@@ -69,7 +81,7 @@ class Bench:
 
     def connect_memory(self) -> None:
         """Forget what is on the bus (a hard reset takes both sides)."""
-        self.reads = [ReadPort(self.memory) for _ in range(self.ports)]
+        self.reads = [ReadPort(self.memory, p) for p in range(self.ports)]
         self.writes = WritePort(self.memory)
         self._driven = [-1] * self.ports
 
@@ -107,6 +119,13 @@ class Bench:
             w_refused=bool(seen["w_refused"]),
             w_last=bool(seen["w_last"]),
         )
+        for channel in bins.AXIL:
+            if seen[f"axil_{channel.lower()}_refused"]:
+                self.hits[bins.axil_stall(channel)] += 1
+        if seen["axil_ar_taken"] and seen["axil_aw_taken"]:
+            self.hits[bins.AXIL_REQUESTS] += 1
+        if seen["axil_r_taken"] and seen["axil_b_taken"]:
+            self.hits[bins.AXIL_RESPONSES] += 1
         if seen["soft_reset"]:
             for phase in self.phases():
                 self.hits[bins.reset("soft", phase)] += 1
@@ -164,6 +183,11 @@ class Bench:
         if seen["end_held"]:
             found.append("waiting for END")
         return found
+
+    def bank_digests(self) -> list[int]:
+        """Sum over all writes so far into each bank, modulo 2^64."""
+        count = len(self.frame.config.bank_words)
+        return [int(getattr(self.dut, f"bank{b}_digest").value) for b in range(count)]
 
     def check_quiet(self, what: str = "The reset") -> None:
         """Nothing may be on the bus now that ``what`` has ended."""
@@ -231,6 +255,57 @@ class Bench:
                 return payload & 0xFFFF_FFFF
         raise ProtocolError(f"{name}: no response to a read")
 
+    def pipeline(self, writes: list[tuple[str, int]], reads: list[str]) -> Cycles:
+        """Write and read at once, each channel as fast as it goes; returns ``(values, spans)``.
+
+        The host waits for no response before the next request. A span says how many writes had
+        been answered when the read was offered, and how many requested when it was taken.
+        """
+        chances, random_ = self.memory.chances, self.rng.random
+        axil, seen = self.axil, self.seen
+        values: list[int] = []
+        spans: list[tuple[int, int]] = []
+        done = dict.fromkeys(("aw", "w", "b", "ar"), 0)
+        answered = 0  # writes, when the read on offer was offered
+        total = {"aw": len(writes), "w": len(writes), "ar": len(reads)}
+        for _ in range(100_000):
+            for channel in ("aw", "w", "ar"):
+                valid, index = f"{channel}valid", done[channel]
+                if axil[valid] or index == total[channel]:
+                    continue
+                if random_() >= getattr(chances, f"axil_{channel}"):
+                    continue
+                axil[valid] = 1
+                if channel == "aw":
+                    self.dut.s_axil_awaddr.value = BY_NAME[writes[index][0]].offset
+                elif channel == "w":
+                    self.dut.s_axil_wdata.value = writes[index][1]
+                    self.dut.s_axil_wstrb.value = 15
+                else:
+                    self.dut.s_axil_araddr.value = BY_NAME[reads[index]].offset
+                    answered = done["b"]
+            axil["bready"] = random_() < chances.axil_b
+            axil["rready"] = random_() < chances.axil_r
+            yield
+            for channel in ("aw", "w", "ar"):
+                if seen[f"axil_{channel}_taken"]:
+                    axil[f"{channel}valid"] = 0
+                    done[channel] += 1
+            if seen["axil_ar_taken"]:
+                spans.append((answered, min(done["aw"], done["w"])))
+            if seen["axil_b_taken"]:
+                done["b"] += 1
+                if done["b"] > min(done["aw"], done["w"]):
+                    raise ProtocolError("A response before address and data")
+            if seen["axil_r_taken"]:
+                values.append(int(self.dut.axil_r_payload.value) & 0xFFFF_FFFF)
+                if len(values) > done["ar"]:
+                    raise ProtocolError("Data without a request")
+            if len(values) == len(reads) and done["b"] == len(writes):
+                axil["bready"] = axil["rready"] = 0
+                return values, spans
+        raise ProtocolError("Writes and reads at once do not end")
+
     def hard_reset(self) -> Cycles:
         """Reset both sides of all buses for some cycles; leaves the host's registers to be set."""
         for phase in self.phases():
@@ -255,7 +330,7 @@ async def run_scenarios(dut: Any) -> None:
     from hwgen.sim.cocotb_bench.scenarios import SCENARIOS, ScenarioError, recover
 
     folder = Path(os.environ["HWGEN_BENCH_FOLDER"])
-    frame, jobs = pickle.loads((folder / "job").read_bytes())
+    frame, jobs, stop = pickle.loads((folder / "job").read_bytes())
     bench = Bench(frame, dut)
     control, seen = dut.control, dut.seen
     edge = FallingEdge(dut.clk)
@@ -293,9 +368,12 @@ async def run_scenarios(dut: Any) -> None:
         except (ProtocolError, ScenarioError) as error:
             problem = f"{error} (cycle {bench.cycle - start}, phases {bench.phases()})"
             bench.memory.chances = Chances()
-            await run(recover(bench), 1000)
+            if not stop:
+                await run(recover(bench), 1000)
         results.append(
             {"kind": kind, "seed": seed, **job, "cycles": bench.cycle - start, "error": problem}
         )
+        if problem and stop:
+            break
     report = {"results": results, "bins": dict(bench.hits), "cycles": bench.cycle}
     (folder / "report").write_text(json.dumps(report))

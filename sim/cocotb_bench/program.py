@@ -77,6 +77,8 @@ class TestFrame:
     instructions: int
     image_load: int  #: number of LOAD_IMAGE among the LOAD instructions
     weights: tuple[tuple[int, int], ...]  #: [first, end) of the tile regions in the image
+    loads: dict[str, tuple[int, int]]  #: [first, end) in the image of what other loads read
+    last_store: tuple[int, int]  #: [first, end) in the output
 
 
 @dataclass
@@ -86,12 +88,19 @@ class _Builder:
     program: list[Instruction] = field(default_factory=list)
     count: dict[Engine, int] = field(default_factory=lambda: dict.fromkeys(Engine, 0))
     weights: list[tuple[int, int]] = field(default_factory=list)
+    loads: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def place(self, data: bytes, gap: int = 0) -> int:
         self.image.extend(bytes(-len(self.image) % PAGE + gap))
         offset = len(self.image)
         self.image.extend(data)
         return offset
+
+    def load(self, name: str, data: bytes, gap: int = 0) -> int:
+        """Place what a load reads; returns its beat address."""
+        offset = self.place(data, gap)
+        self.loads[name] = (offset, offset + len(data))
+        return offset // BEAT_BYTES
 
     def emit(self, opcode: str, waits: dict[Engine, int] | None = None, **fields: int) -> int:
         """Append; returns the number of instructions of its engine so far."""
@@ -222,17 +231,17 @@ def make_frame(memory_ports: int, *, small: bool = False, seed: int = 1) -> Test
         records += int(gamma[c]).to_bytes(1, "little", signed=True) + bytes([alpha[c], 0, 0, 0])
     b.emit(
         "LOAD_LAYERNORM",
-        address=b.place(bytes(records)) // BEAT_BYTES,
+        address=b.load("layernorm", bytes(records)),
         beats=len(records) // BEAT_BYTES,
         slot=1,
     )
     table = rng.integers(-128, 128, 256).astype(np.int8)
-    table_load = b.emit("LOAD_TABLE", address=b.place(table.tobytes()) // BEAT_BYTES, slot=1)
+    table_load = b.emit("LOAD_TABLE", address=b.load("table", table.tobytes()), slot=1)
     positions = rng.integers(-3000, 3000, (m, EMBEDDING)).astype(np.int16)
     position_words = b.words(positions)
     position_load = b.emit(
         "LOAD_WORDS",
-        address=b.place(position_words, POSITION_GAP) // BEAT_BYTES,
+        address=b.load("positions", position_words, POSITION_GAP),
         words=len(position_words) // config.rows,
         destination=residual_bank,
     )
@@ -442,4 +451,6 @@ def make_frame(memory_ports: int, *, small: bool = False, seed: int = 1) -> Test
         instructions=len(b.program),
         image_load=image_load - 1,
         weights=tuple(b.weights),
+        loads=b.loads,
+        last_store=(stored[-1][0], position),
     )

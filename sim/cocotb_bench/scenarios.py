@@ -64,6 +64,7 @@ def start(bench: Bench) -> Cycles:
     """Clear the output and start a frame."""
     bench.output.data[:] = bytes([_FILLER]) * len(bench.output.data)
     bench.done_before = False
+    bench.banks_before = bench.bank_digests()
     yield from bench.write("CONTROL", CONTROL_START)
 
 
@@ -97,6 +98,13 @@ def finish(bench: Bench) -> Cycles:
             f"{len(wrong)} output bytes differ, first {wrong[0]}: {got[wrong[0]]} instead of "
             f"{expected[wrong[0]]}"
         )
+    # What was written into the banks, that is every layer boundary: as in the first frame.
+    now = zip(bench.bank_digests(), bench.banks_before, strict=True)
+    written = [(after - before) % (1 << 64) for after, before in now]
+    if bench.bank_writes is None:
+        bench.bank_writes = written
+    other = [b for b, (a, c) in enumerate(zip(written, bench.bank_writes, strict=True)) if a != c]
+    _expect(not other, f"banks {other} were written otherwise than in the first frame")
 
 
 def frame(bench: Bench, frames: int = 1) -> Cycles:
@@ -219,12 +227,24 @@ def _failed(bench: Bench, cause: Cause, address: int | None) -> Cycles:
     yield from frame(bench)
 
 
-def bus_error(bench: Bench, *, channel: str, what: str, response: str, position: str) -> Cycles:
-    """One error response, among many outstanding bursts."""
+def bus_error(
+    bench: Bench,
+    *,
+    channel: str,
+    what: str = "",
+    response: str,
+    position: str = "",
+    skips: int | None = None,
+    **where: Any,
+) -> Cycles:
+    """One error response, on one of the first ``skips`` beats that match.
+
+    By default among many outstanding bursts; ``where``: further fields of :class:`Target`.
+    """
     yield from ready(bench)
-    most = 4 if position else 2
-    for skip in (bench.rng.randrange(most), 0):
-        target = Target(channel, what, response, position, skip=skip)
+    most = skips or (4 if position else 2)
+    for skip in (bench.rng.randrange(most), bench.rng.randrange(1 + most // 4), 0):
+        target = Target(channel, what, response, position, skip=skip, **where)
         bench.memory.target = target
         yield from start(bench)
         for _ in range(300_000):
@@ -345,6 +365,25 @@ def registers(bench: Bench) -> Cycles:
     _expect(cycles == sum(counters.values()), f"{cycles} cycles, causes {counters}")
 
 
+def traffic(bench: Bench, *, count: int = 60) -> Cycles:
+    """Writes and reads of registers at once: a read sees a write that was not over before it."""
+    yield from ready(bench)
+    written = [1000 + n for n in range(count)]
+    yield from bench.write("WATCHDOG", 999)
+    names = [bench.rng.choice(["WATCHDOG", "IDENTITY", "IMAGE_HIGH"]) for _ in range(count)]
+    values, spans = yield from bench.pipeline([("WATCHDOG", value) for value in written], names)
+    for name, value, (first, last) in zip(names, values, spans, strict=True):
+        if name == "WATCHDOG":
+            legal = f"{999 + first}..{999 + last}"
+            _expect(999 + first <= value <= 999 + last, f"WATCHDOG {value}, not in {legal}")
+        else:
+            expected = IDENTITY if name == "IDENTITY" else IMAGE_BASE >> 32
+            _expect(value == expected, f"{name} {value:#x} beside writes, not {expected:#x}")
+    _expect((yield from bench.read("WATCHDOG")) == written[-1], "the last write is lost")
+    yield from bench.write("WATCHDOG", 0)
+    yield from frame(bench)
+
+
 SCENARIOS: dict[str, Callable[..., Cycles]] = {
     "frame": frame,
     "reset": reset,
@@ -355,6 +394,7 @@ SCENARIOS: dict[str, Callable[..., Cycles]] = {
     "address range": address_range,
     "start while busy": start_while_busy,
     "registers": registers,
+    "traffic": traffic,
 }
 
 __all__ = ["SCENARIOS", "Any", "Engine", "ScenarioError", "recover"]

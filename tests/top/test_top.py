@@ -24,6 +24,8 @@ AXI = ("ar", "r", "aw", "w", "b")
 AXIL = ("axil_aw", "axil_w", "axil_b", "axil_ar", "axil_r")
 #: Loads pile up behind R, stores behind B; the writes of one store meet the responses of others.
 CROWD = {"ar": 0.6, "r": 0.3, "aw": 0.5, "w": 0.5, "b": 0.5, "b_delay": 500}
+#: Answers are quicker than requests: often a burst is the only one in flight.
+SPARSE = {"ar": 0.05, "r": 0.9, "aw": 0.05, "w": 0.9, "b": 0.9}
 
 
 def frames() -> list[Scenario]:
@@ -31,6 +33,7 @@ def frames() -> list[Scenario]:
     given = [dict.fromkeys((*AXI, *AXIL), p) for p in (0.99, 0.05)]
     given += [dict.fromkeys((*AXI, *AXIL), 0.99) | {channel: 0.01} for channel in AXI]
     given += [dict.fromkeys(AXI, 0.9) | dict.fromkeys(AXIL, 0.01)]
+    given += [dict.fromkeys((*AXI, *AXIL), 0.99) | {channel: 0.01} for channel in AXIL]
     given += [dict.fromkeys((*AXI, *AXIL), 0.01) | {channel: 0.99} for channel in ("r",)]
     given += [
         {"overrun_delay": 5000},
@@ -56,20 +59,67 @@ def random_frames(count: int, first: int) -> list[Scenario]:
 
 def bus_errors() -> list[Scenario]:
     """Both responses on the first, a middle and the last beat, among at least four bursts."""
+    cases: list[Scenario] = [
+        {"channel": "R", "what": kind, "position": position}
+        for kind in bins.READERS
+        for position in bins.POSITIONS
+    ]
+    cases.append({"channel": "B", "what": "store"})
+    common = {"kind": "bus error", "chances": CROWD}
+    return [common | case | {"response": r} for r in bins.RESPONSES for case in cases]
+
+
+def lonely_errors() -> list[Scenario]:
+    """Both responses in the only burst in flight; the very first fetch and the very last store."""
+    cases: list[Scenario] = [
+        {"channel": "R", "what": kind, "port": 0, "skips": 4, "chances": SPARSE}
+        for kind in bins.READERS
+    ]
+    first = {"channel": "R", "place": bins.FIRST_FETCH, "skips": 1, "chances": {"ar": 0.01}}
+    cases += [first | {"position": position} for position in bins.POSITIONS]
+    cases.append({"channel": "B", "what": "store", "skips": 4, "chances": SPARSE})
+    # The response that END waits for.
+    last = {"channel": "B", "place": bins.LAST_STORE, "skips": 1}
+    cases += [last | {"chances": chances} for chances in (SPARSE, {"b_delay": 300})]
+    common = {"kind": "bus error", "least": 1, "most": 1}
+    return [common | case | {"response": r} for r in bins.RESPONSES for case in cases]
+
+
+def load_errors() -> list[Scenario]:
+    """Both responses while each of the other loads reads, however many bursts there are."""
+    common = {"kind": "bus error", "channel": "R", "what": "load", "least": 1, "skips": 12}
+    return [
+        common | {"place": place, "response": response, "chances": chances}
+        for response in bins.RESPONSES
+        for place in bins.LOADS
+        for chances in ({}, CROWD)
+    ]
+
+
+def port_errors(port: int) -> list[Scenario]:
+    """Both responses on the beats of a further port, in a crowd and alone."""
+    common = {"kind": "bus error", "channel": "R", "port": port}
+    cases: list[Scenario] = [
+        {"what": kind, "position": position, "chances": CROWD}
+        for kind in bins.FURTHER_READERS
+        for position in bins.POSITIONS
+    ]
+    cases += [
+        {"what": kind, "least": 1, "most": 1, "skips": 4, "chances": SPARSE}
+        for kind in bins.FURTHER_READERS
+    ]
+    return [common | case | {"response": r} for r in bins.RESPONSES for case in cases]
+
+
+def random_errors(count: int, first: int) -> list[Scenario]:
+    """Errors on any beats and responses of a frame."""
     jobs = []
-    for response in bins.RESPONSES:
-        cases = [("R", kind, position) for kind in bins.READERS for position in bins.POSITIONS]
-        for channel, what, position in [*cases, ("B", "store", "")]:
-            jobs.append(
-                {
-                    "kind": "bus error",
-                    "channel": channel,
-                    "what": what,
-                    "position": position,
-                    "response": response,
-                    "chances": CROWD,
-                }
-            )
+    for seed in range(first, first + count):
+        rng = random.Random(seed)
+        chances = {channel: rng.choice([0.2, 0.5, 0.9]) for channel in AXI}
+        channel, skips = rng.choice([("R", 800), ("R", 800), ("B", 30)])
+        job = {"channel": channel, "skips": skips, "least": 1, "chances": chances}
+        jobs.append({"kind": "bus error", "response": rng.choice([*bins.RESPONSES]), **job})
     return jobs
 
 
@@ -96,6 +146,14 @@ def other_errors() -> list[Scenario]:
     return jobs
 
 
+def register_accesses() -> list[Scenario]:
+    """Writes and reads at once; all kinds of accesses with one channel at 1 %."""
+    given: list[dict[str, float]] = [{}, dict.fromkeys(AXIL, 0.5), dict.fromkeys(AXIL, 0.1)]
+    given += [{channel: 0.01} for channel in AXIL]
+    jobs: list[Scenario] = [{"kind": "traffic", "chances": chances} for chances in given]
+    return jobs + [{"kind": "registers", "chances": {channel: 0.01}} for channel in AXIL]
+
+
 def resets() -> list[Scenario]:
     """Both resets in every phase."""
     return [
@@ -119,7 +177,8 @@ def random_resets(count: int, first: int) -> list[Scenario]:
 def small() -> list[Scenario]:
     """One of each kind: catches most faults of the hardware in seconds."""
     fetches = [job for job in bus_errors() if job["what"] == "fetch"]
-    errors = {job["what"] + job["position"]: job for job in bus_errors()}
+    errors = {job["what"] + job.get("position", ""): job for job in bus_errors()}
+    lonely = [job for job in lonely_errors() if job["response"] == "SLVERR"]
     met = {(job["how"], job["phase"]): job for job in resets()}
     jobs = [
         {"kind": "frame", "frames": 2},
@@ -129,6 +188,10 @@ def small() -> list[Scenario]:
         errors["weightsmiddle"],
         *fetches,
         errors["store"],
+        *(job for job in lonely if "place" in job),
+        *load_errors()[:8:2],
+        *random_errors(4, 300),
+        {"kind": "traffic", "chances": dict.fromkeys(AXIL, 0.5)},
         met["soft", "image load"],
         met["soft", "store"],
         met["soft", "softmax"],
@@ -153,10 +216,12 @@ def seeded(jobs: list[Scenario], first: int) -> list[Scenario]:
 def run(ports: int) -> dict[str, Any]:
     """All scenarios of the default run: one port has them all, two ports the mixed ones."""
     jobs = [*random_frames(4, 100), *random_resets(6, 200)]
+    jobs += [*bus_errors(), *lonely_errors(), *random_errors(12, 300)]
     if ports == 1:
-        jobs = [*frames(), *bus_errors(), *other_errors(), *resets(), *jobs]
+        jobs = [*frames(), *other_errors(), *register_accesses(), *resets(), *load_errors(), *jobs]
     else:
-        jobs += [*other_errors()[:3], *bus_errors()[::3], *resets()[::4]]
+        jobs += [*other_errors()[:3], *resets()[::4]]
+        jobs += [job for port in range(1, ports) for job in port_errors(port)]
     return run_bench(make_frame(ports), seeded(jobs, 1000 * ports), seed=ports)
 
 
@@ -174,13 +239,15 @@ KINDS = [
     ("watchdog",),
     ("illegal instruction",),
     ("address range",),
-    ("start while busy", "registers"),
+    ("start while busy", "registers", "traffic"),
 ]
 
 
 def test_small() -> None:
-    report = run_bench(make_frame(1, small=True), seeded(small(), 50), seed=3)
+    jobs = seeded(small(), 50)
+    report = run_bench(make_frame(1, small=True), jobs, seed=3, stop=True)
     check(report, *(kind for kinds in KINDS for kind in kinds))
+    assert len(report["results"]) == len(jobs)
 
 
 @pytest.mark.parametrize("kinds", KINDS, ids=lambda kinds: kinds[0])
@@ -188,9 +255,10 @@ def test_one_port(kinds: tuple[str, ...]) -> None:
     check(run(1), *kinds)
 
 
-def test_every_bin_is_hit() -> None:
-    hits = run(1)["bins"]
-    missed = [name for name in bins.required() if not hits.get(name)]
+@pytest.mark.parametrize("ports", [1, 2])
+def test_every_bin_is_hit(ports: int) -> None:
+    hits = run(ports)["bins"]
+    missed = [name for name in bins.required(ports) if not hits.get(name)]
     assert not missed, missed
 
 
@@ -204,5 +272,6 @@ def test_two_ports(kinds: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("first", [10_000, 20_000])
 def test_more_seeds(ports: int, first: int) -> None:
     jobs = [*random_frames(40, first), *random_resets(60, first), *bus_errors(), *resets()]
+    jobs += [*lonely_errors(), *random_errors(60, first)]
     report = run_bench(make_frame(ports), seeded(jobs, first), seed=first)
     check(report, *(kind for kinds in KINDS[:3] for kind in kinds))
