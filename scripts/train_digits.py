@@ -178,12 +178,10 @@ README = """\
 Written by `scripts/train_digits.py`; do not edit.
 
 - `digits.npz`: 1797 handwritten digits of 8x8 pixels (UCI "Optical Recognition of Handwritten
-Digits", test
-  part, as shipped by scikit-learn; CC BY 4.0), grey levels 0..16 times 15, split once: 1297 for
-  training, 500 held out (50 of each class).
+  Digits", test part, as shipped by scikit-learn; CC BY 4.0), grey levels 0..16 times 15, split
+  once: 1297 for training, 500 held out (50 of each class).
 - `digits.safetensors`: a ViT with timm's tensor names: patch 2, 16 patches and a class token,
-width 64, 4 blocks
-  of 4 heads of 16, MLP 128, 10 classes.
+  width 64, 4 blocks of 4 heads of 16, MLP 128, 10 classes.
 
 Top-1 on the 500 held-out images; the integer rows are the bit-exact interpreter's, calibrated on
 the first 256 training images, patch embedding and head at 8 bits. The widths below 8 are

@@ -98,8 +98,7 @@ def calibrate(model: FloatModel, images: np.ndarray) -> Calibration:
         if not boundary.peak <= _LARGEST:  # also NaN
             raise CheckpointError(
                 f"Model must keep every boundary finite and within {_LARGEST:g} on the"
-                " calibration images;"
-                f" {name!r} reaches {boundary.peak:g}"
+                f" calibration images; {name!r} reaches {boundary.peak:g}"
             )
     return Calibration(
         images=count,

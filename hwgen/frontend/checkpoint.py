@@ -144,8 +144,7 @@ def _unwrap(loaded: Any, path: Path) -> Mapping[Any, Any]:
 
 def _to_float32(name: str, array: np.ndarray, path: Path) -> np.ndarray:
     if array.dtype.kind == "f":
-        # Values beyond float32 become infinities here and are reported as such with the model's
-        # checks.
+        # Values beyond float32 become infinities, which the model's checks report.
         with np.errstate(over="ignore"):
             return np.array(array, dtype=np.float32)
     if array.dtype.kind in "iub":  # e.g. BatchNorm counters or position indices: never a weight

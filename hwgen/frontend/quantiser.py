@@ -25,9 +25,9 @@ from hwgen.frontend.calibration import (
     snap,
     symmetric_scale,
 )
-from hwgen.frontend.float_model import FloatModel, activation
+from hwgen.frontend.float_model import FloatModel, activation, exact_activation
 from hwgen.graph.graph import GraphMetadata, IntegerGraph
-from hwgen.graph.interpreter import execute
+from hwgen.graph.interpreter import clipped_logits, execute
 from hwgen.graph.ops import (
     AttentionLogits,
     AttentionValues,
@@ -57,8 +57,12 @@ RESIDUAL_HEADROOM = 1.5
 HEAD_HEADROOM = 2.0
 #: Fraction of attention logits that may lie beyond the int8 range.
 LOGIT_EXCESS = 1e-4
+#: Fraction of the integer network's attention logits that saturate, above which there is a warning.
+LOGIT_WARNING = 1e-3
 #: |mean| / sigma of a LayerNorm input beyond which compressed squares lose accuracy.
 MEAN_TO_SIGMA_LIMIT = 2.0
+#: A ratio of scales is below this: from here on a multiplier rounds to 2^16 and its shift to 0.
+RATIO_LIMIT = 2.0**15 - 0.25
 _BETA_FRACTION_BITS = 8
 _OUTER_WEIGHT_BITS = 8
 #: With a layer this narrow the quantiser tries with and without bias correction.
@@ -89,8 +93,8 @@ def quantise(
         model: the float model.
         images: calibration images uint8 [n, H, W, channels], or their :func:`calibrate` result.
         weight_bits: 1..8. A number holds for the encoder's matrices (patch embedding and head stay
-        at 8);
-            a mapping from :func:`layer_names` to widths may name any layer, the others have 8.
+            at 8); a mapping from :func:`layer_names` to widths may name any layer, the others
+            have 8.
         squares: AILayerNorm's mode.
         vec: slice length V of E2Softmax.
         image_source: where the images come from, for the reports.
@@ -317,14 +321,13 @@ class _Builder:
         codes, scales = quantise_weights(weights, bits, importance, least)
         unused = (np.abs(weights).max(axis=0) == 0) & (bias == 0)
         ratio = source.scale * scales / target
-        too_large = ~(ratio < 2.0**15)
+        too_large = ~(ratio < RATIO_LIMIT)
         if too_large.any():
             column = int(np.argmax(too_large))
             raise CheckpointError(
                 f"Weights of layer {layer!r} must be small enough for a 16-bit multiplier;"
                 f" column {column} (largest magnitude {np.abs(weights[:, column]).max():.3g}) is"
-                " not:"
-                f" one weight step is {ratio[column]:.3g} output codes, at most 32767 can be"
+                f" not: one weight step is {ratio[column]:.6g} output codes, at most 32767 can be"
                 " represented"
             )
         multiplier, shift = _multipliers(ratio)
@@ -358,8 +361,8 @@ class _Builder:
         self._append(ImageCodes(name="image_codes", output="image_codes", patch=spec.patch))
         pixels = _Codes(scale=1.0)
         self._tensor("image_codes", (spec.patches, spec.patch_values), "int8", pixels)
-        # d = pixel - 128, x = (pixel / 255 - mean) / std = d / (255 std) + (128 / 255 - mean) /
-        # std.
+        # d = pixel - 128; x = (pixel / 255 - mean) / std
+        #                    = d / (255 std) + (128 / 255 - mean) / std
         kernel = self.model.tensors["patch_embed.proj.weight"].astype(np.float64)
         kernel = kernel.transpose(2, 3, 1, 0)  # [dy, dx, channel, width]
         mean, std = np.asarray(spec.mean), np.asarray(spec.std)
@@ -550,29 +553,31 @@ class _Builder:
         fraction_bits = max(holding, default=0)
         ratio = scales[0] * scales[1] * spec.head_dim**-0.5 * 2.0**fraction_bits
         multiplier, shift = _multiplier(ratio, f"{name}.logits")
-        self._append(
-            AttentionLogits(
-                name=f"{name}.logits",
-                output=f"{name}.logits",
-                query=f"{name}.q",
-                key=f"{name}.k",
-                heads=spec.heads,
-                multiplier=multiplier,
-                shift=shift,
-                fraction_bits=fraction_bits,
-            )
+        op = AttentionLogits(
+            name=f"{name}.logits",
+            output=f"{name}.logits",
+            query=f"{name}.q",
+            key=f"{name}.k",
+            heads=spec.heads,
+            multiplier=multiplier,
+            shift=shift,
+            fraction_bits=fraction_bits,
         )
+        clipped, count = clipped_logits(op, self.values)
+        self._append(op)
         self._tensor(
             f"{name}.logits",
             (spec.heads, spec.tokens, spec.tokens),
             "int8",
             _Codes(scale=2.0**-fraction_bits),
         )
-        self.logit_saturation[f"{name}.logits"] = float(excess[fraction_bits])
-        if excess[fraction_bits] > LOGIT_EXCESS:
+        self.logit_saturation[f"{name}.logits"] = clipped / count
+        if clipped / count > LOGIT_WARNING or excess[fraction_bits] > LOGIT_EXCESS:
             self.warnings.append(
-                f"{name}.logits: {100 * excess[fraction_bits]:.3g} % of the attention logits"
-                " saturate: they exceed 127"
+                f"{name}.logits: {100 * clipped / count:.3g} % of the attention logits saturate"
+                f" ({clipped:,} of {count:,}): they exceed"
+                f" {127 * 2.0**-fraction_bits:.4g}, which int8 holds with {fraction_bits} fraction"
+                " bits"
             )
         return fraction_bits
 
@@ -678,7 +683,7 @@ class _Builder:
 
 
 def _multipliers(ratio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return m (2^15..2^16-1) and e with m / 2^e next to the ratios, all within 2^-31..2^15."""
+    """Return m (2^15..2^16-1) and e with m / 2^e next to the ratios, 2^-31 up to RATIO_LIMIT."""
     mantissa, exponent = np.frexp(np.where(ratio > 0, ratio, 0.5))
     m = np.rint(mantissa * 65536).astype(np.int64)
     exponent = exponent + (m == 65536)
@@ -688,11 +693,10 @@ def _multipliers(ratio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _multiplier(ratio: float, where: str) -> tuple[int, int]:
     """The same for one ratio."""
-    if not 2.0**-31 <= ratio < 2.0**15:
+    if not 2.0**-31 <= ratio < RATIO_LIMIT:
         raise CheckpointError(
             f"Scale ratio of {where!r} must be within 2^-31..2^15 for a 16-bit multiplier and a"
-            " shift"
-            f" of 1..47, not {ratio:.3g}"
+            f" shift of 1..47, not {ratio:.6g}"
         )
     m, e = _multipliers(np.array([ratio]))
     return int(m[0]), int(e[0])
@@ -808,6 +812,6 @@ def _activation_table(
 
     top = max(top, out_low + 1e-6)
     out = out_codes(min((top * 2 ** (-k / 8) for k in range(17)), key=out_error))
-    reals = activation(kind, target.scale * (np.arange(-128, 128) - target.zero_point))
+    reals = exact_activation(kind, target.scale * (np.arange(-128, 128) - target.zero_point))
     table = np.clip(np.rint(reals / out.scale) + out.zero_point, -128, 127)
     return target, out, table.astype(np.int8)

@@ -86,8 +86,8 @@ class GraphMetadata:
     squares: str = "compressed"
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    #: Fraction of attention logits that the clip changes in calibration, per AttentionLogits
-    #: operation.
+    #: Fraction of attention logits that the clip to int8 changes, per AttentionLogits operation,
+    #: counted in the integer network on the first calibration images.
     logit_saturation: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -181,8 +181,8 @@ class IntegerGraph:
             case _:
                 return 0
 
-    def save(self, path: str | Path) -> None:
-        """Write the graph; the file's bytes depend on the graph only."""
+    def save(self, path: str | Path, *, more: Mapping[str, str] | None = None) -> None:
+        """Write the graph; the file's bytes depend on the graph and on ``more`` metadata only."""
         arrays: dict[str, np.ndarray] = {}
         document = {
             "schema_version": SCHEMA_VERSION,
@@ -192,7 +192,7 @@ class IntegerGraph:
             "metadata": dataclasses.asdict(self.metadata),
         }
         text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        write_safetensors(path, arrays, {_METADATA_KEY: text})
+        write_safetensors(path, arrays, {**(more or {}), _METADATA_KEY: text})
 
     @classmethod
     def load(cls, path: str | Path) -> IntegerGraph:

@@ -28,6 +28,7 @@ from hwgen.numerics.image import image_codes, patchify
 from hwgen.numerics.matmul import attention_matmul, matmul
 from hwgen.numerics.pooling import row_sum
 from hwgen.numerics.requantise import (
+    count_saturated,
     ptf_codes,
     requantise,
     requantise_int16,
@@ -143,8 +144,7 @@ def execute(op: Op, values: dict[str, np.ndarray], images: np.ndarray) -> dict[s
             parts = np.split(out, 3, axis=-1)
             return dict(zip(op.outputs, map(np.ascontiguousarray, parts), strict=True))
         case AttentionLogits():
-            query, key = (_heads(values[name], op.heads) for name in (op.query, op.key))
-            acc = attention_matmul(query, key.swapaxes(-1, -2))
+            acc = _logit_accumulators(op, values)
             out = requantise(acc, bias=0, multiplier=op.multiplier, shift=op.shift)
             return {op.output: out}
         case Softmax():
@@ -170,6 +170,17 @@ def execute(op: Op, values: dict[str, np.ndarray], images: np.ndarray) -> dict[s
             return {op.output: out[:, None]}
         case _:
             raise FormatError(f"Operation must be a known one, not {type(op).__name__}")
+
+
+def clipped_logits(op: AttentionLogits, values: dict[str, np.ndarray]) -> tuple[int, int]:
+    """How many attention logits the clip to int8 changes, and how many there are."""
+    acc = _logit_accumulators(op, values)
+    return count_saturated(acc, bias=0, multiplier=op.multiplier, shift=op.shift), acc.size
+
+
+def _logit_accumulators(op: AttentionLogits, values: dict[str, np.ndarray]) -> np.ndarray:
+    query, key = (_heads(values[name], op.heads) for name in (op.query, op.key))
+    return attention_matmul(query, key.swapaxes(-1, -2))
 
 
 def _embedding(op: Embedding, codes: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -11,11 +12,24 @@ import pytest
 
 from hwgen.errors import CheckpointError, FormatError, UsageError
 from hwgen.frontend.checkpoint import load_checkpoint
-from hwgen.frontend.float_model import FloatModel, activation, expected_shapes
+from hwgen.frontend.float_model import (
+    FloatModel,
+    activation,
+    exact_activation,
+    expected_shapes,
+)
 from hwgen.frontend.images import digits_dataset, synthetic_images
 from hwgen.frontend.models import MODELS, ModelSpec
-from hwgen.frontend.quantiser import calibrate, layer_names, quantise, quantise_weights
-from hwgen.graph.interpreter import run
+from hwgen.frontend.quantiser import (
+    RATIO_LIMIT,
+    _multiplier,
+    _multipliers,
+    calibrate,
+    layer_names,
+    quantise,
+    quantise_weights,
+)
+from hwgen.graph.interpreter import run, run_boundaries
 from hwgen.graph.ops import AttentionLogits, Embedding, LayerNorm, Linear, QueryKeyValue
 from hwgen.models import DIGITS_CHECKPOINT
 from hwgen.numerics.matmul import matmul
@@ -352,3 +366,51 @@ def test_residual_form_is_one_rounding():
         residual=np.array([[10]], np.int16),
     )
     assert out.tolist() == [[12]]
+
+
+def test_logit_saturation_is_counted_on_the_integer_network():
+    """What the reports say is what a naive count finds, image by image, before the clip."""
+
+    def large(array):
+        array[:96] *= 25  # queries and keys
+
+    model = random_model(blocks__1__attn__qkv__weight=large)
+    images = synthetic_images(SPEC, 6, 1)
+    graph = quantise(model, images)
+    found = graph.metadata.logit_saturation
+    ops = {op.name: op for op in graph.ops if isinstance(op, AttentionLogits)}
+    assert set(found) == set(ops)
+    for name, op in ops.items():
+        clipped = count = 0
+        for image in images:
+            seen = run_boundaries(graph, image)
+            q, k = (seen[n].astype(np.int64).reshape(-1, op.heads, 16) for n in (op.query, op.key))
+            for head in range(op.heads):
+                acc = (q[:, head] @ k[:, head].T) * op.multiplier
+                logits = (acc + (1 << (op.shift - 1))) >> op.shift
+                clipped += int(((logits < -128) | (logits > 127)).sum())
+                count += logits.size
+        assert found[name] == clipped / count
+    assert found["blocks.1.logits"] > 1e-3
+    assert any(w.startswith("blocks.1.logits") and "saturate" in w for w in graph.metadata.warnings)
+    assert found["blocks.0.logits"] < 1e-3
+
+
+def test_multipliers_are_representable_up_to_the_limit():
+    ends = (2.0**-31, 1.0, np.nextafter(1.0, 0), 2.0**14, np.nextafter(RATIO_LIMIT, 0))
+    for ratio in ends:
+        m, e = (int(x[0]) for x in _multipliers(np.array([ratio])))
+        assert 1 << 15 <= m < 1 << 16
+        assert 1 <= e <= 47
+        assert abs(m / 2.0**e - ratio) <= ratio * 2.0**-16
+    for ratio in (RATIO_LIMIT, np.nextafter(2.0**15, 0), 2.0**15):
+        with pytest.raises(CheckpointError, match="Scale ratio of 'x' must be within"):
+            _multiplier(ratio, "x")
+
+
+def test_tables_hold_the_exact_function():
+    x = np.linspace(-8, 8, 1001)
+    exact = [0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x]
+    assert np.abs(exact_activation("gelu_erf", x) - exact).max() < 1e-15
+    assert np.abs(activation("gelu_erf", x) - exact).max() > 1e-9  # the fast one is not exact
+    assert np.array_equal(exact_activation("relu", x), np.maximum(x, 0))
