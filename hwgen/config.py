@@ -52,7 +52,14 @@ class AcceleratorConfig:
     clock_mhz: int = 300
 
     def __post_init__(self) -> None:
-        """Check every range; the message says what is legal."""
+        """Check every type and range; the message says what is legal."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            numbers = value if field.name == "bank_words" else (value,)
+            # type() and not isinstance: a JSON true is an int to Python.
+            if type(numbers) is not tuple or not all(type(n) is int for n in numbers):
+                kind = "a tuple of integers" if field.name == "bank_words" else "an integer"
+                raise ConfigError(f"{field.name} must be {kind}, not {value!r:.80}")
         if self.rows not in (16, 32, 64, 128):
             raise ConfigError(f"rows must be 16, 32, 64 or 128, not {self.rows!r}")
         if self.columns <= 0 or self.columns % (self.rows // 2):

@@ -65,12 +65,12 @@ class ProgramFacts:
         """Check names and ranges."""
         for name in (self.image, self.boundaries, self.graph):
             check_file_name(name)
-        if not self.input_shape or min(self.input_shape) <= 0:
-            raise FormatError(f"input_shape must be positive sizes, not {self.input_shape!r}")
-        for item in ("instructions", "input_bytes", "output_bytes", "classes"):
-            value = getattr(self, item)
-            if type(value) is not int or not 0 < value < 1 << 40:
-                raise FormatError(f"{item} must be in 1..2^40-1, not {value!r}")
+        if not self.input_shape or not all(type(n) is int and n > 0 for n in self.input_shape):
+            raise FormatError(f"input_shape must be positive sizes, not {self.input_shape!r:.80}")
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.type == "int" and (type(value) is not int or not 0 < value < 1 << 60):
+                raise FormatError(f"{item.name} must be an integer in 1..2^60-1, not {value!r:.80}")
         size = 1
         for extent in self.input_shape:
             size *= extent
@@ -161,6 +161,12 @@ class Manifest:
             texts = {key: values[key] for key in ("name", "top", "model", "board", "generator")}
             if odd := [key for key, text in texts.items() if not isinstance(text, str)]:
                 raise FormatError(f"{odd[0]} must be text, not {texts[odd[0]]!r}")
+            extra = dict(values["extra"])
+            saturation = extra.get("logit_saturation", {})
+            if not isinstance(saturation, dict) or not all(
+                type(part) in (int, float) for part in saturation.values()
+            ):
+                raise FormatError("extra.logit_saturation must be a table of numbers")
             return cls(
                 **texts,
                 config=AcceleratorConfig.from_json(values["config"]),
@@ -168,7 +174,7 @@ class Manifest:
                 simulation=tuple(check_file_name(name) for name in values["simulation"]),
                 synthesis=tuple(check_file_name(name) for name in values["synthesis"]),
                 files=dict(files),
-                extra=dict(values["extra"]),
+                extra=extra,
                 tools=dict(values["tools"]),
             )
         except FormatError as error:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,7 @@ def test_names_choose_no_place(tmp_path: Path) -> None:
         ({"top": 3}, "top must be text"),
         ({"program": {}}, "program must have the keys"),
         ({"config": {}}, "exactly the keys"),
+        ({"extra": {"logit_saturation": {"x": "much"}}}, "table of numbers"),
     ],
 )
 def test_malformed_manifests_are_refused(
@@ -153,6 +154,29 @@ def test_malformed_manifests_are_refused(
     (path / "manifest.json").write_text(json.dumps(values | change))
     with pytest.raises(FormatError, match=message):
         Manifest.load(path)
+
+
+@pytest.mark.parametrize("key", [f.name for f in fields(ProgramFacts) if f.type == "int"])
+@pytest.mark.parametrize("value", [0, -1, 1.0, True, "1", None, 1 << 60])
+def test_numbers_of_the_program_are_positive_integers(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    path = write(tmp_path / "x")
+    values = json.loads((path / "manifest.json").read_text())
+    values["program"][key] = value
+    (path / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(FormatError, match=rf"{key} must be an integer in 1\.\."):
+        Manifest.load(path)
+
+
+@pytest.mark.parametrize("key", [f.name for f in fields(AcceleratorConfig)])
+def test_numbers_of_the_configuration_are_integers(key: str) -> None:
+    good = AcceleratorConfig().to_json()
+    for kind in (float, str, bool) if good[key] != 1 else (float, str):
+        value = [kind(n) for n in good[key]] if key == "bank_words" else kind(good[key])
+        with pytest.raises(ConfigError, match=f"{key} must be (an integer|a tuple of integers)"):
+            AcceleratorConfig.from_json(good | {key: value})
+    assert AcceleratorConfig.from_json(good) == AcceleratorConfig()
 
 
 def test_missing_and_broken_manifests(tmp_path: Path) -> None:
