@@ -7,6 +7,8 @@ import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,8 +146,33 @@ def test_output_that_cannot_be_written_is_refused_first(hwgen: Command) -> None:
     fails(hwgen("quantize", "digits", "-o", ".", "--json"), 1, "folder")
 
 
-def test_full_disk(hwgen: Command, tmp_path: Path) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full here")
-    done = hwgen("quantize", "digits", "-o", "/dev/full/g", "--json")
-    fails(done, 1, "/dev/full")
+def test_output_that_is_no_file_is_refused(hwgen: Command, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    fails(hwgen("quantize", "digits", "-o", "pipe", "--json"), 1, "pipe")
+    fails(hwgen("quantize", "digits", "-o", "/dev/null", "--json"), 1, "/dev/null", "device")
+    fails(hwgen("quantize", "digits", "-o", "/dev/full/g", "--json"), 1, "/dev/full")
+
+
+def test_no_room_for_the_graph(tmp_path: Path) -> None:
+    """The system refuses to let a file grow: as on a full disk, the write itself fails."""
+    (tmp_path / "g").write_text("old")
+    done = subprocess.run(
+        [sys.executable, "-c", WITH_SMALL_FILES, "quantize", "digits", "-o", "g", "--json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "File too large" in json.loads(done.stdout)["error"]
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"g": "old"}
+
+
+#: The command line where no file may have more than 64 KiB; a graph of the digits has 180.
+WITH_SMALL_FILES = """
+import resource, sys
+from hwgen.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+sys.exit(main())
+"""
