@@ -32,16 +32,18 @@ DISPATCH = 2
 FETCH_BURST = 8
 FETCH_BURSTS = 2
 #: START -> first fetch address on the bus; fetched beat -> instruction held.
-START = 2
+START = 3
 DECODE = 2
 #: Command -> address on the bus; data on the bus -> beat at the FIFO's output.
-LOAD_REQUEST = 3
+LOAD_REQUEST = 5
 LOAD_FIFO = 2
 #: Between commands of LOAD; between the constants and the weights of a tile.
-LOAD_GAP = 1
+LOAD_GAP = 2
 LOAD_TURN = 1
+#: Last word handed over -> written in the activation memory.
+LOAD_FLUSH = 2
 #: Row of activations: granted read -> entered the array (swap of the weights).
-READ = 3
+READ = 4
 #: Last row granted -> all sums in the accumulators: READ + rows + groups + this.
 ARRAY = 3
 #: Weights: shadow free -> full, beyond R rows; last beat handed over -> full.
@@ -60,24 +62,24 @@ DRAIN_TAKE = 1
 DRAIN_TILE = 1
 #: Last group taken -> its first row issued and the bank released.
 DRAIN_RELEASE = 2
-DRAIN_DONE = 17
+DRAIN_DONE = 18
 #: Constants of a group: settling of the registers in use, beyond lanes / 2 cycles of filling.
-CONSTANTS_SETTLE = 12
+CONSTANTS_SETTLE = 13
 #: STORE: read latency and turn-round of a word; last beat -> response beyond the memory's latency.
 STORE_WORD = 6
-STORE_RESPONSE = 3
+STORE_RESPONSE = 5
 #: END met -> interrupt.
 FINISH = 2
 
 
 def softmax_latency(config: AcceleratorConfig) -> int:
     """Fixed part of a SOFTMAX command beyond (rows + 1) x words or slices of a row."""
-    return 26 + 2 * (config.softmax_vec.bit_length() - 1) + (config.softmax_vec > config.rows)
+    return 29 + 2 * (config.softmax_vec.bit_length() - 1) + (config.softmax_vec > config.rows)
 
 
 def layernorm_latency(config: AcceleratorConfig) -> int:
     """Fixed part of a LAYERNORM command beyond (rows + 1) x groups of a row."""
-    return 51 + config.rows.bit_length() - 1
+    return 54 + config.rows.bit_length() - 1
 
 
 # -----------------------------------------------------------------------------------------------
@@ -371,6 +373,8 @@ class _Model:
                     time = max(start + piece * rate, last + 1)
                     leave(start, time)
                     left -= piece
+                if instruction.opcode in ("LOAD_WORDS", "LOAD_IMAGE"):
+                    time += LOAD_FLUSH
                 done = int(time)
             data_free = time
             request_free = int(max(taken + 1, room(total - capacity)))

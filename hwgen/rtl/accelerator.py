@@ -257,12 +257,16 @@ class Accelerator(wiring.Component):
         others = Cat(waiting[engine] for _, engine in wait_order).any()
         events["STALL_IDLE"] = ~matmul.active & ~(head & others)
         for index, (name, _) in enumerate(COUNTERS):
-            m.d.comb += registers.count[index].eq(Mux(frame, events[name], 0))
+            m.d.sync += registers.count[index].eq(Mux(frame, events[name], 0))
 
         # Watchdog and errors; the first is kept by the registers.
         quiet = Signal(32)
         watchdog_error = Signal()
-        m.d.sync += quiet.eq(Mux(frame & ~sequencer.progress, quiet + 1, 0))
+        progress = Signal()
+        m.d.sync += [
+            progress.eq(sequencer.progress),
+            quiet.eq(Mux(frame & ~progress, quiet + 1, 0)),
+        ]
         m.d.comb += watchdog_error.eq(
             frame & (registers.watchdog != 0) & (quiet >= registers.watchdog)
         )

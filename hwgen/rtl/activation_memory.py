@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from amaranth import Array, Cat, Const, Elaboratable, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.config import AcceleratorConfig
-from hwgen.isa.instructions import BANK_BITS, OFFSET_BITS
+from hwgen.isa.instructions import BANK_BITS, OFFSET_BITS, WORD_ADDRESS_BITS
+from hwgen.rtl.pipeline import register
 from hwgen.rtl.ports import ReadPort, WritePort
 from hwgen.rtl.ram import Ram, ram_name, ram_verilog
 
@@ -16,9 +20,10 @@ from hwgen.rtl.ram import Ram, ram_name, ram_verilog
 class ActivationMemory(wiring.Component):
     """All banks and the crossbar.
 
-    ``read{i}`` and ``write{j}`` are client ports; a lower index wins a bank. Reads return after
+    ``read{i}`` and ``write{j}`` are client ports; a lower index wins a bank, so port 0 never waits.
+    ``ready`` does not depend on the port's own ``valid``. Reads return after
     :data:`hwgen.rtl.ports.READ_LATENCY` cycles, in order, one a cycle and bank. ``range_error`` is
-    high for one cycle after a granted access outside its bank, whose address is then in
+    high for one cycle, three after a granted access outside its bank, whose address is then in
     ``range_address``.
     """
 
@@ -40,6 +45,17 @@ class ActivationMemory(wiring.Component):
             for words in self.config.bank_words
         }
 
+    @staticmethod
+    def _winner(
+        m: Module, ports: Sequence[Any], bank: int, requests: Sequence[Value]
+    ) -> tuple[Value, Value]:
+        """Whether any port wants the bank, and the request of the first that does."""
+        wanted = [p.valid & (p.address[OFFSET_BITS:] == bank) for p in ports]
+        winner = requests[-1]
+        for want, request in zip(wanted[-2::-1], requests[-2::-1], strict=True):
+            winner = Mux(want, request, winner)
+        return Cat(wanted).any(), winner
+
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
         config = self.config
@@ -50,69 +66,64 @@ class ActivationMemory(wiring.Component):
         )
         range_errors: list[tuple[int | None, Value, Value]] = []
 
-        # Cycle 0: arbitration; the winner's address is registered. Cycle 1: the bank reads. Cycle
+        # Cycle 0: arbitration; the winner's request is registered. Cycle 1: the bank reads. Cycle
         # 2: select by bank into the client's data register. Cycle 3: data.
         for b, words in enumerate(config.bank_words):
             bank = Ram(words, config.word_bits, 8, name=f"bank{b}")
             m.submodules[f"bank{b}"] = bank.instance()
 
-            taken = 0
-            offset = Signal(OFFSET_BITS, name=f"bank{b}_read_offset")
-            for port in reads:
-                wanted = port.valid & (port.address[OFFSET_BITS:] == b)
-                granted = Signal(name=f"bank{b}_read_grant")
-                m.d.comb += granted.eq(wanted & ~taken)
-                with m.If(granted):
-                    m.d.comb += [port.ready.eq(1), offset.eq(port.address[:OFFSET_BITS])]
-                taken = taken | wanted
+            wanted, offset = self._winner(m, reads, b, [p.address[:OFFSET_BITS] for p in reads])
             read_any = Signal(name=f"bank{b}_read_any")
-            m.d.comb += read_any.eq(taken)
-            m.d.sync += bank.read_address.eq(offset)
-            m.d.comb += bank_data[b].eq(bank.read_data)
-
-            taken = 0
-            write_offset = Signal(OFFSET_BITS, name=f"bank{b}_write_offset")
-            write_data = Signal(config.word_bits, name=f"bank{b}_write_word")
-            write_enable = Signal(config.rows, name=f"bank{b}_write_bytes")
-            for wport in writes:
-                wanted = wport.valid & (wport.address[OFFSET_BITS:] == b)
-                granted = Signal(name=f"bank{b}_write_grant")
-                m.d.comb += granted.eq(wanted & ~taken)
-                with m.If(granted):
-                    m.d.comb += [
-                        wport.ready.eq(1),
-                        write_offset.eq(wport.address[:OFFSET_BITS]),
-                        write_data.eq(wport.data),
-                        write_enable.eq(wport.enable),
-                    ]
-                taken = taken | wanted
-            write_any = Signal(name=f"bank{b}_write_any")
-            write_bad = Signal(name=f"bank{b}_write_bad")
-            read_bad = Signal(name=f"bank{b}_read_bad")
+            read_offset = Signal(OFFSET_BITS, name=f"bank{b}_read_offset", reset_less=True)
+            m.d.sync += [read_any.eq(wanted), read_offset.eq(offset)]
             m.d.comb += [
-                write_any.eq(taken),
-                write_bad.eq(write_any & (write_offset >= words)),
-                read_bad.eq(read_any & (offset >= words)),
+                bank.read_address.eq(read_offset),
+                bank_data[b].eq(bank.read_data),
             ]
-            m.d.sync += [
+
+            asked = [Cat(p.address[:OFFSET_BITS], p.enable, p.data) for p in writes]
+            wanted, request = self._winner(m, writes, b, asked)
+            write_any = Signal(name=f"bank{b}_write_any")
+            write = Signal(len(request), name=f"bank{b}_write", reset_less=True)
+            m.d.sync += [write_any.eq(wanted), write.eq(request)]
+            write_offset = write[:OFFSET_BITS]
+            write_inside = Signal(name=f"bank{b}_write_inside")
+            m.d.comb += [
+                write_inside.eq(write_any & (write_offset < words)),
                 bank.write_address.eq(write_offset),
-                bank.write_data.eq(write_data),
-                bank.write_enable.eq(Mux(write_any & ~write_bad, write_enable, 0)),
+                bank.write_enable.eq(
+                    Mux(write_inside, write[OFFSET_BITS : OFFSET_BITS + config.rows], 0)
+                ),
+                bank.write_data.eq(write[OFFSET_BITS + config.rows :]),
             ]
-            range_errors.append((b, read_bad, offset))
-            range_errors.append((b, write_bad, write_offset))
+            range_errors.append((b, read_any & (read_offset >= words), read_offset))
+            range_errors.append((b, write_any & ~write_inside, write_offset))
 
-        # A bank number without a bank: granted at once, so that the client does not hang, and
+        # A client is granted unless one before it wants the same bank. A bank number without a bank
+        # (the last one or two) is granted like any other, so that the client does not hang, and
         # reported.
-        for port in (*reads, *writes):
-            missing = port.valid & (port.address[OFFSET_BITS:] >= len(config.bank_words))
-            with m.If(missing):
-                m.d.comb += port.ready.eq(1)
-            range_errors.append((None, missing, port.address))
+        for ports in (reads, writes):
+            for index, port in enumerate(ports):
+                bank_number = port.address[OFFSET_BITS:]
+                blocked = [
+                    other.valid & (other.address[OFFSET_BITS:] == bank_number)
+                    for other in ports[:index]
+                ]
+                m.d.comb += port.ready.eq(~Cat(blocked).any() if blocked else 1)
+                missing = Signal(name=f"missing_{'read' if ports is reads else 'write'}{index}")
+                where = Signal(WORD_ADDRESS_BITS, name=f"{missing.name}_address", reset_less=True)
+                m.d.sync += [
+                    missing.eq(port.valid & port.ready & (bank_number >= len(config.bank_words))),
+                    where.eq(port.address),
+                ]
+                range_errors.append((None, missing, where))
 
-        m.d.sync += self.range_error.eq(Cat(bad for _, bad, _ in range_errors).any())
-        for number, bad, where in range_errors:
-            with m.If(bad):
+        bad_any = Signal(len(range_errors))
+        m.d.sync += bad_any.eq(Cat(bad for _, bad, _ in range_errors))
+        m.d.sync += self.range_error.eq(bad_any.any())
+        for index, (number, _, where_now) in enumerate(range_errors):
+            where = register(m, where_now, f"range_address_{index}")
+            with m.If(bad_any[index]):
                 m.d.sync += self.range_address.eq(
                     where if number is None else Cat(where, Const(number, BANK_BITS))
                 )

@@ -27,6 +27,7 @@ from hwgen.numerics.ailayernorm import (
 from hwgen.rtl.pipeline import (
     Credits,
     Fifo,
+    RowRelease,
     delay,
     leading_one,
     lookup,
@@ -53,7 +54,7 @@ STAGE_2_LATENCY = _AFFINE_LATENCY + 2
 
 def stage_1_latency(lanes: int) -> int:
     """Cycles from taking a row's last group until stage 2 can launch the row."""
-    return tree_latency(lanes) + _PREPROCESS_LATENCY + 9
+    return tree_latency(lanes) + _PREPROCESS_LATENCY + 10
 
 
 def parameters_layout(lanes: int, max_channels: int) -> data.StructLayout:
@@ -153,7 +154,7 @@ class AILayerNorm(wiring.Component):
     @property
     def ring_groups(self) -> int:
         """Groups inside up to stage 2: a row and what stage 1 and the preprocess hold."""
-        return 1 << ceil_log2(self.shape.max_slices + stage_1_latency(self.lanes) + 4)
+        return 1 << ceil_log2(self.shape.max_slices + stage_1_latency(self.lanes) + 5)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -334,31 +335,27 @@ class AILayerNorm(wiring.Component):
             results.i_payload.shift.eq(shift),
             results.i_payload.ex.eq(delay(m, ex, _PREPROCESS_LATENCY, "row_ex")),
         ]
-        counted = Signal(exact_log2(depth) + 1)
-        released = Signal.like(counted)
-        with m.If(row_valid):
-            m.d.sync += counted.eq(counted + 1)
-            with m.If(row_last):
-                m.d.sync += released.eq(counted + 1)
+        m.submodules.release = release = RowRelease(depth)
+        m.d.comb += [release.entered.eq(row_valid), release.last.eq(row_last)]
 
         # Stage 2, launch: a group of a row whose result is known, if the output has room for it.
         m.submodules.output_room = output_room = Credits(OUTPUT_DEPTH)
-        drained = Signal.like(released)
         group = Signal(self.group_bits)
         launch = Signal()
         launch_last = Signal()
         ring_read = ring.read_port()
         m.d.comb += [
-            launch.eq((drained != released) & output_room.available),
+            launch.eq(release.waiting & output_room.available),
+            release.launch.eq(launch),
             launch_last.eq(group == last_group),
             output_room.take.eq(launch),
             room.give.eq(launch),
-            ring_read.addr.eq(drained),
+            ring_read.addr.eq(release.index),
             gamma_out.addr.eq(Cat(group, slot)),
             alpha_out.addr.eq(Cat(group, slot)),
         ]
         with m.If(launch):
-            m.d.sync += [drained.eq(drained + 1), group.eq(Mux(launch_last, 0, group + 1))]
+            m.d.sync += group.eq(Mux(launch_last, 0, group + 1))
         # 1: memories
         valid_1 = register(m, launch, "valid_1", reset=True)
         last_1 = register(m, launch_last, "last_1")

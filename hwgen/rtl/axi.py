@@ -8,10 +8,12 @@ come in the order of its requests.
 
 from __future__ import annotations
 
-from amaranth import Const, Elaboratable, Module, Mux, ResetInserter, Signal, Value
+from amaranth import Cat, Const, Elaboratable, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO, SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
+
+from hwgen.rtl.pipeline import StreamBuffer
 
 #: Bytes of a beat as AXI SIZE.
 SIZE_16_BYTES = 4
@@ -117,13 +119,14 @@ class ReadMaster(wiring.Component):
         with m.If(issued):
             m.d.sync += self.arvalid.eq(0)
 
+        # A burst is looked at in one cycle and accepted in a later one: what it needs can only grow
+        # in between, because no other is accepted meanwhile.
         can_issue = Signal()
-        m.d.comb += can_issue.eq(
-            (~self.arvalid | self.arready)
-            & ~self.drain
-            & (in_flight + self.arvalid < self.outstanding)
-        )
+        m.d.comb += can_issue.eq((~self.arvalid | self.arready) & ~self.drain)
+        any_accept = Signal()
+        room_in_flight = in_flight + self.arvalid < self.outstanding
         taken: Value = Const(0)
+        accepts = []
         error_addresses = []
         for identifier, bursts, beats, depth in sources:
             buffered = depth > 64
@@ -134,12 +137,17 @@ class ReadMaster(wiring.Component):
             free = Signal(range(depth + 1), init=depth, name=f"{name}_free")
             length = Signal(9, name=f"{name}_beats")
             accept = Signal(name=f"{name}_accept")
+            fits = Signal(name=f"{name}_fits")
             m.d.comb += [
                 length.eq(bursts.payload.length + 1),
-                accept.eq(can_issue & bursts.valid & ~taken & (free >= length)),
+                accept.eq(can_issue & fits & bursts.valid & ~taken),
                 bursts.ready.eq(accept),
             ]
+            m.d.sync += fits.eq(
+                bursts.valid & (free >= length) & room_in_flight & ~any_accept & ~self.drain
+            )
             taken = taken | accept
+            accepts.append(accept)
             popped = beats.valid & beats.ready
             m.d.sync += free.eq(free - Mux(accept, length, 0) + popped)
             with m.If(self.drain):
@@ -168,6 +176,7 @@ class ReadMaster(wiring.Component):
                 addresses.r_en.eq(mine & self.rlast),
             ]
             error_addresses.append((mine, addresses.r_data))
+        m.d.comb += any_accept.eq(Cat(accepts).any())
         for mine, address in error_addresses:
             with m.If(mine & self.rresp[1]):
                 m.d.comb += [self.error.eq(~self.drain), self.error_address.eq(address)]
@@ -202,6 +211,7 @@ class WriteMaster(wiring.Component):
         m = Module()
         m.submodules.fifo = fifo = SyncFIFO(width=128, depth=self.fifo_beats)
         m.submodules.lengths = lengths = SyncFIFO(width=8, depth=self.outstanding)
+        m.submodules.current = current = StreamBuffer(8)  # length of the burst whose beats follow
         m.submodules.addresses = addresses = SyncFIFO(width=64, depth=self.outstanding + 1)
         in_flight = Signal(range(self.outstanding + 2))
         beat = Signal(8)
@@ -240,15 +250,17 @@ class WriteMaster(wiring.Component):
             addresses.w_data.eq(self.i_burst.payload.address),
             addresses.w_en.eq(accept),
             addresses.r_en.eq(self.bvalid),
-            self.wvalid.eq(lengths.r_rdy),
+            current.i_stream.valid.eq(lengths.r_rdy),
+            current.i_stream.payload.eq(lengths.r_data),
+            lengths.r_en.eq(current.i_stream.ready),
+            self.wvalid.eq(current.o_stream.valid),
             self.wdata.eq(fifo.r_data),
-            self.wlast.eq(beat == lengths.r_data),
+            self.wlast.eq(beat == current.o_stream.payload),
+            current.o_stream.ready.eq(self.wready & self.wlast),
         ]
         with m.If(self.wvalid & self.wready):
             m.d.comb += fifo.r_en.eq(1)
             m.d.sync += beat.eq(Mux(self.wlast, 0, beat + 1))
-            with m.If(self.wlast):
-                m.d.comb += lengths.r_en.eq(1)
         # Beats of bursts never offered are dropped once the bus is quiet.
         with m.If(self.drain & (in_flight == 0)):
             m.d.comb += fifo.r_en.eq(1)

@@ -12,6 +12,7 @@ from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import WORD_ADDRESS_BITS, DrainMode
 from hwgen.rtl import elementwise, requantise
 from hwgen.rtl.elementwise import ElementwiseLane
+from hwgen.rtl.pipeline import register
 from hwgen.rtl.ports import READ_LATENCY, ReadPort, WritePort, command_signature
 from hwgen.rtl.requantise import CONSTANTS, RequantiseLane
 
@@ -89,7 +90,7 @@ class DrainEngine(wiring.Component):
 
     Throughput: ``rows`` cycles per valid group when constants are loaded in time (lanes / 2 cycles
     per group after the pipeline has settled); about 2 cycles between groups. Latency from a row's
-    address to its write: 14 cycles. The write port must have the highest priority (it is never
+    address to its write: 15 cycles. The write port must have the highest priority (it is never
     stalled); a residual read that loses its bank stalls the issue. ``done`` pulses when the
     command's last word has been written.
     """
@@ -152,8 +153,7 @@ class DrainEngine(wiring.Component):
         ]
 
         # Issue.
-        address = Signal(WORD_ADDRESS_BITS)
-        m.d.comb += address.eq(slice_base + row)
+        address = Signal(WORD_ADDRESS_BITS)  # slice_base + row
         issue = Signal()
         m.d.comb += [
             self.read.valid.eq(active & residual),
@@ -163,10 +163,12 @@ class DrainEngine(wiring.Component):
             self.drain_row.eq(row),
             self.drain_group.eq(group),
         ]
-        last_row = row == command.rows - 1
         last_group = group == config.groups - 1
-        last_tile = tile == command.tiles - 1
-        group_valid = columns_left != 0
+        # Where the counters stand at their ends is known ahead, in registers.
+        last_row, single_row = Signal(), Signal()
+        before_last_row, ending_row = Signal(12), Signal(12)
+        last_tile = register(m, tile == command.tiles - 1, "last_tile")
+        group_valid, more = Signal(), Signal()  # columns left for this group, for the next one
 
         # The bank is released when 2 R rows of its last group are left (one is read per cycle). The
         # next tile's first pass writes its row r more than R cycles after the release and reads
@@ -181,13 +183,25 @@ class DrainEngine(wiring.Component):
             with m.State("Idle"):
                 m.d.comb += self.i_command.ready.eq(~pipeline_busy)
                 with m.If(self.i_command.valid & ~pipeline_busy):
+                    given = self.i_command.payload
                     m.d.sync += [
-                        command.eq(self.i_command.payload),
+                        command.eq(given),
                         tile.eq(0),
                         group.eq(0),
-                        columns_left.eq(self.i_command.payload.columns),
-                        slice_base.eq(self.i_command.payload.destination),
+                        columns_left.eq(given.columns),
+                        group_valid.eq(given.columns != 0),
+                        more.eq(given.columns > lanes),
+                        slice_base.eq(given.destination),
                         half.eq(0),
+                        single_row.eq(given.rows == 1),
+                        before_last_row.eq(given.rows - 2),
+                        ending_row.eq(
+                            Mux(
+                                given.rows > 2 * config.rows,
+                                (given.rows - 2 * config.rows)[: len(row)],
+                                0,
+                            )
+                        ),
                     ]
                     m.next = "Group"
             # Take the constants of the next group; groups beyond the columns only consume theirs.
@@ -197,28 +211,44 @@ class DrainEngine(wiring.Component):
             ):
                 m.d.comb += loader.take.eq(1)
                 with m.If(group_valid):
-                    m.d.sync += [active.eq(1), row.eq(0)]
+                    m.d.sync += [
+                        active.eq(1),
+                        row.eq(0),
+                        address.eq(slice_base),
+                        last_row.eq(single_row),
+                    ]
                     m.next = "Rows"
                 with m.Else():
                     m.next = "Next"
             with m.State("Rows"), m.If(issue):
-                m.d.sync += row.eq(row + 1)
-                ending = row + 2 * config.rows >= command.rows
+                m.d.sync += [
+                    row.eq(row + 1),
+                    address.eq(address + 1),
+                    last_row.eq(row == before_last_row),
+                ]
+                ending = row >= ending_row
                 with m.If(last_group & ending & ~residual & ~released):
                     m.d.comb += self.bank_release.bit_select(bank, 1).eq(1)
                     m.d.sync += released.eq(1)
                 with m.If(last_row):
                     m.d.sync += [active.eq(0), half.eq(~half)]
-                    with m.If(columns_left > lanes):
-                        m.d.sync += columns_left.eq(columns_left - lanes)
-                    with m.Else():
-                        m.d.sync += columns_left.eq(0)
-                    with m.If(wide | half):
-                        m.d.sync += slice_base.eq(slice_base + command.stride)
+                    m.d.sync += [
+                        columns_left.eq(Mux(more, columns_left - lanes, 0)),
+                        group_valid.eq(more),
+                        more.eq(columns_left > 2 * lanes),
+                    ]
+                    next_base = Mux(wide | half, slice_base + command.stride, slice_base)
+                    m.d.sync += slice_base.eq(next_base)
                     # Straight on to the next group when its constants are there.
-                    with m.If(~last_group & loader.loaded & (columns_left > lanes)):
+                    with m.If(~last_group & loader.loaded & more):
                         m.d.comb += loader.take.eq(1)
-                        m.d.sync += [active.eq(1), row.eq(0), group.eq(group + 1)]
+                        m.d.sync += [
+                            active.eq(1),
+                            row.eq(0),
+                            address.eq(next_base),
+                            last_row.eq(single_row),
+                            group.eq(group + 1),
+                        ]
                     with m.Else():
                         m.next = "Next"
             with m.State("Next"):
@@ -235,7 +265,7 @@ class DrainEngine(wiring.Component):
                     m.d.sync += group.eq(group + 1)
                     m.next = "Group"
 
-        # Bookkeeping through the pipeline: 3 (accumulators) + 8 (requantise) [+ 2 (table)] cycles.
+        # Bookkeeping through the pipeline: accumulators, requantise, table.
         tag_layout = data.StructLayout(
             {"valid": 1, "half": 1, "set": 1, "address": WORD_ADDRESS_BITS, "last": 1}
         )
@@ -253,7 +283,8 @@ class DrainEngine(wiring.Component):
             stage = Signal(tag_layout, name=f"stage_{d}")
             m.d.sync += stage.eq(stages[-1])
             stages.append(stage)
-        m.d.comb += pipeline_busy.eq(Cat([s.valid | s.last for s in stages]).any())
+        # Nothing is issued in the state that asks.
+        m.d.comb += pipeline_busy.eq(Cat(s.valid | s.last for s in stages[1:]).any())
 
         # The residual word arrives READ_LATENCY cycles after the issue, is needed later.
         at_lanes = ACCUMULATOR_LATENCY

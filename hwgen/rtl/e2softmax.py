@@ -24,6 +24,7 @@ from hwgen.numerics.rounding import rshr
 from hwgen.rtl.pipeline import (
     Credits,
     Fifo,
+    RowRelease,
     delay,
     leading_one,
     lookup,
@@ -50,7 +51,7 @@ def codes_layout(vec: int) -> data.StructLayout:
 
 def stage_1_latency(vec: int) -> int:
     """Cycles from taking a row's last slice until stage 2 can launch the row."""
-    return 2 * tree_latency(vec) + LOG2EXP_LATENCY + 6
+    return 2 * tree_latency(vec) + LOG2EXP_LATENCY + 7
 
 
 #: Cycles from the launch of a slice in stage 2 to the cycle in which its codes are offered.
@@ -131,7 +132,7 @@ class E2Softmax(wiring.Component):
     @property
     def ring_slices(self) -> int:
         """Slices that may be inside up to stage 2: a row and what the pipeline of stage 1 holds."""
-        return 1 << ceil_log2(self.shape.max_slices + stage_1_latency(self.vec) + 4)
+        return 1 << ceil_log2(self.shape.max_slices + stage_1_latency(self.vec) + 5)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -232,33 +233,28 @@ class E2Softmax(wiring.Component):
         row_last = delay(m, sum_last, 2, "row_last")
         ks = register(m, leading_one(list(total[ONE_SUM_BITS:]))[1], "ks")
         ks_total = register(m, total, "ks_total")
-        counted = Signal(exact_log2(depth) + 1)
-        released = Signal.like(counted)
+        m.submodules.release = release = RowRelease(depth)
         m.d.comb += [
+            release.entered.eq(row_valid),
+            release.last.eq(row_last),
             results.i_valid.eq(row_valid & row_last),
             results.i_payload.maximum.eq(delay(m, sum_maximum, 2, "row_maximum")),
             results.i_payload.ks.eq(ks),
             results.i_payload.q.eq(ks_total[ONE_SUM_BITS - 1 :].bit_select(ks, 1)),
         ]
-        with m.If(row_valid):
-            m.d.sync += counted.eq(counted + 1)
-            with m.If(row_last):
-                m.d.sync += released.eq(counted + 1)
 
         # Stage 2, launch: a slice of a row whose result is known, if the output has room for it.
         m.submodules.output_room = output_room = Credits(OUTPUT_DEPTH)
-        drained = Signal.like(released)
         launch = Signal()
         ring_read = ring.read_port()
         m.d.comb += [
-            launch.eq((drained != released) & output_room.available),
+            launch.eq(release.waiting & output_room.available),
+            release.launch.eq(launch),
             output_room.take.eq(launch),
             room.give.eq(launch),
-            ring_read.addr.eq(drained),
+            ring_read.addr.eq(release.index),
             ring_read.en.eq(launch),
         ]
-        with m.If(launch):
-            m.d.sync += drained.eq(drained + 1)
         slice_valid = register(m, launch, "slice_valid", reset=True)
         entry, result = ring_read.data, results.o_stream.payload
         m.d.comb += results.o_stream.ready.eq(slice_valid & entry.last)

@@ -13,8 +13,9 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from hwgen.config import AcceleratorConfig
+from hwgen.isa.instructions import WORD_ADDRESS_BITS
 from hwgen.rtl.ailayernorm import STAGE_2_LATENCY, AILayerNorm, stage_1_latency
-from hwgen.rtl.pipeline import Credits, Fifo, RowAddresses, delay, register
+from hwgen.rtl.pipeline import Credits, Fifo, RowAddresses, StreamBuffer, delay, register
 from hwgen.rtl.ports import READ_LATENCY, ReadPort, WritePort, command_layout, command_signature
 
 #: Groups that may be on their way between a granted read and AILayerNorm.
@@ -33,7 +34,7 @@ RECORDS = data.ArrayLayout(
 def layernorm_cycles(config: AcceleratorConfig, rows: int, channels: int) -> int:
     """Cycles from accepting a LAYERNORM command to ``done`` if the memory always grants; exact."""
     groups = -(-channels // config.lanes)
-    fixed = READ_LATENCY + PTF_LATENCY + stage_1_latency(config.lanes) + STAGE_2_LATENCY + 4
+    fixed = READ_LATENCY + PTF_LATENCY + stage_1_latency(config.lanes) + STAGE_2_LATENCY + 6
     return (rows + 1) * groups - 1 + fixed
 
 
@@ -84,15 +85,15 @@ class LayerNormEngine(wiring.Component):
         config, lanes = self.config, self.config.lanes
         m.submodules.unit = unit = AILayerNorm(lanes, config.max_channels)
 
-        # Command: accepted, then set up for a cycle, then run.
+        # Command: accepted, then set up for two cycles, then run.
         command = Signal(command_layout("LAYERNORM"), reset_less=True)
-        busy, start, started = Signal(), Signal(), Signal()
+        busy, accepted, start, started = Signal(), Signal(), Signal(), Signal()
         done = Signal()
         last_write = Signal()
         m.d.comb += [self.i_command.ready.eq(~busy), self.done.eq(done)]
-        accepted = self.i_command.valid & ~busy
-        m.d.sync += [start.eq(accepted), done.eq(last_write)]
-        with m.If(accepted):
+        taken = self.i_command.valid & ~busy
+        m.d.sync += [accepted.eq(taken), start.eq(accepted), done.eq(last_write)]
+        with m.If(taken):
             m.d.sync += [command.eq(self.i_command.payload), busy.eq(1)]
         with m.If(last_write):
             m.d.sync += busy.eq(0)
@@ -131,10 +132,11 @@ class LayerNormEngine(wiring.Component):
         # Reads
         m.submodules.sources = sources = RowAddresses()
         m.submodules.read_room = read_room = Credits(READ_DEPTH)
-        granted = self.read.valid & self.read.ready
+        m.submodules.requests = requests = StreamBuffer(WORD_ADDRESS_BITS)
+        requested = requests.i_stream.valid & requests.i_stream.ready
         with m.If(start):
             m.d.sync += started.eq(1)
-        with m.Elif(granted & sources.end):
+        with m.Elif(requested & sources.end):
             m.d.sync += started.eq(0)
         m.d.comb += [
             sources.start.eq(start),
@@ -142,10 +144,13 @@ class LayerNormEngine(wiring.Component):
             sources.stride.eq(command.source_stride),
             sources.rows.eq(command.rows),
             sources.last_word.eq(last_group),
-            sources.step.eq(granted),
-            self.read.address.eq(sources.address),
-            self.read.valid.eq(started & read_room.available),
-            read_room.take.eq(granted),
+            sources.step.eq(requested),
+            requests.i_stream.payload.eq(sources.address),
+            requests.i_stream.valid.eq(started & read_room.available),
+            self.read.address.eq(requests.o_stream.payload),
+            self.read.valid.eq(requests.o_stream.valid),
+            requests.o_stream.ready.eq(self.read.ready),
+            read_room.take.eq(requested),
         ]
 
         # Codes: shift by ptf_shift, then by alpha, one bit kept for rounding.

@@ -18,6 +18,7 @@ from hwgen.isa.instructions import (
     field_offsets,
 )
 from hwgen.rtl.axi import BURST
+from hwgen.rtl.pipeline import StreamBuffer, loop_counter, register
 from hwgen.rtl.ports import WritePort, command_layout
 
 TABLE_BEATS = 16
@@ -34,9 +35,9 @@ class LoadEngine(wiring.Component):
     """Splits LOAD_* instructions (whole words, opcode included) into bursts, routes the beats.
 
     Requests run ahead of the data by up to ``queue_depth`` commands, as far as the port FIFOs have
-    room. Bursts end at multiples of ``burst_beats`` beats, so none crosses 4 KiB. Throughput: one
-    (wide) beat per cycle. LOAD_IMAGE takes one group per cycle. ``done`` pulses when a command's
-    last beat has been handed over.
+    room. Bursts end at multiples of ``burst_beats`` beats, so none crosses 4 KiB; one is offered
+    every 4 cycles at best. Throughput: one (wide) beat per cycle. LOAD_IMAGE takes one group per
+    cycle. ``done`` pulses when a command's last beat has been handed over.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -110,13 +111,12 @@ class LoadEngine(wiring.Component):
                     base + offset + ((tiles.port_stride * p) << 4) * is_tiles
                 )
 
-        # One burst at a time, to all ports that take part; each port accepts in its own time.
+        # One burst at a time, to all ports that take part; each port accepts in its own time. The
+        # burst's length is found in one cycle, the burst offered from the next on.
         to_boundary = Signal(burst_log2 + 1)
         length = Signal(burst_log2 + 1)
-        m.d.comb += [
-            to_boundary.eq(config.burst_beats - addresses[0][4 : 4 + burst_log2]),
-            length.eq(Mux(left < to_boundary, left, to_boundary)),
-        ]
+        planned, last = Signal(), Signal()
+        m.d.comb += to_boundary.eq(config.burst_beats - addresses[0][4 : 4 + burst_log2])
         sent = Signal(n)
         accepted = Signal(n)
         wanted = Signal(n)
@@ -124,22 +124,29 @@ class LoadEngine(wiring.Component):
         for p in range(n):
             burst = getattr(self, f"o_burst{p}")
             m.d.comb += [
-                burst.valid.eq(requesting & (left != 0) & wanted[p] & ~sent[p]),
+                burst.valid.eq(planned & wanted[p] & ~sent[p]),
                 burst.payload.address.eq(addresses[p]),
                 burst.payload.length.eq(length - 1),
                 accepted[p].eq(sent[p] | (burst.valid & burst.ready)),
             ]
-        with m.If(requesting):
-            with m.If(left == 0):
-                m.d.sync += requesting.eq(0)
-            with m.Elif((accepted & wanted) == wanted):
-                m.d.sync += [sent.eq(0), left.eq(left - length)]
-                for p in range(n):
-                    m.d.sync += addresses[p].eq(addresses[p] + (length << 4))
-                with m.If(left == length):
-                    m.d.sync += requesting.eq(0)
+        with m.If(planned):
+            with m.If((accepted | ~wanted).all()):
+                m.d.sync += [
+                    planned.eq(0),
+                    requesting.eq(~last),
+                    sent.eq(0),
+                    left.eq(left - length),
+                    *(address.eq(address + (length << 4)) for address in addresses),
+                ]
             with m.Else():
                 m.d.sync += sent.eq(accepted)
+        with m.Elif(requesting):
+            m.d.sync += [
+                length.eq(Mux(left < to_boundary, left, to_boundary)),
+                last.eq(left <= to_boundary),
+                planned.eq(left != 0),
+                requesting.eq(left != 0),
+            ]
 
         # Data -------------------------------------------------------------------------------------
         beats = [getattr(self, f"i_beats{p}") for p in range(n)]
@@ -150,7 +157,12 @@ class LoadEngine(wiring.Component):
         pop_wide, pop_narrow = Signal(), Signal()
         for p, b in enumerate(beats):
             m.d.comb += b.ready.eq(pop_wide | (pop_narrow if p == 0 else 0))
-        m.d.comb += [self.o_weights.payload.eq(wide_data), self.o_constants.payload.eq(wide_data)]
+        m.submodules.weights = weights = StreamBuffer(config.wide_beat_bits)
+        wiring.connect(m, weights.o_stream, wiring.flipped(self.o_weights))
+        m.d.comb += [
+            weights.i_stream.payload.eq(wide_data),
+            self.o_constants.payload.eq(wide_data),
+        ]
 
         current = Signal(INSTRUCTION_BITS)
         c_tiles = load_body(current, "LOAD_TILES")
@@ -159,13 +171,25 @@ class LoadEngine(wiring.Component):
         c_layernorm = load_body(current, "LOAD_LAYERNORM")
         c_table = load_body(current, "LOAD_TABLE")
         count = Signal(25)
+        beats_left = Signal(25)  # of constants or weights
+        none_left = Signal()
         tile = Signal(16)
+        last_tile = register(m, tile == c_tiles.tiles - 1, "last_tile")
+        last_count = register(
+            m,
+            Mux(
+                current[:4] == code["LOAD_WORDS"],
+                load_body(current, "LOAD_WORDS").words,
+                load_body(current, "LOAD_LAYERNORM").beats,
+            )
+            - 1,
+            "last_count",
+        )
         address = Signal(WORD_ADDRESS_BITS)
 
         # LOAD_IMAGE: position of the group within its beat, of the byte within the token, and the
         # loops.
         within = Signal(4)  # byte within the beat
-        group, patch, line, patch_row = Signal(8), Signal(8), Signal(7), Signal(8)
         line_byte = Signal(
             range(config.rows)
         )  # byte of the line's first group within its slice word
@@ -173,32 +197,66 @@ class LoadEngine(wiring.Component):
             WORD_ADDRESS_BITS
         )  # word of the line's first group, first patch of the row
         byte, slice_word = Signal.like(line_byte), Signal(WORD_ADDRESS_BITS)  # of the current group
-        row_word = Signal(WORD_ADDRESS_BITS)  # word of the row's first patch, slice 0
+        next_row = Signal(WORD_ADDRESS_BITS)  # word of the next row's first patch, slice 0
         size = Signal(5)
-        m.d.comb += size.eq(1 << c_image.group_log2)
+        m.d.sync += size.eq(1 << c_image.group_log2)
+        # Loops: groups of a line, patches of a row, lines of a patch, rows of patches.
+        decoding = Signal()
+        step, ends_groups, ends_patches, ends_lines = Signal(), Signal(), Signal(), Signal()
+        group, patch, line, patch_row = (
+            loop_counter(m, len(length), name, start=decoding, length=length, step=stepping)
+            for name, length, stepping in (
+                ("group", c_image.groups, step),
+                ("patch", c_image.patches, ends_groups),
+                ("line", c_image.lines, ends_patches),
+                ("patch_row", c_image.patch_rows, ends_lines),
+            )
+        )
+        m.d.comb += [
+            ends_groups.eq(step & group.last),
+            ends_patches.eq(ends_groups & patch.last),
+            ends_lines.eq(ends_patches & line.last),
+        ]
+        # Words to the activation memory.
+        m.submodules.writes = writes = StreamBuffer(
+            data.StructLayout(
+                {"address": WORD_ADDRESS_BITS, "enable": config.rows, "data": config.word_bits}
+            )
+        )
+        write = writes.i_stream
+        written = writes.o_stream
+        m.d.comb += [
+            self.write.valid.eq(written.valid),
+            self.write.address.eq(written.payload.address),
+            self.write.enable.eq(written.payload.enable),
+            self.write.data.eq(written.payload.data),
+            written.ready.eq(self.write.ready),
+        ]
 
         with m.FSM(name="load"):
             with m.State("Idle"), m.If(pending.r_rdy):
                 m.d.comb += pending.r_en.eq(1)
-                next_image = load_body(pending.r_data, "LOAD_IMAGE")
+                m.d.sync += current.eq(pending.r_data)
+                m.next = "Decode"
+            with m.State("Decode"):
+                m.d.comb += decoding.eq(1)
                 m.d.sync += [
-                    current.eq(pending.r_data),
                     count.eq(0),
                     tile.eq(0),
-                    address.eq(load_body(pending.r_data, "LOAD_WORDS").destination),
+                    address.eq(c_words.destination),
                     within.eq(0),
-                    group.eq(0),
-                    patch.eq(0),
-                    line.eq(0),
-                    patch_row.eq(0),
                     line_byte.eq(0),
                     byte.eq(0),
-                    line_word.eq(next_image.destination),
-                    slice_word.eq(next_image.destination),
-                    row_word.eq(next_image.destination),
+                    line_word.eq(c_image.destination),
+                    slice_word.eq(c_image.destination),
+                    next_row.eq(c_image.destination + c_image.patches),
                 ]
-                with m.Switch(pending.r_data[:4]):
+                with m.Switch(current[:4]):
                     with m.Case(code["LOAD_TILES"]):
+                        m.d.sync += [
+                            beats_left.eq(c_tiles.constant_beats),
+                            none_left.eq(c_tiles.constant_beats == 0),
+                        ]
                         m.next = "Constants"
                     with m.Case(code["LOAD_WORDS"]):
                         m.next = "Words"
@@ -210,8 +268,11 @@ class LoadEngine(wiring.Component):
                         m.next = "Table"
 
             with m.State("Constants"):
-                with m.If(count == c_tiles.constant_beats):
-                    m.d.sync += count.eq(0)
+                with m.If(none_left):
+                    m.d.sync += [
+                        beats_left.eq(c_tiles.weight_beats),
+                        none_left.eq(c_tiles.weight_beats == 0),
+                    ]
                     m.next = "Weights"
                 with m.Else():
                     m.d.comb += [
@@ -219,41 +280,48 @@ class LoadEngine(wiring.Component):
                         pop_wide.eq(wide_valid & self.o_constants.ready),
                     ]
                     with m.If(pop_wide):
-                        m.d.sync += count.eq(count + 1)
+                        m.d.sync += [beats_left.eq(beats_left - 1), none_left.eq(beats_left == 1)]
             with m.State("Weights"):
-                with m.If(count == c_tiles.weight_beats):
-                    m.d.sync += [count.eq(0), tile.eq(tile + 1)]
-                    with m.If(tile == c_tiles.tiles - 1):
+                with m.If(none_left):
+                    m.d.sync += [
+                        beats_left.eq(c_tiles.constant_beats),
+                        none_left.eq(c_tiles.constant_beats == 0),
+                        tile.eq(tile + 1),
+                    ]
+                    with m.If(last_tile):
                         m.d.comb += self.done.eq(1)
                         m.next = "Idle"
                     with m.Else():
                         m.next = "Constants"
                 with m.Else():
                     m.d.comb += [
-                        self.o_weights.valid.eq(wide_valid),
-                        pop_wide.eq(wide_valid & self.o_weights.ready),
+                        weights.i_stream.valid.eq(wide_valid),
+                        pop_wide.eq(wide_valid & weights.i_stream.ready),
                     ]
                     with m.If(pop_wide):
-                        m.d.sync += count.eq(count + 1)
+                        m.d.sync += [beats_left.eq(beats_left - 1), none_left.eq(beats_left == 1)]
 
             with m.State("Words"):
                 part = Signal(range(beats_per_word + 1))
                 m.d.comb += [
-                    self.write.valid.eq(beat.valid),
-                    self.write.address.eq(address),
-                    self.write.data.eq(Cat([beat.payload] * beats_per_word)),
-                    self.write.enable.eq(
+                    write.valid.eq(beat.valid),
+                    write.payload.address.eq(address),
+                    write.payload.data.eq(Cat([beat.payload] * beats_per_word)),
+                    write.payload.enable.eq(
                         Cat((part == k).replicate(BEAT_BYTES) for k in range(beats_per_word))
                     ),
-                    pop_narrow.eq(self.write.valid & self.write.ready),
+                    pop_narrow.eq(write.valid & write.ready),
                 ]
                 with m.If(pop_narrow):
                     m.d.sync += part.eq(part + 1)
                     with m.If(part == beats_per_word - 1):
                         m.d.sync += [part.eq(0), address.eq(address + 1), count.eq(count + 1)]
-                        with m.If(count == c_words.words - 1):
-                            m.d.comb += self.done.eq(1)
-                            m.next = "Idle"
+                        with m.If(count == last_count):
+                            m.next = "Flush"
+            # The last word is in the buffer; it counts as written once it has left.
+            with m.State("Flush"), m.If(~written.valid):
+                m.d.comb += self.done.eq(1)
+                m.next = "Idle"
 
             with m.State("Image"):
                 # The group's bytes, at every multiple of its size: the write enables pick the
@@ -273,18 +341,14 @@ class LoadEngine(wiring.Component):
                     for log2 in range(5):
                         with m.Case(log2):
                             m.d.comb += enable.eq(((1 << (1 << log2)) - 1) << byte)
-                last_group = group == c_image.groups - 1
-                last_patch = patch == c_image.patches - 1
-                last_line = line == c_image.lines - 1
-                last_row = patch_row == c_image.patch_rows - 1
-                finished = last_group & last_patch & last_line & last_row
+                finished = group.last & patch.last & line.last & patch_row.last
                 m.d.comb += [
-                    self.write.valid.eq(beat.valid),
-                    self.write.address.eq(slice_word + patch),
-                    self.write.data.eq(Cat([signed_codes] * beats_per_word)),
-                    self.write.enable.eq(enable),
+                    write.valid.eq(beat.valid),
+                    write.payload.address.eq(slice_word + patch.index),
+                    write.payload.data.eq(Cat([signed_codes] * beats_per_word)),
+                    write.payload.enable.eq(enable),
+                    step.eq(write.valid & write.ready),
                 ]
-                step = self.write.valid & self.write.ready
                 following_byte = Signal(range(2 * config.rows))
                 following_word = Signal(WORD_ADDRESS_BITS)
                 m.d.comb += following_byte.eq(byte + size)
@@ -296,42 +360,30 @@ class LoadEngine(wiring.Component):
                     m.d.sync += within.eq(within + size)
                     m.d.comb += pop_narrow.eq((within + size >= 16) | finished)
                     m.d.sync += [
-                        group.eq(group + 1),
                         byte.eq(following_byte[: ceil_log2(config.rows)]),
                         slice_word.eq(following_word),
                     ]
-                    with m.If(last_group):
+                    with m.If(group.last):
                         # Next patch of the row: the same bytes of the next token.
-                        m.d.sync += [
-                            group.eq(0),
-                            patch.eq(patch + 1),
-                            byte.eq(line_byte),
-                            slice_word.eq(line_word),
-                        ]
-                        with m.If(last_patch):
+                        m.d.sync += [byte.eq(line_byte), slice_word.eq(line_word)]
+                        with m.If(patch.last):
                             # Next line: on from where this line ended.
                             m.d.sync += [
-                                patch.eq(0),
-                                line.eq(line + 1),
                                 line_byte.eq(following_byte[: ceil_log2(config.rows)]),
                                 line_word.eq(following_word),
                                 byte.eq(following_byte[: ceil_log2(config.rows)]),
                                 slice_word.eq(following_word),
                             ]
-                            with m.If(last_line):
-                                following_row = row_word + c_image.patches
+                            with m.If(line.last):
                                 m.d.sync += [
-                                    line.eq(0),
-                                    patch_row.eq(patch_row + 1),
-                                    row_word.eq(following_row),
+                                    next_row.eq(next_row + c_image.patches),
                                     line_byte.eq(0),
-                                    line_word.eq(following_row),
+                                    line_word.eq(next_row),
                                     byte.eq(0),
-                                    slice_word.eq(following_row),
+                                    slice_word.eq(next_row),
                                 ]
                     with m.If(finished):
-                        m.d.comb += self.done.eq(1)
-                        m.next = "Idle"
+                        m.next = "Flush"
 
             with m.State("LayerNorm"):
                 m.d.comb += [
@@ -340,7 +392,7 @@ class LoadEngine(wiring.Component):
                 ]
                 with m.If(beat.valid):
                     m.d.sync += count.eq(count + 1)
-                    with m.If(count == c_layernorm.beats - 1):
+                    with m.If(count == last_count):
                         m.d.comb += self.done.eq(1)
                         m.next = "Idle"
             with m.State("Table"):

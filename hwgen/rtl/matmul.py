@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Elaboratable, Module, Signal
+from amaranth import Cat, Elaboratable, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import WORD_ADDRESS_BITS
+from hwgen.rtl.pipeline import loop_counter
 from hwgen.rtl.ports import READ_LATENCY, ReadPort, command_signature
 from hwgen.rtl.systolic_array import entry_layout
 
@@ -17,8 +18,9 @@ class MatmulEngine(wiring.Component):
     """Reads ``rows`` words per pass into the array, one per cycle, passes back to back.
 
     A pass starts when the shadow weights are full; the first pass of a tile also waits for its
-    accumulator bank. ``bank_release[b]`` (from DRAIN) frees bank b. ``swap`` accompanies the first
-    row of a pass. Exactly one of ``busy``, ``stall_*`` is high per cycle while a command is active.
+    accumulator bank. ``bank_release[b]`` (from DRAIN) frees bank b. A request passes through a
+    register on its way to the memory. ``swap`` accompanies the first row of a pass. Exactly one of
+    ``busy`` (a row was requested), ``stall_*`` is high per cycle while a command is active.
     ``done`` pulses after the last word was read.
     """
 
@@ -50,33 +52,43 @@ class MatmulEngine(wiring.Component):
         m = Module()
         command = Signal.like(self.i_command.payload)
         active = Signal()
-        row, pass_index, tile = Signal(12), Signal(12), Signal(16)
         base = Signal(WORD_ADDRESS_BITS)  # of the current pass
         address = Signal(WORD_ADDRESS_BITS)
         bank = Signal()
         bank_busy = Signal(2)
-        claimed = (
-            Signal()
-        )  # the shadow weights belong to a pass whose first row has not yet entered
+        # The shadow weights belong to a pass whose first row has not yet entered.
+        claimed = Signal()
 
-        first_row = row == 0
-        first_pass = pass_index == 0
-        last_row = row == command.rows - 1
-        last_pass = pass_index == command.passes - 1
-        last_tile = tile == command.tiles - 1
+        # Loops: rows of a pass, passes of a tile, tiles.
+        given = self.i_command.payload
+        accepted = self.i_command.valid & self.i_command.ready
+        issued, ends_pass, ends_tile = Signal(), Signal(), Signal()
+        row = loop_counter(
+            m, len(given.rows), "row", start=accepted, length=given.rows, step=issued
+        )
+        passes = loop_counter(
+            m, len(given.passes), "pass", start=accepted, length=given.passes, step=ends_pass
+        )
+        tile = loop_counter(
+            m, len(given.tiles), "tile", start=accepted, length=given.tiles, step=ends_tile
+        )
+        first_row, first_pass = row.first, passes.first
+        last_row, last_pass = row.last, passes.last
+        m.d.comb += [ends_pass.eq(issued & last_row), ends_tile.eq(ends_pass & last_pass)]
 
         weights_ready = ~first_row | (self.stationary_full & ~claimed)
         bank_ready = ~(first_row & first_pass) | ~bank_busy.bit_select(bank, 1)
-        granted = self.read.valid & self.read.ready
+        # The memory takes the request of this port in every cycle, as long as it comes first.
+        advance = ~self.read.valid | self.read.ready
+        able = active & weights_ready & bank_ready
         m.d.comb += [
             self.active.eq(active),
-            self.read.valid.eq(active & weights_ready & bank_ready),
-            self.read.address.eq(address),
-            self.busy.eq(granted),
+            issued.eq(able & advance),
+            self.busy.eq(issued),
             self.stall_weights.eq(active & ~weights_ready & ~self.stationary_from_memory),
             self.stall_stationary.eq(active & ~weights_ready & self.stationary_from_memory),
             self.stall_accumulator.eq(active & weights_ready & ~bank_ready),
-            self.stall_bank.eq(self.read.valid & ~self.read.ready),
+            self.stall_bank.eq(able & ~advance),
         ]
 
         with m.If(self.bank_release[0]):
@@ -84,56 +96,54 @@ class MatmulEngine(wiring.Component):
         with m.If(self.bank_release[1]):
             m.d.sync += bank_busy[1].eq(0)
 
-        finishing = granted & last_row & last_pass & last_tile
+        finishing = ends_tile & tile.last
         m.d.comb += self.i_command.ready.eq(~active | finishing)
-        with m.If(granted):
-            m.d.sync += [row.eq(row + 1), address.eq(address + 1)]
+        with m.If(issued):
+            m.d.sync += address.eq(address + 1)
             with m.If(first_row):
                 m.d.sync += claimed.eq(1)
                 with m.If(first_pass):
                     m.d.sync += bank_busy.bit_select(bank, 1).eq(1)
-            with m.If(last_row):
-                m.d.sync += [
-                    row.eq(0),
-                    pass_index.eq(pass_index + 1),
-                    base.eq(base + command.stride),
-                    address.eq(base + command.stride),
-                ]
-                with m.If(last_pass):
-                    m.d.sync += [
-                        pass_index.eq(0),
-                        tile.eq(tile + 1),
-                        bank.eq(~bank),
-                        base.eq(command.base),
-                        address.eq(command.base),
-                    ]
+        with m.If(ends_pass):
+            m.d.sync += [base.eq(base + command.stride), address.eq(base + command.stride)]
+        with m.If(ends_tile):
+            m.d.sync += [bank.eq(~bank), base.eq(command.base), address.eq(command.base)]
         with m.If(finishing):
             m.d.sync += active.eq(0)
-        m.d.sync += self.done.eq(finishing)
-        with m.If(self.i_command.valid & self.i_command.ready):
+        with m.If(accepted):
             m.d.sync += [
-                command.eq(self.i_command.payload),
+                command.eq(given),
                 active.eq(1),
-                row.eq(0),
-                pass_index.eq(0),
-                tile.eq(0),
-                base.eq(self.i_command.payload.base),
-                address.eq(self.i_command.payload.base),
+                base.eq(given.base),
+                address.eq(given.base),
             ]
 
-        # Bookkeeping of the words in flight.
+        # The request and what belongs to it.
         info = Signal(self.layout)
         m.d.comb += [
-            info.valid.eq(granted),
+            info.valid.eq(1),
             info.first.eq(first_pass),
             info.last.eq(last_row & last_pass),
             info.bank.eq(bank),
-            info.row.eq(row),
+            info.row.eq(row.index),
         ]
-        tag = Cat(info.as_value(), first_row & granted, command.signed)
+        tag = Cat(info.as_value(), first_row, command.signed)
         size = len(tag)
+        requested = Signal(size)
+        ending = Signal()
+        with m.If(advance):
+            m.d.sync += [
+                self.read.valid.eq(able),
+                self.read.address.eq(address),
+                requested.eq(tag),
+                ending.eq(finishing),
+            ]
+        granted = self.read.valid & self.read.ready
+        m.d.sync += self.done.eq(granted & ending)
+
+        # Bookkeeping of the words in flight.
         flight = Signal(size * READ_LATENCY)
-        m.d.sync += flight.eq(Cat(tag, flight[:-size]))
+        m.d.sync += flight.eq(Cat(Mux(granted, requested, 0), flight[:-size]))
         arrived = flight[-size:]
         m.d.comb += [
             self.entry.eq(arrived[: self.layout.size]),

@@ -8,6 +8,7 @@ has room; then no register needs a clock enable and no handshake crosses more th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from amaranth import Cat, Const, Module, Mux, Signal, Value
 from amaranth.hdl import ShapeLike, ValueLike
@@ -30,6 +31,44 @@ def delay(m: Module, value: ValueLike, cycles: int, name: str, *, reset: bool = 
     for stage in range(cycles):
         value = register(m, value, f"{name}_{stage + 1}", reset=reset)
     return Value.cast(value)
+
+
+@dataclass(frozen=True)
+class LoopCounter:
+    """Registers of :func:`loop_counter`."""
+
+    index: Signal  #: 0 ... length - 1
+    first: Signal  #: the index is 0
+    last: Signal  #: the index is length - 1
+
+
+def loop_counter(
+    m: Module, bits: int, name: str, *, start: ValueLike, length: ValueLike, step: ValueLike
+) -> LoopCounter:
+    """A counter over ``length`` (at least 1, given with ``start``), one further with ``step``.
+
+    After the last index comes the first. Both ends are known ahead, in registers, so that no
+    comparison lies behind the step. ``start`` wins over ``step``.
+    """
+    index, before_last = Signal(bits, name=f"{name}_index"), Signal(bits, name=f"{name}_ahead")
+    first, last = Signal(name=f"{name}_first"), Signal(name=f"{name}_last")
+    single = Signal(name=f"{name}_single")
+    length = Value.cast(length)
+    with m.If(start):
+        m.d.sync += [
+            index.eq(0),
+            first.eq(1),
+            last.eq(length == 1),
+            single.eq(length == 1),
+            before_last.eq(length - 2),
+        ]
+    with m.Elif(step):
+        m.d.sync += [
+            index.eq(Mux(last, 0, index + 1)),
+            first.eq(last),
+            last.eq(Mux(last, single, index == before_last)),
+        ]
+    return LoopCounter(index, first, last)
 
 
 def tree_latency(count: int) -> int:
@@ -84,8 +123,8 @@ def saturate(value: Value, bits: int) -> Value:
 class Fifo(wiring.Component):
     """Queue in distributed memory; its producer has counted the room: an input is always taken.
 
-    An entry is offered one cycle after it was given. ``depth`` is a power of two; more entries than
-    that are lost, so the producer holds a credit for each.
+    An entry is offered one cycle after it was given; ``o_stream.valid`` is a register. ``depth`` is
+    a power of two; more entries than that are lost, so the producer holds a credit for each.
     """
 
     i_valid: In
@@ -106,45 +145,134 @@ class Fifo(wiring.Component):
         )
         write = entries.write_port()
         read = entries.read_port(domain="comb")
-        head = Signal(exact_log2(self.depth) + 1)
+        head = Signal(exact_log2(self.depth))
         tail = Signal.like(head)
+        level = Signal(exact_log2(self.depth) + 1)
+        filled = Signal()
+        taken = filled & self.o_stream.ready
         m.d.comb += [
             write.addr.eq(tail),
             write.data.eq(self.i_payload),
             write.en.eq(self.i_valid),
             read.addr.eq(head),
             self.o_stream.payload.eq(read.data),
-            self.o_stream.valid.eq(head != tail),
+            self.o_stream.valid.eq(filled),
         ]
         with m.If(self.i_valid):
             m.d.sync += tail.eq(tail + 1)
-        with m.If(self.o_stream.valid & self.o_stream.ready):
+        with m.If(taken):
             m.d.sync += head.eq(head + 1)
+        with m.If(self.i_valid & ~taken):
+            m.d.sync += [level.eq(level + 1), filled.eq(1)]
+        with m.Elif(taken & ~self.i_valid):
+            m.d.sync += [level.eq(level - 1), filled.eq(level != 1)]
+        return m
+
+
+class StreamBuffer(wiring.Component):
+    """Two registers of a stream: no path of the handshake crosses it in either direction.
+
+    Latency 1 cycle; one entry a cycle.
+    """
+
+    i_stream: In
+    o_stream: Out
+
+    def __init__(self, shape: ShapeLike) -> None:
+        self.shape = shape
+        super().__init__(
+            {"i_stream": In(stream.Signature(shape)), "o_stream": Out(stream.Signature(shape))}
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        valid, spare_valid = Signal(), Signal()
+        payload = Signal.like(self.o_stream.payload, reset_less=True)
+        spare = Signal.like(self.o_stream.payload, reset_less=True)
+        m.d.comb += [
+            self.i_stream.ready.eq(~spare_valid),
+            self.o_stream.valid.eq(valid),
+            self.o_stream.payload.eq(payload),
+        ]
+        with m.If(~spare_valid):
+            m.d.sync += spare.eq(self.i_stream.payload)
+        with m.If(~valid | self.o_stream.ready):
+            m.d.sync += [
+                payload.eq(Mux(spare_valid, spare, self.i_stream.payload)),
+                valid.eq(spare_valid | self.i_stream.valid),
+                spare_valid.eq(0),
+            ]
+        with m.Elif(self.i_stream.valid):
+            m.d.sync += spare_valid.eq(1)
+        return m
+
+
+class RowRelease(wiring.Component):
+    """Launches the entries of a ring, in order, once the row that they belong to is complete.
+
+    ``entered`` counts an entry, ``last`` marks the one that completes its row; those of a row wait
+    from two cycles later on (``waiting``), at ring position ``index``, until ``launch``, which must
+    only be high while ``waiting`` is.
+    """
+
+    entered: In
+    last: In
+    waiting: Out
+    launch: In
+    index: Out
+
+    def __init__(self, depth: int) -> None:
+        self.index_bits = exact_log2(depth)
+        super().__init__(
+            {
+                "entered": In(1),
+                "last": In(1),
+                "waiting": Out(1),
+                "launch": In(1),
+                "index": Out(self.index_bits),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        entered, released = Signal(self.index_bits + 1), Signal(self.index_bits + 1)
+        launched, following = Signal.like(entered), Signal.like(entered, init=1)
+        with m.If(self.entered):
+            m.d.sync += entered.eq(entered + 1)
+            with m.If(self.last):
+                m.d.sync += released.eq(entered + 1)
+        with m.If(self.launch):
+            m.d.sync += [launched.eq(following), following.eq(following + 1)]
+        # Whether entries are left is compared ahead of the launch, for both its outcomes.
+        waiting = Signal()
+        m.d.sync += waiting.eq(Mux(self.launch, following != released, launched != released))
+        m.d.comb += [self.waiting.eq(waiting), self.index.eq(launched)]
         return m
 
 
 class Credits(wiring.Component):
     """Counts what was taken and not yet given back; ``available`` is a register.
 
-    ``take`` must only be high while ``available`` is; ``limit`` is a power of two.
+    ``take`` must only be high while ``available`` is; ``limit`` is a power of two. What is given
+    back is available two cycles later.
     """
 
     take: In
     give: In
     available: Out
-    idle: Out
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        super().__init__({"take": In(1), "give": In(1), "available": Out(1), "idle": Out(1)})
+        super().__init__({"take": In(1), "give": In(1), "available": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         taken = Signal(exact_log2(self.limit) + 1)
-        m.d.comb += [self.available.eq(~taken[-1]), self.idle.eq(taken == 0)]
-        with m.If(self.take & ~self.give):
+        given = register(m, self.give, "given", reset=True)
+        m.d.comb += self.available.eq(~taken[-1])
+        with m.If(self.take & ~given):
             m.d.sync += taken.eq(taken + 1)
-        with m.Elif(self.give & ~self.take):
+        with m.Elif(given & ~self.take):
             m.d.sync += taken.eq(taken - 1)
         return m
 
@@ -154,7 +282,7 @@ class RowAddresses(wiring.Component):
 
     ``start`` loads the first row in the next cycle; the other inputs are constant until ``end`` has
     been stepped over. ``row_end`` marks a row's last word (index ``last_word``), ``end`` that of
-    the last row.
+    the last row; both are registers or nearly.
     """
 
     start: In
@@ -187,27 +315,37 @@ class RowAddresses(wiring.Component):
         m = Module()
         address = Signal(WORD_ADDRESS_BITS)
         next_row = Signal(WORD_ADDRESS_BITS)
-        word = Signal.like(self.last_word)
+        words_left = Signal.like(self.last_word)  # in the row, beyond this one
         rows_left = Signal.like(self.rows)
+        row_end, last_row = Signal(), Signal()
+        single = register(m, self.last_word == 0, "single")
         m.d.comb += [
             self.address.eq(address),
-            self.row_end.eq(word == self.last_word),
-            self.end.eq(self.row_end & (rows_left == 1)),
+            self.row_end.eq(row_end),
+            self.end.eq(row_end & last_row),
         ]
         with m.If(self.start):
             m.d.sync += [
                 address.eq(self.base),
                 next_row.eq(self.base + 1),
-                word.eq(0),
+                words_left.eq(self.last_word),
+                row_end.eq(self.last_word == 0),
                 rows_left.eq(self.rows),
+                last_row.eq(self.rows == 1),
             ]
         with m.Elif(self.step):
-            m.d.sync += [word.eq(word + 1), address.eq(address + self.stride)]
-            with m.If(self.row_end):
+            m.d.sync += [
+                words_left.eq(words_left - 1),
+                row_end.eq(words_left == 1),
+                address.eq(address + self.stride),
+            ]
+            with m.If(row_end):
                 m.d.sync += [
-                    word.eq(0),
+                    words_left.eq(self.last_word),
+                    row_end.eq(single),
                     address.eq(next_row),
                     next_row.eq(next_row + 1),
                     rows_left.eq(rows_left - 1),
+                    last_row.eq(rows_left == 2),
                 ]
         return m

@@ -8,9 +8,9 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 #: Cycles from ``accumulators`` to ``codes``.
-LATENCY = 8
+LATENCY = 9
 #: The residual is taken this many cycles after the accumulator.
-RESIDUAL_DELAY = 6
+RESIDUAL_DELAY = 7
 
 CONSTANTS = data.StructLayout({"bias": signed(32), "multiplier": 16, "shift": 6})
 
@@ -61,26 +61,26 @@ class RequantiseLane(wiring.Component):
         product_1 = Signal(signed(48), reset_less=True)
         product = Signal(signed(48), reset_less=True)
         m.d.sync += [product_1.eq(operand * factor), product.eq(product_1)]
-        # 5-6: arithmetic shift by e - 1 in two steps, saturated to 18 bits; the last bit is the
-        # rounding bit. (x >> (e-1)) + 1 >> 1 equals rshr(x, e); beyond 18 bits every result
+        # 5-7: arithmetic shift by e - 1 in two steps, then saturated to 18 bits; the last bit is
+        # the rounding bit. (x >> (e-1)) + 1 >> 1 equals rshr(x, e); beyond 18 bits every result
         # saturates at int16 whatever is added.
         amount = Signal(6, reset_less=True)
         m.d.sync += amount.eq(Mux(sets[2], b.shift, a.shift) - 1)
         coarse = Signal(signed(48), reset_less=True)
         fine = Signal(3, reset_less=True)
         m.d.sync += [coarse.eq(product >> Cat(Const(0, 3), amount[3:])), fine.eq(amount[:3])]
-        shifted = Signal(signed(48))
-        m.d.comb += shifted.eq(coarse >> fine)
+        shifted = Signal(signed(48), reset_less=True)
+        m.d.sync += shifted.eq(coarse >> fine)
         narrow = Signal(signed(18), reset_less=True)
         top = shifted[17:]
         with m.If(top.all() | ~top.any()):
             m.d.sync += narrow.eq(shifted[:18].as_signed())
         with m.Else():
             m.d.sync += narrow.eq(Mux(shifted[-1], -(1 << 17), (1 << 17) - 1))
-        # 7: round and add
+        # 8: round and add
         summed = Signal(signed(19), reset_less=True)
         m.d.sync += summed.eq(((narrow + 1) >> 1) + Mux(self.wide, self.residual, self.zero_point))
-        # 8: clip
+        # 9: clip
         low, high = Signal(signed(16)), Signal(signed(16))
         m.d.comb += [
             low.eq(Mux(self.wide, -32768, self.low)),

@@ -33,8 +33,8 @@ class Sequencer(wiring.Component):
     Fetching stops at END; ``finished`` pulses when its thresholds are met and what was fetched
     beyond it has been thrown away, and ``running`` falls with the next edge. An unknown opcode
     raises ``illegal`` with its index. While ``halt`` is high nothing is dispatched: after a failed
-    fetch the instruction means nothing. ``waiting_for[e]``: the head of MATMUL's queue waits for
-    engine e.
+    fetch the instruction means nothing. ``waiting_for[e]``: the head of MATMUL's queue waited for
+    engine e in the cycle before.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -103,7 +103,8 @@ class Sequencer(wiring.Component):
         held_valid = Signal()
         index = Signal(32)
         dispatch = Signal()  # the held instruction leaves
-        m.d.comb += self.i_beats.ready.eq(stopping | ~have_low | ~held_valid | dispatch)
+        # Independent of the queues: the lower beat of the next instruction comes meanwhile.
+        m.d.comb += self.i_beats.ready.eq(stopping | ~have_low | ~held_valid)
         with m.If(dispatch):
             m.d.sync += [held_valid.eq(0), index.eq(index + 1)]
         with m.If(beat_taken & ~stopping):
@@ -147,10 +148,8 @@ class Sequencer(wiring.Component):
                 queue.r_en.eq(out.valid & out.ready),
             ]
             if engine == Engine.MATMUL:
-                m.d.comb += [
-                    self.matmul_queued.eq(queue.r_rdy),
-                    self.waiting_for.eq(Mux(queue.r_rdy, ~Cat(conditions), 0)),
-                ]
+                m.d.comb += self.matmul_queued.eq(queue.r_rdy)
+                m.d.sync += self.waiting_for.eq(Mux(queue.r_rdy, ~Cat(conditions), 0))
 
         known = Cat(opcode == code for code in BY_CODE).any()
         m.d.comb += [

@@ -13,8 +13,9 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from hwgen.config import AcceleratorConfig
+from hwgen.isa.instructions import WORD_ADDRESS_BITS
 from hwgen.rtl.e2softmax import STAGE_2_LATENCY, E2Softmax, stage_1_latency
-from hwgen.rtl.pipeline import Credits, Fifo, RowAddresses, register
+from hwgen.rtl.pipeline import Credits, Fifo, RowAddresses, StreamBuffer, register
 from hwgen.rtl.ports import READ_LATENCY, ReadPort, WritePort, command_layout, command_signature
 
 #: Words that may be on their way between a granted read and the gearbox.
@@ -25,7 +26,7 @@ def softmax_cycles(config: AcceleratorConfig, rows: int, length: int) -> int:
     """Cycles from accepting a SOFTMAX command to ``done`` if the memory always grants; exact."""
     words = -(-length // config.rows)
     slices = -(-length // config.softmax_vec)
-    fixed = READ_LATENCY + stage_1_latency(config.softmax_vec) + STAGE_2_LATENCY + 4
+    fixed = READ_LATENCY + stage_1_latency(config.softmax_vec) + STAGE_2_LATENCY + 6
     if config.softmax_vec > config.rows:
         fixed += 1  # the slice's register in front of the unit
     return (rows + 1) * max(words, slices) - 1 + fixed
@@ -67,15 +68,15 @@ class SoftmaxEngine(wiring.Component):
         vec, word_bytes = config.softmax_vec, config.rows
         ratio = max(vec, word_bytes) // min(vec, word_bytes)
 
-        # Command: accepted, then set up for a cycle, then run.
+        # Command: accepted, then set up for two cycles, then run.
         command = Signal(command_layout("SOFTMAX"), reset_less=True)
-        busy, start, started = Signal(), Signal(), Signal()
+        busy, accepted, start, started = Signal(), Signal(), Signal(), Signal()
         done = Signal()
         last_write = Signal()
         m.d.comb += [self.i_command.ready.eq(~busy), self.done.eq(done)]
-        accepted = self.i_command.valid & ~busy
-        m.d.sync += [start.eq(accepted), done.eq(last_write)]
-        with m.If(accepted):
+        taken = self.i_command.valid & ~busy
+        m.d.sync += [accepted.eq(taken), start.eq(accepted), done.eq(last_write)]
+        with m.If(taken):
             m.d.sync += [command.eq(self.i_command.payload), busy.eq(1)]
         with m.If(last_write):
             m.d.sync += busy.eq(0)
@@ -92,10 +93,11 @@ class SoftmaxEngine(wiring.Component):
         m.submodules.sources = sources = RowAddresses()
         m.submodules.read_room = read_room = Credits(READ_DEPTH)
         m.submodules.words = words = Fifo(config.word_bits, READ_DEPTH)
-        granted = self.read.valid & self.read.ready
+        m.submodules.requests = requests = StreamBuffer(WORD_ADDRESS_BITS)
+        requested = requests.i_stream.valid & requests.i_stream.ready
         with m.If(start):
             m.d.sync += started.eq(1)
-        with m.Elif(granted & sources.end):
+        with m.Elif(requested & sources.end):
             m.d.sync += started.eq(0)
         word = words.o_stream
         m.d.comb += [
@@ -104,10 +106,13 @@ class SoftmaxEngine(wiring.Component):
             sources.stride.eq(command.source_stride),
             sources.rows.eq(command.rows),
             sources.last_word.eq(last_word),
-            sources.step.eq(granted),
-            self.read.address.eq(sources.address),
-            self.read.valid.eq(started & read_room.available),
-            read_room.take.eq(granted),
+            sources.step.eq(requested),
+            requests.i_stream.payload.eq(sources.address),
+            requests.i_stream.valid.eq(started & read_room.available),
+            self.read.address.eq(requests.o_stream.payload),
+            self.read.valid.eq(requests.o_stream.valid),
+            requests.o_stream.ready.eq(self.read.ready),
+            read_room.take.eq(requested),
             read_room.give.eq(word.valid & word.ready),
             words.i_valid.eq(self.read.data_valid),
             words.i_payload.eq(self.read.data),

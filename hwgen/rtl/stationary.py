@@ -6,12 +6,13 @@ from __future__ import annotations
 from math import gcd
 
 from amaranth import Cat, Elaboratable, Module, Mux, Signal
-from amaranth.lib import memory, stream, wiring
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
 
 from hwgen.config import AcceleratorConfig
-from hwgen.isa.instructions import WORD_ADDRESS_BITS, StationarySource
+from hwgen.isa.instructions import OFFSET_BITS, WORD_ADDRESS_BITS, StationarySource
+from hwgen.rtl.pipeline import StreamBuffer, register
 from hwgen.rtl.ports import READ_LATENCY, ReadPort, command_signature
 
 
@@ -40,24 +41,27 @@ class WeightGearbox(wiring.Component):
         # Units that pad a pass to whole beats; they lie in the beat that holds the end of its last
         # row.
         padding = -self.pass_rows * row_units % beat_units
-        # Holds less than a row before a beat is taken, or a whole row while it leaves.
-        capacity = row_units + beat_units
+        # A beat is taken while it fits even if no row leaves: a beat comes in every cycle as long
+        # as rows leave, for less than a row and a beat are left then.
+        capacity = row_units + 2 * beat_units - 1
         held = Signal(capacity * unit, reset_less=True)
         count = Signal(range(capacity + 1))
         row = Signal(range(self.pass_rows))
 
         row_ready = count >= row_units
         take = self.o_stream.valid & self.o_stream.ready
-        last = row == self.pass_rows - 1
+        last = Signal(init=self.pass_rows == 1)
         left = Signal.like(count)
         m.d.comb += [
             self.o_stream.valid.eq(row_ready),
             self.o_stream.payload.eq(held[: self.row_bits]),
             left.eq(count - Mux(take, Mux(last, row_units + padding, row_units), 0)),
-            self.i_stream.ready.eq(left + beat_units <= capacity),
+            self.i_stream.ready.eq(count + beat_units <= capacity),
         ]
         with m.If(take):
-            m.d.sync += row.eq(Mux(last, 0, row + 1))
+            m.d.sync += [row.eq(Mux(last, 0, row + 1)), last.eq(row == self.pass_rows - 2)]
+            if self.pass_rows == 1:
+                m.d.sync += last.eq(1)
         remaining = Signal.like(held)
         with m.If(take & last):
             m.d.comb += remaining.eq(held >> (self.row_bits + padding * unit))
@@ -208,18 +212,21 @@ class StationaryEngine(wiring.Component):
             self.weight_data.eq(row_data),
         ]
         pass_injected = Signal()
-        m.d.comb += pass_injected.eq(inject & (chain_row == rows - 1))
+        last_row = Signal()
+        m.d.comb += pass_injected.eq(inject & last_row)
         with m.If(inject):
-            m.d.sync += chain_row.eq(chain_row + 1)
+            m.d.sync += [chain_row.eq(chain_row + 1), last_row.eq(chain_row == rows - 2)]
         with m.If(pass_injected):
-            m.d.sync += [full.eq(1), chain_row.eq(0)]
+            m.d.sync += full.eq(1)
 
-        # Passes left to inject (tiles x passes, in loops).
+        # Passes left to inject (tiles x passes, in loops). A pass takes many cycles, so that its
+        # place may be compared well before its end.
         tile, pass_index = Signal(16), Signal(12)
-        last_pass = Signal()
-        m.d.comb += last_pass.eq((tile == command.tiles - 1) & (pass_index == command.passes - 1))
+        ends_tile = register(m, pass_index == command.passes - 1, "ends_tile")
+        in_last_tile = register(m, tile == command.tiles - 1, "in_last_tile")
+        last_pass = register(m, ends_tile & in_last_tile, "last_pass")
         with m.If(pass_injected):
-            with m.If(pass_index == command.passes - 1):
+            with m.If(ends_tile):
                 m.d.sync += [pass_index.eq(0), tile.eq(tile + 1)]
             with m.Else():
                 m.d.sync += pass_index.eq(pass_index + 1)
@@ -257,22 +264,29 @@ class StationaryEngine(wiring.Component):
         tags = Signal(tag_bits * READ_LATENCY)
         arrived = tags[-tag_bits:]
 
-        # The request passes through a register, so that its address arithmetic and the arbitration
-        # of the banks lie in different cycles.
+        # The request, base and token apart, passes through a buffer, so that the choice of the
+        # token and the arbitration of the banks lie in different cycles. A tensor lies in one bank.
         wanted = Signal()
-        address = Signal(WORD_ADDRESS_BITS)
         tag = Signal(tag_bits)
-        requested_tag = Signal(tag_bits)
-        advance = Signal()
-        m.d.comb += advance.eq(~self.read.valid | self.read.ready)
-        with m.If(advance):
-            m.d.sync += [
-                self.read.valid.eq(wanted),
-                self.read.address.eq(address),
-                requested_tag.eq(tag),
-            ]
+        m.submodules.requests = requests = StreamBuffer(
+            data.StructLayout({"base": WORD_ADDRESS_BITS, "token": 13, "tag": tag_bits})
+        )
+        request, requested = requests.i_stream.payload, requests.o_stream.payload
+        advance = requests.i_stream.ready
+        m.d.comb += [
+            requests.i_stream.valid.eq(wanted),
+            request.tag.eq(tag),
+            self.read.valid.eq(requests.o_stream.valid),
+            self.read.address.eq(
+                Cat(
+                    (requested.base[:OFFSET_BITS] + requested.token)[:OFFSET_BITS],
+                    requested.base[OFFSET_BITS:],
+                )
+            ),
+            requests.o_stream.ready.eq(self.read.ready),
+        ]
         granted = self.read.valid & self.read.ready
-        m.d.sync += tags.eq(Cat(Mux(granted, requested_tag, 0), tags[:-tag_bits]))
+        m.d.sync += tags.eq(Cat(Mux(granted, requested.tag, 0), tags[:-tag_bits]))
 
         filled = Signal(2)  # halves that hold a whole pass
         emit_half = Signal()
@@ -350,7 +364,8 @@ class StationaryEngine(wiring.Component):
             m.d.comb += [
                 wanted.eq(1),
                 # Rows beyond the limit become zero below; their address stays inside the tensor.
-                address.eq(r_slice_base + Mux(r_token < command.limit, r_token, 0)),
+                request.base.eq(r_slice_base),
+                request.token.eq(Mux(r_token < command.limit, r_token, 0)),
             ]
             with m.If(advance):
                 m.d.comb += tag.eq(Cat(1, r_block == squares - 1))
@@ -375,7 +390,7 @@ class StationaryEngine(wiring.Component):
             ]
         with m.If(pass_injected & is_rows):
             m.d.sync += r_row.eq(0)
-            with m.If(pass_index == command.passes - 1):
+            with m.If(ends_tile):
                 m.d.sync += r_token.eq(rows - 1)
                 if columns >= rows:
                     following = f_tile_base + (command.stride * squares)
@@ -421,7 +436,8 @@ class StationaryEngine(wiring.Component):
         with m.If(is_columns & f_active & half_free):
             m.d.comb += [
                 wanted.eq(1),
-                address.eq(c_pass_base + Mux(c_token < command.limit, c_token, 0)),
+                request.base.eq(c_pass_base),
+                request.token.eq(Mux(c_token < command.limit, c_token, 0)),
             ]
             last_word = (c_column == square_columns - 1) & (c_block == squares - 1)
             with m.If(advance):
@@ -456,12 +472,10 @@ class StationaryEngine(wiring.Component):
                 c_token.eq(0),
                 c_pass_base.eq(self.i_command.payload.base),
             ]
+        column_bits = bits_for(square_columns - 1)
+        m.d.comb += turn_column.eq(arrived[2 : 2 + column_bits])
         with m.If(is_columns & arrived[0]):
-            column_bits = bits_for(square_columns - 1)
-            m.d.comb += [
-                turn_write.eq(arrived[2 + column_bits :]),
-                turn_column.eq(arrived[2 : 2 + column_bits]),
-            ]
+            m.d.comb += turn_write.eq(arrived[2 + column_bits :])
         # The half that a word belongs to follows the order of arrival.
         with m.If(is_columns & arrived[0] & arrived[1]):
             m.d.sync += turn_write_half.eq(~turn_write_half)
@@ -504,7 +518,7 @@ class StationaryEngine(wiring.Component):
                 complete.eq(0),
                 emitting.eq(0),
             ]
-        with m.If(is_columns & pass_injected & (pass_index == command.passes - 1)):
+        with m.If(is_columns & pass_injected & ends_tile):
             m.d.sync += column_base.eq(column_base + columns)
         keep = Signal(columns)
         m.d.sync += keep.eq(Cat(column_base + c < command.limit for c in range(columns)))

@@ -11,6 +11,7 @@ from amaranth.utils import ceil_log2
 from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import BEAT_BYTES, WORD_ADDRESS_BITS
 from hwgen.rtl.axi import BURST
+from hwgen.rtl.pipeline import register
 from hwgen.rtl.ports import ReadPort, command_signature
 
 #: Longest write burst, beats; WriteMaster's FIFO holds at least two.
@@ -47,31 +48,42 @@ class StoreEngine(wiring.Component):
         words_left = Signal(16)
         address = Signal(WORD_ADDRESS_BITS)
 
-        # Bursts: beats put into the FIFO but not yet offered; a burst ends at a multiple of its
-        # longest length.
+        # Bursts: beats put into the FIFO but not yet part of a burst; a burst ends at a multiple of
+        # its longest length. It is made in one cycle and offered from the next on.
         target = Signal(64)
-        gathered = Signal(range(STORE_BURST_BEATS + beats_per_word + 1))
+        gathered = Signal(range(STORE_BURST_BEATS + 4))
         position = Signal(ceil_log2(STORE_BURST_BEATS))  # of the next burst within its boundary
         bursts = Signal(16)  # offered, response pending
         room = Signal(range(STORE_BURST_BEATS + 1))
         all_read = Signal()
         length = Signal.like(room)
+        offering, update = Signal(), Signal()
         m.d.comb += [
             position.eq(target[4:]),
             room.eq(STORE_BURST_BEATS - position),
-            length.eq(Mux(gathered < room, gathered, room)),
             self.o_burst.payload.address.eq(target),
             self.o_burst.payload.length.eq(length - 1),
-            self.o_burst.valid.eq((gathered >= room) | (all_read & (gathered != 0))),
+            self.o_burst.valid.eq(offering),
         ]
         pushed = self.o_stream.valid & self.o_stream.ready
-        offered = self.o_burst.valid & self.o_burst.ready
+        counting = register(m, pushed, "counting", reset=True)  # a beat not yet in `gathered`
+        offered = offering & self.o_burst.ready
         m.d.sync += [
-            gathered.eq(gathered + pushed - Mux(offered, length, 0)),
+            gathered.eq(gathered + counting),
             bursts.eq(bursts + offered - self.written),
+            update.eq(offered),
         ]
-        with m.If(offered):
-            m.d.sync += target.eq(target + (length << 4))
+        below_burst = register(m, gathered < STORE_BURST_BEATS, "below_burst")
+        enough = gathered >= room
+        with m.If(update):
+            m.d.sync += [
+                target.eq(target + (length << 4)),
+                gathered.eq(gathered - length + counting),
+            ]
+        with m.Elif(offered):
+            m.d.sync += offering.eq(0)
+        with m.Elif(~offering & (enough | (all_read & ~counting & (gathered != 0)))):
+            m.d.sync += [offering.eq(1), length.eq(Mux(enough, room, gathered))]
 
         m.d.comb += [
             self.read.address.eq(address),
@@ -100,7 +112,7 @@ class StoreEngine(wiring.Component):
                 m.d.sync += address.eq(address + command.stride)
                 m.next = "Beats"
             with m.State("Beats"):
-                m.d.comb += self.o_stream.valid.eq(gathered <= STORE_BURST_BEATS)
+                m.d.comb += self.o_stream.valid.eq(below_burst)
                 with m.If(pushed):
                     m.d.sync += part.eq(part + 1)
                     with m.If(part == beats_per_word - 1):
@@ -109,7 +121,10 @@ class StoreEngine(wiring.Component):
                             m.next = "Drain"
                         with m.Else():
                             m.next = "Request"
-            with m.State("Drain"), m.If((gathered == 0) & (bursts == 0)):
+            with (
+                m.State("Drain"),
+                m.If((gathered == 0) & (bursts == 0) & ~counting & ~update),
+            ):
                 m.d.comb += self.done.eq(1)
                 m.next = "Idle"
         return m

@@ -27,7 +27,7 @@ from hwgen.synth.netlist import PRIMITIVES, ModuleReport, analyse
 TARGETS: tuple[str, ...] = tuple(PRIMITIVES)
 
 #: Changes when the recipe or the counting changes.
-_RECIPE = "2"
+_RECIPE = "3"
 
 Progress = Callable[[str, float], None]
 
@@ -41,10 +41,23 @@ for command in sys.stdin.read().splitlines():
 """
 
 # `-noiopad -noclkbuf`: the design is a block inside a larger one. The hierarchy is kept: a module
-# is synthesised once however often it is used, and the figures are per module.
+# is synthesised once however often it is used, and the figures are per module. For xcup the step
+# map_luts of synth_xilinx is spelt out with abc in place of abc9, which spends seconds on every
+# module however small (minutes on a design) and maps for its own delay model, not for levels.
+_XCUP = "synth_xilinx -family xcup -noiopad -noclkbuf -top {top} -run "
 _MAP = {
-    "xcup": "synth_xilinx -family xcup -noiopad -noclkbuf -top {top}",
-    "ecp5": "synth_ecp5 -noflatten -top {top}",
+    "xcup": (
+        _XCUP + "begin:map_luts",
+        "opt_expr -mux_undef -noclkinv",
+        "abc -luts 2:2,3,6:5,10,20",
+        "clean",
+        "xilinx_srl -fixed -minlen 3",
+        "techmap -map +/xilinx/lut_map.v -map +/xilinx/cells_map.v -D LUT_WIDTH=6",
+        "xilinx_dffopt",
+        "opt_lut_ins -tech xilinx",
+        _XCUP + "finalize:edif",
+    ),
+    "ecp5": ("synth_ecp5 -noflatten -top {top}",),
 }
 
 
@@ -197,9 +210,9 @@ def synthesise(
 def _fpga(
     reading: Sequence[str], top: str, target: str, work: Path, report: Progress
 ) -> dict[str, Any]:
-    mapping = _MAP[target].format(top=top)
+    mapping = [command.format(top=top) for command in _MAP[target]]
     # The mapping reads the target's primitives, then checks the hierarchy.
-    _run([*reading, mapping, "write_json netlist.json"], work)
+    _run([*reading, *mapping, "write_json netlist.json"], work)
     report("counting cells and levels", 0.9)
     netlist = json.loads((work / "netlist.json").read_text())
     modules = analyse(netlist, top, target)
