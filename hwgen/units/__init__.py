@@ -9,7 +9,10 @@ from hwgen.units.e2softmax import E2SOFTMAX
 from hwgen.units.elementwise import ELEMENTWISE
 from hwgen.units.folder import (
     UnitManifest,
+    changed_files,
+    check_vector_file,
     emit_unit,
+    is_current,
     simulate,
     simulate_folder,
     synthesise_folder,
@@ -17,7 +20,7 @@ from hwgen.units.folder import (
 )
 from hwgen.units.requantise import REQUANTISE
 from hwgen.units.systolic_array import SYSTOLIC_ARRAY
-from hwgen.units.vectors import load_vectors, save_vectors
+from hwgen.units.vectors import check_output, load_vectors, save_vectors
 
 #: Every unit by the name that the command line uses.
 UNITS: dict[str, Unit] = {
@@ -31,7 +34,11 @@ __all__ = [
     "Unit",
     "UnitManifest",
     "UnitResult",
+    "changed_files",
+    "check_output",
+    "check_vector_file",
     "emit_unit",
+    "is_current",
     "load_vectors",
     "save_vectors",
     "simulate",

@@ -18,10 +18,10 @@ from hwgen import __version__
 from hwgen.emit.folder import write_folder
 from hwgen.emit.manifest import FILE_NAME, check_file_name, digest, tool_versions
 from hwgen.emit.verilog import convert
-from hwgen.errors import FormatError, HwgenError
+from hwgen.errors import ConfigError, FormatError, HwgenError
 from hwgen.sim.unit_bench import Handshake, run_unit
 from hwgen.sim.verilator import Progress
-from hwgen.units.base import Unit, UnitResult, Value, Vectors
+from hwgen.units.base import Unit, UnitResult, Value, Values, Vectors, Words
 from hwgen.units.vectors import check_vectors, load_vectors, save_vectors
 
 SCHEMA = "hwgen.unit"
@@ -181,14 +181,7 @@ def simulate(
         SimulationError: the unit broke the stream contract or did not finish.
     """
     values = unit.resolve(parameters)
-    checked = check_vectors(unit, vectors, where)
-    try:
-        expected = unit.reference(checked, values)
-        words = unit.encode(checked, values)
-    except HwgenError as error:
-        if error.where is None:
-            error.where = where
-        raise
+    checked, expected, words = _prepare(unit, values, vectors, where)
     text = unit_verilog(unit, values) if verilog is None else verilog
     run = run_unit(
         text,
@@ -205,6 +198,69 @@ def simulate(
     outputs = unit.decode(run.outputs, checked, values)
     difference = first_difference(expected, outputs)
     return UnitResult(outputs, run.cycles, difference is None, difference)
+
+
+def _prepare(
+    unit: Unit, values: Values, vectors: Vectors, where: str | None
+) -> tuple[Vectors, Vectors, Words]:
+    """Checked vectors, what the reference makes of them, and their words."""
+    checked = check_vectors(unit, vectors, where)
+    try:
+        return checked, unit.reference(checked, values), unit.encode(checked, values)
+    except HwgenError as error:
+        if error.where is None:
+            error.where = where
+        raise
+
+
+def check_vector_file(unit: Unit, values: Values, path: str | os.PathLike[str]) -> None:
+    """Refuse vectors that the unit does not take, before anything is written or built.
+
+    Raises:
+        FormatError: names, shapes, element types or values are wrong.
+    """
+    _prepare(unit, values, load_vectors(unit, path), str(path))
+
+
+def changed_files(folder: Path, manifest: UnitManifest | None = None) -> tuple[str, ...]:
+    """Files of a unit's folder that are not the emitted ones any more, or that are missing."""
+    changed = []
+    for name, expected in (manifest or UnitManifest.load(folder)).files.items():
+        try:
+            same = digest((folder / name).read_bytes()) == expected
+        except OSError:
+            same = False
+        if not same:
+            changed.append(name)
+    return tuple(changed)
+
+
+def is_current(unit: Unit, values: Values, folder: Path) -> bool:
+    """True if a folder is the unit's with these parameters, to be used as it is, edits included.
+
+    Raises:
+        ConfigError: it has been edited, and is another unit's or has other parameters: to write it
+            again would destroy the edits.
+    """
+    try:
+        manifest = UnitManifest.load(folder)
+    except FormatError:
+        return False
+    same = manifest.unit == unit.name and dict(manifest.parameters) == dict(values)
+    if changed := changed_files(folder, manifest):
+        if same:
+            return True
+        raise ConfigError(
+            f"Folder must hold {unit.name} with these parameters to be used with its edits"
+            f" ({', '.join(changed)}); give another folder, or delete this one",
+            where=str(folder),
+        )
+    # Emitted by another version of hwgen: nothing is lost if it is written again.
+    return same and dict(manifest.files) == _digests(unit, values)
+
+
+def _digests(unit: Unit, values: Values) -> dict[str, str]:
+    return {f"{unit.module}.v": digest(unit_verilog(unit, values).encode())}
 
 
 def first_difference(expected: Vectors, got: Vectors) -> dict[str, object] | None:
