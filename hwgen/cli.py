@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import sys
 import tempfile
@@ -26,8 +27,23 @@ from hwgen.errors import ConfigError, DoesNotFitError, HwgenError, MismatchError
 
 INTERRUPTED = 130
 
-#: Disk and memory conditions that are no fault of the program.
-_SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE)
+#: Conditions of disk, memory and permissions that are no fault of the program.
+_SYSTEM_ERRORS = frozenset(
+    {
+        errno.EACCES,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOSPC,
+        errno.EPERM,
+        errno.EROFS,
+    }
+)
+#: Paths that cannot be: the user's, where the error names one.
+_PATH_ERRORS = frozenset({errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR})
 
 
 class Output:
@@ -138,9 +154,10 @@ def _run(given: list[str], output: Output) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        if error.errno not in _SYSTEM_ERRORS:
+        named = error.filename is not None
+        if error.errno not in _SYSTEM_ERRORS and not (named and error.errno in _PATH_ERRORS):
             return _bug(error, fail)
-        place = f"{error.filename}: " if error.filename else ""
+        place = f"{error.filename}: " if named else ""
         return fail(HwgenError(f"{place}{error.strerror}"), 1)
     except MemoryError:
         return fail(HwgenError("Memory must suffice for the model, and does not"), 1)
@@ -229,7 +246,7 @@ def doctor(output: Output, as_json: bool) -> int:
     def table() -> None:
         rows = [
             [
-                "ok" if check.ok else ("MISSING" if check.needed else "absent"),
+                _state(check.ok, check.needed, check.found),
                 check.name,
                 check.found if check.ok else check.advice,
             ]
@@ -239,6 +256,12 @@ def doctor(output: Output, as_json: bool) -> int:
 
     output.result({"ok": good, "checks": [check.to_json() for check in checks]}, table)
     return 0 if good else 1
+
+
+def _state(ok: bool, needed: bool, found: str) -> str:
+    if ok:
+        return "ok"
+    return "WRONG" if found else ("MISSING" if needed else "absent")
 
 
 _MODEL_HELP = "MODEL is a known name (see 'hwgen models') or a JSON model file."
@@ -299,6 +322,7 @@ def quantize(
 ) -> None:
     """Quantise a checkpoint to an integer graph."""
     from hwgen import flow
+    from hwgen.report.design import saturation_text
     from hwgen.report.terminal import Reporter, print_table
 
     reporter = Reporter()
@@ -313,10 +337,11 @@ def quantize(
     graph = flow.quantise(flow.load(request, reporter), reporter)
     graph.save(graph_path)
     facts = flow.describe_graph(graph) | {"graph": str(graph_path)}
+    shown = facts | {"logit_saturation": saturation_text(graph.metadata.logit_saturation)}
     for warning in graph.metadata.warnings:
         reporter.warn(warning)
     output.result(
-        facts, lambda: print_table(str(graph_path), [[k, _short(v)] for k, v in facts.items()])
+        facts, lambda: print_table(str(graph_path), [[k, _short(v)] for k, v in shown.items()])
     )
 
 
@@ -338,6 +363,21 @@ _board_option = click.option(
     callback=_check_board,
     help="Board, see 'hwgen boards'.",
 )
+
+
+class _Finite(click.FloatRange):
+    """A range that NaN is not in: no comparison finds it outside."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Refuse NaN as any other number outside the range."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
+        return number
+
+
 _latency_option = click.option(
     "--memory-latency",
     type=click.IntRange(1, 1_000_000),
@@ -346,7 +386,7 @@ _latency_option = click.option(
 )
 _bandwidth_option = click.option(
     "--memory-bandwidth",
-    type=click.FloatRange(0.01, 1e6),
+    type=_Finite(0.01, 1e6),
     metavar="BYTES",
     help="Bytes per cycle, summed over ports and directions. Default: the board's.",
 )
@@ -541,6 +581,7 @@ def synth(
 ) -> None:
     """Synthesise a design's files as they are with Yosys and count."""
     from hwgen import flow
+    from hwgen.report.design import synthesis_rows
     from hwgen.report.terminal import Reporter, print_table
 
     if target is not None and liberty is not None:
@@ -548,8 +589,10 @@ def synth(
     reporter = Reporter()
     opened = flow.DesignFolder.load(folder)
     result = flow.synthesise(opened, reporter, target=target, liberty=liberty)
-    result.save(folder)
-    values = {"name": opened.manifest.name, "out": str(folder)} | result.contract()
+    saved = flow.save_synthesis(opened, result)
+    board = opened.manifest.board
+    values = {"name": opened.manifest.name, "out": str(folder)}
+    values |= flow.describe_synthesis(board, result) | {"result": str(saved)}
 
     def table() -> None:
         modules = dict(result.extra.get("modules", {}))
@@ -558,7 +601,9 @@ def synth(
         rows = [[name, *(f"{m[kind]:,g}" for kind in kinds)] for name, m in largest[:20]]
         if rows:
             print_table("Largest modules, one instance each", rows, header=("module", *kinds))
-        print_table(values["name"], [[k, _short(v)] for k, v in values.items() if k != "modules"])
+        rows = synthesis_rows(result, flow.board_usage(board, result))
+        rows += [[k, _short(v)] for k, v in result.extra.items() if k != "modules"]
+        print_table(f"{values['name']}: {folder}", rows)
 
     output.result(values, table)
 
@@ -585,12 +630,15 @@ def report(output: Output, folder: Path, as_json: bool) -> None:
 
 
 def _print_evidence(evidence: Any) -> None:
+    from hwgen.flow import board_usage
     from hwgen.report.design import rows
     from hwgen.report.terminal import print_table
 
     manifest = evidence.folder.manifest
     title = f"{manifest.name}: {evidence.folder.path}"
-    print_table(title, rows(manifest, evidence.simulation, evidence.synthesis))
+    synthesis = evidence.synthesis
+    usage = board_usage(manifest.board, synthesis) if synthesis is not None else []
+    print_table(title, rows(manifest, evidence.simulation, synthesis, usage))
 
 
 @commands.command(epilog=_examples("hwgen boards", "hwgen boards --json"))
@@ -758,7 +806,16 @@ def _unit(
     synth: bool,
 ) -> int:
     from hwgen.report.terminal import Reporter, print_table
-    from hwgen.units import UNITS, emit_unit, simulate_folder, synthesise_folder
+    from hwgen.units import (
+        UNITS,
+        changed_files,
+        check_output,
+        check_vector_file,
+        emit_unit,
+        is_current,
+        simulate_folder,
+        synthesise_folder,
+    )
 
     chosen = UNITS[name]
     values = chosen.resolve(given)
@@ -766,6 +823,10 @@ def _unit(
         raise UsageError("--output must be given together with --simulate, not alone")
     if folder is None and vectors is None and not synth:
         folder = Path("rtl_out", name)
+    if returned is not None:
+        check_output(returned)
+    if vectors is not None:
+        check_vector_file(chosen, values, vectors)
     reporter = Reporter()
     facts: dict[str, Any] = {"unit": name, "parameters": values}
     status = 0
@@ -773,9 +834,16 @@ def _unit(
         place = folder if folder is not None else Path(scratch) / name
         with reporter.stage("emit"):
             reporter(f"writing the Verilog of {name}", 0.0)
-            emit_unit(chosen, values, place)
+            # A simulation or synthesis is of the files as they are, edits included.
+            measured = vectors is not None or synth
+            if not (measured and is_current(chosen, values, place)):
+                emit_unit(chosen, values, place)
         if folder is not None:
             facts["out"] = str(folder)
+        if measured:
+            facts["changed_files"] = list(changed_files(place))
+            for file in facts["changed_files"]:
+                reporter.warn(f"{place / file} was changed since it was generated; used as it is")
         if vectors is not None:
             with reporter.stage("simulate"):
                 result = simulate_folder(place, vectors, returned, progress=reporter)

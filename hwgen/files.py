@@ -30,7 +30,7 @@ def resolve_target(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def replace_file(path: str | os.PathLike[str], write: Callable[[IO[bytes]], None]) -> None:
+def replace_file(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
     """Let ``write`` fill a new file, and put it in the place of the old one at the end.
 
     A full disk or an interrupt leaves the old file as it was and nothing beside it.

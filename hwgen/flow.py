@@ -19,7 +19,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from hwgen.boards import get_board
+from hwgen.boards import RESOURCES, Board, get_board
 from hwgen.config import AcceleratorConfig
 from hwgen.emit.folder import check_replaceable, write_folder
 from hwgen.emit.manifest import Manifest, ProgramFacts, digest
@@ -28,9 +28,11 @@ from hwgen.errors import (
     DoesNotFitError,
     FormatError,
     HwgenError,
+    MismatchError,
     SimulationError,
     UsageError,
 )
+from hwgen.files import reason, resolve_target
 from hwgen.frontend.checkpoint import load_checkpoint
 from hwgen.frontend.float_model import FloatModel
 from hwgen.frontend.images import ImageSet, digits_dataset, load_images, synthetic_images
@@ -40,11 +42,17 @@ from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.interpreter import run as run_graph
 from hwgen.graph.interpreter import run_boundaries
 from hwgen.graph.ops import Embedding, Linear, QueryKeyValue
-from hwgen.graph.safetensors_file import read_safetensors, write_safetensors
+from hwgen.graph.safetensors_file import read_safetensors
 from hwgen.graph.spec import ModelSpec
 from hwgen.isa.instructions import BY_NAME, Engine
 from hwgen.program.program import Program
-from hwgen.report.results import SimulationResult, SynthesisResult, design_digest
+from hwgen.report.results import (
+    OTHER_TARGET,
+    SimulationResult,
+    SynthesisResult,
+    Usage,
+    design_digest,
+)
 from hwgen.report.terminal import Reporter
 from hwgen.report.trace import write_trace
 from hwgen.sim.compare import compare
@@ -202,15 +210,13 @@ class Design:
 
     def save(self, path: Path) -> None:
         """Write the design; the file is also a graph."""
-        self.graph.save(path)
-        arrays, metadata = read_safetensors(path)
         document = {
             "schema_version": DESIGN_SCHEMA_VERSION,
             "board": self.board,
             "config": self.config.to_json(),
         }
         text = json.dumps(document, sort_keys=True, separators=(",", ":"))
-        write_safetensors(path, arrays, {**metadata, _DESIGN_KEY: text})
+        self.graph.save(path, more={_DESIGN_KEY: text})
 
     @classmethod
     def load(cls, path: Path) -> Design | None:
@@ -351,7 +357,7 @@ def lower(chosen: Design, reporter: Reporter, *, check: bool = True) -> Lowered:
             reporter("checking the program against the graph", 0.5)
             image = held_out_images(graph.spec, 1).images[0]
             compare(
-                _materialised(run_boundaries(graph, image), program),
+                run_boundaries(graph, image),
                 run_program(program, image).boundaries,
                 where="program interpreter against graph interpreter",
                 lanes=chosen.config.lanes,
@@ -366,12 +372,6 @@ def predicted_cycles(program: Program, memory: Memory) -> int:
 
     model = MemoryModel(bytes_per_cycle=memory.bandwidth, latency=memory.latency)
     return round(predict(program, model).cycles)
-
-
-def _materialised(tensors: Mapping[str, np.ndarray], program: Program) -> dict[str, np.ndarray]:
-    """The tensors that the chip holds at some moment, in network order."""
-    names = {boundary.name for boundary in program.boundaries}
-    return {name: array for name, array in tensors.items() if name in names}
 
 
 def board_memory(board: str, config: AcceleratorConfig) -> Memory:
@@ -463,6 +463,9 @@ def emit(lowered: Lowered, path: Path, reporter: Reporter) -> DesignFolder:
                 "weight_bits": widths,
                 "memory_latency": lowered.memory.latency,
                 "memory_bandwidth": lowered.memory.bandwidth,
+                "calibration_source": chosen.graph.metadata.image_source,
+                "calibration_images": chosen.graph.metadata.calibration_images,
+                "logit_saturation": dict(chosen.graph.metadata.logit_saturation),
             },
         )
         known = _known_synthesis(path)
@@ -509,8 +512,11 @@ def simulate(
         SimulationError: the accelerator reported a fault, or its counters do not add up.
     """
     seconds = 0.0
+    # Before the files are read: an edit meanwhile must not get this result.
+    measured = design_digest(folder.path, folder.manifest)
     manifest, graph = folder.manifest, folder.graph()
     model = memory or folder.default_memory()
+    predicted = predicted_for(manifest, model)
     classes = manifest.program.classes
     worst: Frame | None = None
     checked = 0
@@ -529,6 +535,7 @@ def simulate(
                 part,
                 latency=model.latency,
                 bandwidth=model.bandwidth,
+                expected_cycles=predicted,
                 progress=_scaled(reporter, done, whole),
             )
             changed = results.changed_files
@@ -537,9 +544,9 @@ def simulate(
                 where = f"image {start + offset}, Verilator against graph interpreter"
                 expected = run_boundaries(graph, part[offset])
                 output = expected[graph.output.name][0]
-                names = set(frame.boundaries)
+                # Every tensor of the graph: one that the table of boundaries lacks is a difference.
                 checked = compare(
-                    {name: array for name, array in expected.items() if name in names},
+                    expected,
                     frame.boundaries,
                     where=where,
                     lanes=manifest.config.lanes,
@@ -557,7 +564,7 @@ def simulate(
         write_trace(trace, completions, read_labels(folder), manifest.config.clock_mhz)
     labels = images.labels
     return SimulationResult(
-        design=design_digest(folder.path, manifest),
+        design=measured,
         matches_reference=True,
         layers_checked=checked,
         images=len(images.images),
@@ -570,11 +577,20 @@ def simulate(
         wall_seconds=seconds,
         memory_latency=model.latency,
         memory_bandwidth=model.bandwidth,
+        predicted_cycles=predicted,
         image_source=images.source,
         changed_files=changed,
         top1=None if labels is None else top1(np.stack(logits), labels),
         top1_images=None if labels is None else len(labels),
     )
+
+
+def predicted_for(manifest: Manifest, memory: Memory) -> int | None:
+    """The manifest's prediction if it was made for this memory; another memory has another one."""
+    settings = {"memory_latency": memory.latency, "memory_bandwidth": memory.bandwidth}
+    if any(manifest.extra.get(name) != value for name, value in settings.items()):
+        return None
+    return manifest.program.predicted_cycles
 
 
 def account(frame: Frame) -> tuple[int, dict[str, int]]:
@@ -659,6 +675,7 @@ def synthesise(
 
     manifest = folder.manifest
     warn_of_changes(folder, reporter)
+    design = design_digest(folder.path, manifest)  # before the files are read
     target = target or get_board(manifest.board).synthesis_target
     # Only one family has the primitives of the synthesis list; the others take their twins.
     has_primitives = target == "xcup" and liberty is None
@@ -680,7 +697,7 @@ def synthesise(
             for module in measured.modules
         }
     return SynthesisResult(
-        design=design_digest(folder.path, manifest),
+        design=design,
         lut=round(measured.lut),
         ff=round(measured.ff),
         dsp=round(measured.dsp),
@@ -767,7 +784,7 @@ def _synthesise_stage(evidence: Evidence, settings: Settings, reporter: Reporter
     if not settings.synthesise:
         return evidence
     result = synthesise(evidence.folder, reporter)
-    result.save(evidence.folder.path)
+    save_synthesis(evidence.folder, result)
     return replace(evidence, synthesis=result)
 
 
@@ -875,7 +892,12 @@ def simulate_design(
     images = settings.image_set(folder.graph().spec)
     memory = settings.memory(folder.default_memory())
     place = folder.path / "trace.json" if trace else None
-    result = simulate(folder, images, reporter, memory=memory, trace=place)
+    try:
+        result = simulate(folder, images, reporter, memory=memory, trace=place)
+    except (MismatchError, SimulationError):
+        # What an earlier simulation found does not hold as it stands; nobody must show it.
+        SimulationResult.path(folder.path).unlink(missing_ok=True)
+        raise
     result.save(folder.path)
     return replace(Evidence.load(folder.path), simulation=result)
 
@@ -910,10 +932,51 @@ def describe_evidence(evidence: Evidence) -> dict[str, Any]:
         **manifest.extra,
     }
     if evidence.simulation is not None:
+        # The manifest's prediction is for the board's memory; the simulation has one for its own.
+        del values["predicted_cycles"]
         values |= evidence.simulation.contract()
     if evidence.synthesis is not None:
-        values |= evidence.synthesis.contract()
+        values |= describe_synthesis(manifest.board, evidence.synthesis)
     return values
+
+
+def _is_for(board: Board, result: SynthesisResult) -> bool:
+    # Cells of a Liberty file have an area.
+    return result.target == board.synthesis_target and "area" not in result.extra
+
+
+def board_usage(board: str, result: SynthesisResult) -> list[Usage]:
+    """What a design takes of its board; nothing where it was synthesised for other devices."""
+    chosen = get_board(board)
+    if not _is_for(chosen, result):
+        return []
+    used = {resource: float(getattr(result, resource)) for resource in RESOURCES}
+    over = chosen.overruns(used)
+    return [
+        Usage(
+            resource=resource,
+            used=used[resource],
+            available=chosen.resources[resource],
+            limit=chosen.limit(resource),
+            overrun=over.get(resource),
+        )
+        for resource in RESOURCES
+    ]
+
+
+def describe_synthesis(board: str, result: SynthesisResult) -> dict[str, Any]:
+    """A synthesis, with what it takes of the board if it is for the board's device."""
+    values = result.contract()
+    if usage := board_usage(board, result):
+        values["board_usage"] = {item.resource: item.to_json() for item in usage}
+        values["overruns"] = [item.resource for item in usage if item.overrun is not None]
+    return values
+
+
+def save_synthesis(folder: DesignFolder, result: SynthesisResult) -> Path:
+    """Save a synthesis; only one for the board's device is what the design's report shows."""
+    own = _is_for(get_board(folder.manifest.board), result)
+    return result.save(folder.path, kind="" if own else OTHER_TARGET)
 
 
 def describe_graph(graph: IntegerGraph) -> dict[str, Any]:
@@ -929,6 +992,7 @@ def describe_graph(graph: IntegerGraph) -> dict[str, Any]:
         "image_source": graph.metadata.image_source,
         "squares": graph.metadata.squares,
         "checkpoint_digest": graph.metadata.checkpoint_digest,
+        "logit_saturation": dict(graph.metadata.logit_saturation),
         "warnings": list(graph.metadata.warnings),
         "notes": list(graph.metadata.notes),
     }
@@ -938,12 +1002,16 @@ def check_output_file(path: Path) -> None:
     """Refuse an output file early, before minutes of work.
 
     Raises:
-        ConfigError: its folder does not exist, or it is a folder itself.
+        ConfigError: its folder does not exist, or it is a folder itself, a pipe or a device.
     """
     if path.is_dir():
         raise ConfigError("Output must be a file, not a folder", where=str(path))
     if not path.absolute().parent.is_dir():
         raise ConfigError("Output file's folder must exist", where=str(path))
+    try:
+        resolve_target(path)
+    except OSError as error:
+        raise ConfigError(f"Output must be a file: {reason(error)}", where=str(path)) from error
 
 
 def top1(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -11,16 +11,29 @@ import numpy as np
 import pytest
 
 from hwgen import flow
+from hwgen.boards import get_board
 from hwgen.config import AcceleratorConfig
-from hwgen.errors import FormatError, SimulationError, UsageError
-from hwgen.flow import STAGES, Design, Request, Settings, Stage, account, run_flow
+from hwgen.emit.manifest import Manifest, ProgramFacts
+from hwgen.errors import FormatError, MismatchError, SimulationError, UsageError
+from hwgen.flow import (
+    STAGES,
+    Design,
+    DesignFolder,
+    Evidence,
+    Request,
+    Settings,
+    Stage,
+    account,
+    run_flow,
+)
 from hwgen.frontend.images import digits_dataset
 from hwgen.frontend.models import MODELS
 from hwgen.graph.graph import IntegerGraph
 from hwgen.isa.registers import COUNTERS
-from hwgen.report.results import SimulationResult
+from hwgen.report import design as design_report
+from hwgen.report.results import SimulationResult, SynthesisResult
 from hwgen.report.terminal import Reporter
-from hwgen.sim.frame import Frame
+from hwgen.sim.frame import Frame, Memory
 
 REPORTER = Reporter(quiet=True)
 
@@ -184,3 +197,180 @@ def test_result_keeps_the_contract(tmp_path: Path) -> None:
     (tmp_path / "simulation.json").write_text("{")
     with pytest.raises(FormatError, match="JSON"):
         SimulationResult.load(tmp_path)
+
+
+def folder(path: Path, **extra: object) -> DesignFolder:
+    """A manifest that no design belongs to: enough for what is said of it."""
+    manifest = Manifest(
+        name="x",
+        top="x",
+        model="digits",
+        board="zcu102",
+        config=AcceleratorConfig(),
+        program=ProgramFacts(
+            image="p",
+            boundaries="b",
+            graph="g",
+            instructions=3,
+            input_shape=(8, 8, 1),
+            input_bytes=64,
+            output_bytes=32,
+            classes=10,
+            macs=1000,
+            predicted_cycles=500,
+        ),
+        simulation=("v",),
+        synthesis=("v",),
+        files=dict.fromkeys("pbgv", ""),
+        extra={"memory_latency": 100, "memory_bandwidth": 46.5, **extra},
+    )
+    return DesignFolder(path=path, manifest=manifest)
+
+
+def test_a_prediction_holds_for_one_memory(tmp_path: Path) -> None:
+    opened = folder(tmp_path)
+    assert flow.predicted_for(opened.manifest, Memory(100, 46.5)) == 500
+    assert flow.predicted_for(opened.manifest, Memory(101, 46.5)) is None
+    assert flow.predicted_for(opened.manifest, Memory(100, 4.0)) is None
+    values = flow.describe_evidence(Evidence(folder=opened))
+    assert (values["predicted_cycles"], values["memory_bandwidth"]) == (500, 46.5)
+    slow = replace(RESULT, memory_bandwidth=4.0)
+    values = flow.describe_evidence(Evidence(folder=opened, simulation=slow))
+    assert "predicted_cycles" not in values
+    assert values["memory_bandwidth"] == 4.0
+    own = replace(slow, predicted_cycles=70_000)
+    values = flow.describe_evidence(Evidence(folder=opened, simulation=own))
+    assert values["predicted_cycles"] == 70_000
+
+
+SYNTHESIS = SynthesisResult(
+    design="d",
+    lut=137_040,
+    ff=1000,
+    dsp=2520,
+    bram36=10.5,
+    logic_levels=12,
+    tool="Yosys",
+    target="xcup",
+    extra={"synthesis_seconds": 1.0},
+)
+
+
+def test_a_synthesis_is_reported_against_the_board(tmp_path: Path) -> None:
+    opened = folder(tmp_path)
+    values = flow.describe_evidence(Evidence(folder=opened, synthesis=SYNTHESIS))
+    # The keys of the contract stay where they are.
+    assert (values["lut"], values["ff"], values["dsp"], values["bram36"]) == (
+        *(137_040, 1000),
+        *(2520, 10.5),
+    )
+    assert (values["logic_levels"], values["tool"]) == (12, "Yosys")
+    board = get_board("zcu102")
+    usage = values["board_usage"]
+    assert usage["lut"]["available"] == board.resources["lut"]
+    assert usage["lut"]["percent"] == 50
+    assert usage["lut"]["overrun"] is None
+    assert usage["dsp"]["percent"] == 100
+    assert usage["dsp"]["overrun"] == 2520 / board.limit("dsp") == 1.25
+    assert values["overruns"] == ["dsp"]
+    rows = dict(
+        design_report.synthesis_rows(SYNTHESIS, flow.board_usage("zcu102", SYNTHESIS)),
+    )
+    assert rows["LUT"] == "137,040 of 274,080 (50.0 %)"
+    assert rows["BRAM36"].startswith("10.5 of 912 (1.2 %)")
+    assert rows["DSP"] == "2,520 of 2,520 (100.0 %): 1.25 times the limit of 2,016"
+
+
+@pytest.mark.parametrize("change", [{"target": "ecp5"}, {"extra": {"area": 5.0}}])
+def test_other_devices_do_not_replace_the_boards_synthesis(
+    change: dict[str, object], tmp_path: Path
+) -> None:
+    opened = folder(tmp_path)
+    flow.save_synthesis(opened, SYNTHESIS)
+    other = replace(SYNTHESIS, lut=7, **change)
+    assert flow.board_usage("zcu102", other) == []
+    assert flow.save_synthesis(opened, other).name == "synthesis_other.json"
+    assert SynthesisResult.load(tmp_path) == SYNTHESIS
+
+
+@pytest.mark.parametrize(
+    ("error", "left"),
+    [
+        (MismatchError("x", expected=1, got=2), False),
+        (SimulationError("x"), False),
+        (KeyboardInterrupt(), True),
+    ],
+)
+def test_a_failed_simulation_takes_the_older_result_with_it(
+    error: BaseException, left: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = folder(tmp_path)
+    RESULT.save(tmp_path)
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(
+        DesignFolder, "graph", lambda self: type("G", (), {"spec": MODELS["digits"]})
+    )
+    monkeypatch.setattr(flow, "simulate", fail)
+    with pytest.raises(type(error)):
+        flow.simulate_design(opened, Settings(images=1), REPORTER)
+    assert (tmp_path / "simulation.json").exists() is left
+
+
+def test_an_edit_during_the_synthesis_does_not_get_its_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hwgen.report.results import design_digest
+    from hwgen.synth import yosys
+
+    report = yosys.SynthesisReport(
+        top="x",
+        target="xcup",
+        tool="Yosys",
+        lut=1,
+        ff=2,
+        dsp=3,
+        bram36=4,
+        logic_levels=5,
+        area=None,
+        modules=(),
+        wall_seconds=1.0,
+    )
+    opened = folder(tmp_path)
+    (tmp_path / "v").write_text("before")
+    before = design_digest(tmp_path, opened.manifest)
+
+    def run(*_: object, **__: object) -> yosys.SynthesisReport:
+        (tmp_path / "v").write_text("edited")
+        return report
+
+    monkeypatch.setattr(yosys, "synthesise", run)
+    result = flow.synthesise(opened, REPORTER)
+    assert result.design == before != design_digest(tmp_path, opened.manifest)
+
+
+def test_a_design_is_written_once(
+    graph: IntegerGraph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No moment at which the file is a graph without its hardware."""
+    from hwgen.graph import graph as graph_module
+
+    written: list[set[str]] = []
+    write = graph_module.write_safetensors
+
+    def watch(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+        written.append(set(metadata))
+        write(path, arrays, metadata)
+
+    monkeypatch.setattr(graph_module, "write_safetensors", watch)
+    Design(graph=graph, config=AcceleratorConfig(), board="zcu102").save(tmp_path / "d")
+    assert written == [{"hwgen.graph", "hwgen.design"}]
+
+
+def test_saturation_is_told_in_words() -> None:
+    text = design_report.saturation_text
+    assert text({}) == "none counted"
+    assert text({"a": 0.0, "b": 0.0}) == "none in 2 layers"
+    assert text({"a": 0.0, "b": 0.002}) == "0.1 %, at most 0.2 % (b)"

@@ -16,7 +16,9 @@ from hwgen.errors import ConfigError, FormatError
 
 #: Files that later steps leave beside the generated ones; they describe the old design and go
 #: with it.
-LATER_FILES = frozenset({"report.html", "simulation.json", "synthesis.json", "trace.json"})
+LATER_FILES = frozenset(
+    {"report.html", "simulation.json", "synthesis.json", "synthesis_other.json", "trace.json"}
+)
 
 
 class FolderManifest(Protocol):

@@ -3,14 +3,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from hwgen.emit.manifest import Manifest
-from hwgen.report.results import SimulationResult, SynthesisResult
+from hwgen.report.results import SimulationResult, SynthesisResult, Usage
 
 
 def rows(
-    manifest: Manifest, simulation: SimulationResult | None, synthesis: SynthesisResult | None
+    manifest: Manifest,
+    simulation: SimulationResult | None,
+    synthesis: SynthesisResult | None,
+    usage: Sequence[Usage] = (),
 ) -> list[list[str]]:
-    """Name and value of everything that is known, ready for a table."""
+    """Name and value of everything that is known, ready for a table.
+
+    ``usage`` is what the synthesised design takes of the board.
+    """
     config = manifest.config
     predicted = manifest.program.predicted_cycles
     table = [
@@ -19,6 +28,7 @@ def rows(
         ["array", f"{config.rows} x {config.columns} at {config.weight_bits} bits"],
         ["instructions", f"{manifest.program.instructions:,}"],
         ["MACs per frame", f"{manifest.program.macs:,}"],
+        *_calibration(manifest.extra),
     ]
     if simulation is None:
         table.append(
@@ -28,10 +38,31 @@ def rows(
     else:
         table += _simulation(simulation)
     if synthesis is not None:
-        table += _synthesis(synthesis)
+        table += synthesis_rows(synthesis, usage)
     else:
         table.append(["synthesis", "none for these files (hwgen synth)"])
     return table
+
+
+def _calibration(extra: Mapping[str, Any]) -> list[list[str]]:
+    table = []
+    if "calibration_source" in extra:
+        images, source = extra.get("calibration_images"), extra["calibration_source"]
+        table.append(["calibrated on", f"{images} images ({source})"])
+    if saturation := extra.get("logit_saturation"):
+        table.append(["attention logits clipped", saturation_text(saturation)])
+    return table
+
+
+def saturation_text(saturation: Mapping[str, float]) -> str:
+    """The fractions of attention logits that saturate, in a few words."""
+    if not saturation:
+        return "none counted"
+    worst = max(saturation, key=lambda name: saturation[name])
+    if not saturation[worst]:
+        return f"none in {len(saturation)} layers"
+    mean = sum(saturation.values()) / len(saturation)
+    return f"{100 * mean:.2g} %, at most {100 * saturation[worst]:.2g} % ({worst})"
 
 
 def _simulation(result: SimulationResult) -> list[list[str]]:
@@ -72,14 +103,22 @@ def _simulation(result: SimulationResult) -> list[list[str]]:
     return table
 
 
-def _synthesis(result: SynthesisResult) -> list[list[str]]:
+def synthesis_rows(result: SynthesisResult, usage: Sequence[Usage] = ()) -> list[list[str]]:
+    """A synthesis; against the board's resources where ``usage`` says what they are."""
+    table = [["synthesis", f"{result.tool}, {result.target}"]]
+    if usage:
+        for item in usage:
+            text = f"{item.used:,.12g} of {item.available:,} ({_percent(item.fraction)})"
+            if item.overrun is not None:
+                text += f": {item.overrun:.2f} times the limit of {item.limit:,}"
+            table.append([item.resource.upper(), text])
+    else:
+        table += [
+            ["LUT / FF", f"{result.lut:,} / {result.ff:,}"],
+            ["DSP / BRAM36", f"{result.dsp:,} / {result.bram36:g}"],
+        ]
     levels = "not measured" if result.logic_levels is None else str(result.logic_levels)
-    return [
-        ["synthesis", f"{result.tool}, {result.target}"],
-        ["LUT / FF", f"{result.lut:,} / {result.ff:,}"],
-        ["DSP / BRAM36", f"{result.dsp:,} / {result.bram36:g}"],
-        ["logic levels", levels],
-    ]
+    return [*table, ["logic levels", levels]]
 
 
 def _percent(fraction: float) -> str:

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -13,8 +11,12 @@ from typing import Any, Self
 
 from hwgen.emit.manifest import Manifest, digest
 from hwgen.errors import ConfigError, FormatError
+from hwgen.files import reason, replace_file
 
 SCHEMA_VERSION = 1
+
+#: Ending of the file of a synthesis for another device than the board's.
+OTHER_TARGET = "_other"
 
 #: What a JSON value of a field must be, by the field's annotation.
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -57,31 +59,23 @@ class Result:
         return cls.__name__.removesuffix("Result").lower()
 
     @classmethod
-    def path(cls, folder: Path) -> Path:
-        """Where the result of a design folder lies."""
-        return folder / f"{cls._name()}.json"
+    def path(cls, folder: Path, kind: str = "") -> Path:
+        """Where the result of a design folder lies; ``kind`` tells others of the same name."""
+        return folder / f"{cls._name()}{kind}.json"
 
-    def save(self, folder: Path) -> Path:
+    def save(self, folder: Path, *, kind: str = "") -> Path:
         """Write the result into the design folder.
 
         Raises:
             ConfigError: the folder cannot be written.
         """
-        path = self.path(folder)
+        path = self.path(folder, kind)
         text = json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n"
         try:
-            handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder)
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                    stream.write(text)
-                Path(temporary).chmod(0o644)
-                os.replace(temporary, path)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+            replace_file(path, lambda stream: stream.write(text.encode()))
         except OSError as error:
             raise ConfigError(
-                f"Result must be writable: {error.strerror or error}", where=str(path)
+                f"Result must be writable: {reason(error)}", where=str(path)
             ) from error
         return path
 
@@ -181,6 +175,32 @@ class SimulationResult(Result):
             if getattr(self, name) is not None:
                 values[name] = getattr(self, name)
         return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What a design takes of one resource of its board."""
+
+    resource: str  #: ``lut``, ``ff``, ``dsp`` or ``bram36``
+    used: float
+    available: int  #: of the device
+    limit: int  #: what a design may use of it
+    overrun: float | None  #: used / limit if that is beyond 1
+
+    @property
+    def fraction(self) -> float:
+        """Used of available."""
+        return self.used / self.available
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "used": self.used,
+            "available": self.available,
+            "limit": self.limit,
+            "percent": 100 * self.fraction,
+            "overrun": self.overrun,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hwgen.errors import ConfigError
+from hwgen.files import reason, replace_file
 from hwgen.isa.instructions import BY_NAME, Engine
 
 
@@ -65,8 +66,6 @@ def write_trace(
     """
     text = json.dumps(trace_events(completions, labels, clock_mhz), separators=(",", ":"))
     try:
-        path.write_text(text + "\n", encoding="utf-8")
+        replace_file(path, lambda stream: stream.write(f"{text}\n".encode()))
     except OSError as error:
-        raise ConfigError(
-            f"Trace must be writable: {error.strerror or error}", where=str(path)
-        ) from error
+        raise ConfigError(f"Trace must be writable: {reason(error)}", where=str(path)) from error

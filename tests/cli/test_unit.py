@@ -62,6 +62,64 @@ def test_vectors_through_the_unit(hwgen: Command, tmp_path: Path) -> None:
     assert (tmp_path / "u" / "manifest.json").is_file()
 
 
+def requantise_vectors(path: Path) -> None:
+    """Accumulators whose rounding constant matters: every half goes up."""
+    accumulators = np.arange(-400, 400, dtype=np.int32).reshape(50, 16)
+    columns = {
+        "bias": np.zeros(16, np.int32),
+        "multiplier": np.full(16, 1 << 15, np.uint16),
+        "shift": np.full(16, 18, np.uint8),
+    }
+    np.savez(path, accumulators=accumulators, **columns)  # type: ignore[arg-type]
+
+
+@pytest.mark.verilator
+def test_an_edited_rounding_constant_is_seen(hwgen: Command, tmp_path: Path) -> None:
+    """The folder of an edited unit is simulated as it is, not written again."""
+    requantise_vectors(tmp_path / "in.npz")
+    command = ("unit", "requantise", "-o", "u", "--simulate", "in.npz", "--json")
+    done = hwgen(*command)
+    assert done.status == 0, done.err
+    assert done.json["changed_files"] == []
+    path = tmp_path / "u" / "hwgen_requantise.v"
+    text = path.read_text()
+    rounding = "$signed(narrow) + $signed(2'h1)"
+    assert rounding in text
+    path.write_text(text.replace(rounding, rounding.replace("2'h1", "2'h0")))
+    edited = path.read_text()
+    done = hwgen(*command)
+    assert path.read_text() == edited
+    assert done.status == 1
+    assert done.json["matches_reference"] is False
+    assert done.json["changed_files"] == ["hwgen_requantise.v"]
+    assert done.json["first_difference"]["expected"] != done.json["first_difference"]["got"]
+    assert "hwgen_requantise.v was changed" in done.err
+    # Edits are never overwritten by a measurement with other parameters, only on request.
+    done = hwgen(*command, "--zero-point", "3")
+    assert done.status == 1
+    assert "hwgen_requantise.v" in done.json["error"]
+    assert path.read_text() == edited
+    assert hwgen("unit", "requantise", "-o", "u").status == 0
+    assert path.read_text() == text
+
+
+def test_vectors_are_checked_before_anything_is_written(hwgen: Command, tmp_path: Path) -> None:
+    arrays = {"codes": np.zeros((2, 3), np.int8), "table": np.zeros(255, np.int8)}
+    np.savez(tmp_path / "in.npz", **arrays)  # type: ignore[arg-type]
+    done = hwgen("unit", "elementwise", "-o", "u", "--simulate", "in.npz", "--json")
+    assert done.status == 1
+    assert "table" in done.json["error"]
+    (tmp_path / "folder").mkdir()
+    arrays["table"] = np.zeros(256, np.int8)
+    np.savez(tmp_path / "in.npz", **arrays)  # type: ignore[arg-type]
+    done = hwgen(
+        *("unit", "elementwise", "-o", "u", "--simulate", "in.npz", "--output", "folder"), "--json"
+    )
+    assert done.status == 1
+    assert "folder" in done.json["error"]
+    assert not (tmp_path / "u").exists()
+
+
 @pytest.mark.parametrize(
     ("arrays", "word"),
     [
