@@ -56,6 +56,16 @@ class Toolchain:
     verilator_version: str
     compiler_version: str
 
+    @property
+    def identity(self) -> str:
+        """Everything of the tools that decides their output: versions, and ``CXX`` with its flags.
+
+        Two compilers of one version may be for different machines.
+        """
+        place = shutil.which(self.compiler[0]) or self.compiler[0]
+        command = shlex.join([os.path.realpath(place), *self.compiler[1:]])
+        return f"{self.verilator_version}|{self.compiler_version}|{command}"
+
 
 @dataclass(frozen=True)
 class Source:
@@ -92,7 +102,7 @@ class Build:
     libraries: tuple[str, ...] = ()  #: further arguments of the linker
 
     def key(self, toolchain: Toolchain) -> str:
-        """Digest of sources, harness, options and tool versions."""
+        """Digest of sources, harness, options and tools."""
         digest = hashlib.sha256()
 
         def add(*parts: str | bytes) -> None:
@@ -100,7 +110,7 @@ class Build:
                 data = part.encode() if isinstance(part, str) else part
                 digest.update(len(data).to_bytes(8, "little") + data)
 
-        add(_RECIPE, toolchain.verilator_version, toolchain.compiler_version, os.uname().machine)
+        add(_RECIPE, toolchain.identity, os.uname().machine)
         add(
             *_CXX_FLAGS, self.top, self.optimise, str(self.trace), *self.options, "|", *self.defines
         )
@@ -230,7 +240,7 @@ def _runtime_flags(toolchain: Toolchain, trace: bool) -> tuple[str, ...]:
 
 def _runtime(toolchain: Toolchain, trace: bool, progress: Progress) -> list[Path]:
     """Verilator's own runtime as objects, compiled once per tool version."""
-    text = f"{_RECIPE}|{toolchain.verilator_version}|{toolchain.compiler_version}|{_CXX_FLAGS}"
+    text = f"{_RECIPE}|{toolchain.identity}|{_CXX_FLAGS}"
     text += f"|{os.uname().machine}|{trace}"
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
     names = ["verilated", "verilated_threads", *(["verilated_vcd_c"] if trace else [])]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,23 @@ def test_content_decides() -> None:
     assert spec().key(tools) == key
     assert spec(verilog=VERILOG + b" ").key(tools) != key
     assert spec(harness=HARNESS + b" ").key(tools) != key
+    # The compiler's command decides, too: flags in CXX, or another compiler of the same version.
+    flags = replace(tools, compiler=(*tools.compiler, "-m32"))
+    other = replace(tools, compiler=("/opt/cross/bin/g++",))
+    assert len({key, spec().key(flags), spec().key(other)}) == 3
+
+
+def test_runtime_of_another_command_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HWGEN_CACHE", str(tmp_path))
+    monkeypatch.setattr(verilator, "fill_once", lambda folder, make: None)
+    tools = verilator.find_toolchain()
+    folders = {
+        verilator._runtime(replace(tools, compiler=command), False, lambda *_: None)[0].parent
+        for command in (tools.compiler, (*tools.compiler, "-m32"))
+    }
+    assert len(folders) == 2
 
 
 @pytest.mark.parametrize(
