@@ -29,11 +29,12 @@ from hwgen.flow import (
 from hwgen.frontend.images import digits_dataset
 from hwgen.frontend.models import MODELS
 from hwgen.graph.graph import IntegerGraph
+from hwgen.graph.interpreter import run_boundaries
 from hwgen.isa.registers import COUNTERS
 from hwgen.report import design as design_report
-from hwgen.report.results import SimulationResult, SynthesisResult
+from hwgen.report.results import SimulationResult, SynthesisResult, design_digest
 from hwgen.report.terminal import Reporter
-from hwgen.sim.frame import Frame, Memory
+from hwgen.sim.frame import Frame, FrameResults, Memory
 
 REPORTER = Reporter(quiet=True)
 
@@ -322,7 +323,6 @@ def test_a_failed_simulation_takes_the_older_result_with_it(
 def test_an_edit_during_the_synthesis_does_not_get_its_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hwgen.report.results import design_digest
     from hwgen.synth import yosys
 
     report = yosys.SynthesisReport(
@@ -374,3 +374,47 @@ def test_saturation_is_told_in_words() -> None:
     assert text({}) == "none counted"
     assert text({"a": 0.0, "b": 0.0}) == "none in 2 layers"
     assert text({"a": 0.0, "b": 0.002}) == "0.1 %, at most 0.2 % (b)"
+
+
+@pytest.mark.parametrize("lacking", [None, "blocks.2.softmax"])
+def test_every_tensor_of_the_graph_is_compared(
+    graph: IntegerGraph,
+    lacking: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stand-in for the simulator returns the reference's tensors, and edits a file meanwhile."""
+    opened = folder(tmp_path)
+    (tmp_path / "v").write_text("before")
+    before = design_digest(tmp_path, opened.manifest)
+    asked: list[int | None] = []
+
+    def simulate(
+        path: Path, images: np.ndarray, *, expected_cycles: int | None, **_: object
+    ) -> FrameResults:
+        asked.append(expected_cycles)
+        tensors = run_boundaries(graph, images[0])
+        output = tensors["head"].astype("<i2").view(np.uint8).reshape(-1)
+        if lacking is not None:
+            del tensors[lacking]
+        (path / "v").write_text("edited")
+        counters = {name: 0 for name, _ in COUNTERS} | {"CYCLES": 100, "ARRAY_BUSY": 100}
+        return FrameResults((Frame(output, 101, counters, tensors, {}),), 1.0)
+
+    monkeypatch.setattr(DesignFolder, "graph", lambda self: graph)
+    monkeypatch.setattr(flow, "simulate_frames", simulate)
+    images = flow.held_out_images(graph.spec, 1)
+
+    def run() -> SimulationResult:
+        return flow.simulate(opened, images, REPORTER, memory=Memory(100, 46.5))
+
+    if lacking is not None:
+        with pytest.raises(MismatchError, match=f"{lacking}: expected a tensor .*got nothing"):
+            run()
+        return
+    result = run()
+    assert result.layers_checked == len(graph.tensors)
+    assert result.predicted_cycles == 500
+    assert asked == [500]
+    # The result is of the files that were read, not of those that lie there now.
+    assert result.design == before != design_digest(tmp_path, opened.manifest)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -42,8 +43,13 @@ def quantize(hwgen: Command, checkpoint: Path, *more: object, model: str = "digi
 def test_graph_is_written_and_repeatable(hwgen: Command, tmp_path: Path) -> None:
     done = hwgen("quantize", "digits", "-o", "a", "--json")
     assert done.status == 0
-    assert done.json["macs"] == IntegerGraph.load(tmp_path / "a").macs()
-    assert hwgen("quantize", "digits", "-o", "b").status == 0
+    graph = IntegerGraph.load(tmp_path / "a")
+    assert done.json["macs"] == graph.macs()
+    assert done.json["logit_saturation"] == dict(graph.metadata.logit_saturation)
+    assert len(done.json["logit_saturation"]) == 4
+    done = hwgen("quantize", "digits", "-o", "b")
+    assert done.status == 0
+    assert re.search(r"logit_saturation +(none in 4 layers|[0-9.e-]+ %, at most)", done.out)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert hwgen("quantize", "digits", "-o", "c", "--weight-bits", "4").status == 0
     assert (tmp_path / "a").read_bytes() != (tmp_path / "c").read_bytes()
