@@ -35,7 +35,7 @@ FETCH_BURSTS = 2
 START = 3
 DECODE = 2
 #: Command -> address on the bus; data on the bus -> beat at the FIFO's output.
-LOAD_REQUEST = 5
+LOAD_REQUEST = 6
 LOAD_FIFO = 2
 #: Between commands of LOAD; between the constants and the weights of a tile.
 LOAD_GAP = 2

@@ -78,7 +78,8 @@ class LoadEngine(wiring.Component):
         opcode = Signal(4)
         is_tiles = Signal()
         total = Signal(25)
-        word = self.i_command.payload
+        word = Signal(INSTRUCTION_BITS, reset_less=True)  # accepted one cycle before it is set up
+        accepted_word = Signal()
         tiles = load_body(word, "LOAD_TILES")
         image = load_body(word, "LOAD_IMAGE")
         m.d.comb += [opcode.eq(word[:4]), is_tiles.eq(opcode == code["LOAD_TILES"])]
@@ -98,12 +99,15 @@ class LoadEngine(wiring.Component):
         wide = Signal()
         left = Signal(25)
         addresses = [Signal(64, name=f"address_{p}") for p in range(n)]
-        m.d.comb += self.i_command.ready.eq(~requesting & pending.w_rdy)
+        m.d.comb += self.i_command.ready.eq(~requesting & ~accepted_word & pending.w_rdy)
         accept = self.i_command.valid & self.i_command.ready
-        m.d.comb += [pending.w_data.eq(word), pending.w_en.eq(accept)]
+        m.d.comb += [pending.w_data.eq(self.i_command.payload), pending.w_en.eq(accept)]
+        m.d.sync += accepted_word.eq(accept)
+        with m.If(accept):
+            m.d.sync += word.eq(self.i_command.payload)
         offset = Signal(32)
         m.d.comb += offset.eq(tiles.address << 4)  # the address is every load's first field
-        with m.If(accept):
+        with m.If(accepted_word):
             m.d.sync += [requesting.eq(1), wide.eq(is_tiles), left.eq(total)]
             base = Mux(opcode == code["LOAD_IMAGE"], self.input_base, self.image_base)
             for p in range(n):
