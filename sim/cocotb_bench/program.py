@@ -217,9 +217,9 @@ def make_frame(memory_ports: int, *, small: bool = False, seed: int = 1) -> Test
     rng = np.random.default_rng(seed)
     b = _Builder(config)
     m = TOKENS
-    residual_bank, normalised, query, key_value, scores, codes_bank, hidden = (
-        _word(i) for i in range(7)
-    )
+    residual_bank, normalised, query, key_value, scores, codes_bank = (_word(i) for i in range(6))
+    # In the residual's bank, so that MATMUL and DRAIN want the same one at the same time.
+    hidden = residual_bank + 192
 
     # Parameters, table, positions, image.
     alpha = rng.integers(0, 4, EMBEDDING)
