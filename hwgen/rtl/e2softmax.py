@@ -49,9 +49,14 @@ def codes_layout(vec: int) -> data.StructLayout:
     return data.StructLayout({"codes": data.ArrayLayout(8, vec), "last": 1})
 
 
+def _levels(vec: int) -> int:
+    """Cycles of a slice's maximum and of its sum; a slice of one logit takes a register, too."""
+    return max(1, tree_latency(vec))
+
+
 def stage_1_latency(vec: int) -> int:
     """Cycles from taking a row's last slice until stage 2 can launch the row."""
-    return 2 * tree_latency(vec) + LOG2EXP_LATENCY + 7
+    return 2 * _levels(vec) + LOG2EXP_LATENCY + 7
 
 
 #: Cycles from the launch of a slice in stage 2 to the cycle in which its codes are offered.
@@ -137,7 +142,8 @@ class E2Softmax(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         vec, depth = self.vec, self.ring_slices
-        levels = tree_latency(vec)
+        levels = _levels(vec)
+        single = levels - tree_latency(vec)
         m.submodules.room = room = Credits(depth)
         m.submodules.ring = ring = memory.Memory(
             shape=data.StructLayout(
@@ -169,6 +175,7 @@ class E2Softmax(wiring.Component):
 
         # Maximum of the slice, then of the row so far.
         slice_maximum = tree(m, in_logits, lambda a, b: Mux(a > b, a, b), "maximum")
+        slice_maximum = delay(m, slice_maximum, single, "single_maximum")
         max_valid = delay(m, in_valid, levels, "max_valid", reset=True)
         max_last = delay(m, in_last, levels, "max_last")
         first = Signal(init=1)
@@ -212,7 +219,7 @@ class E2Softmax(wiring.Component):
             Cat(exp_mask[i] & (log2exp.exponents[i] == ONE_SUM_BITS - b) for b in range(16))
             for i in range(vec)
         ]
-        slice_sum = tree(m, terms, lambda a, b: a + b, "terms")
+        slice_sum = delay(m, tree(m, terms, lambda a, b: a + b, "terms"), single, "single_terms")
         sum_valid = delay(m, exp_valid, levels, "sum_valid", reset=True)
         sum_last = delay(m, exp_last, levels, "sum_last")
         # Sum's loop is the longest path: these two end in flip-flops (reset), not in slow shift-
