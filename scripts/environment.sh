@@ -26,8 +26,9 @@ install_packages() {
         return 1
     }
     say "installing $*"
-    "${as_root[@]}" apt-get update -qq
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
+    # Standard output belongs to the command that is run afterwards (--json).
+    "${as_root[@]}" apt-get update -qq >&2
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
 }
 
 # need_libpython: cocotb embeds the interpreter as a shared library, which Debian's python3 does without.
