@@ -145,12 +145,7 @@ class DrainEngine(wiring.Component):
         slice_base = Signal(WORD_ADDRESS_BITS)
         half = Signal()
 
-        wide = Signal()
-        residual = Signal()
-        m.d.comb += [
-            residual.eq(command.mode == DrainMode.RESIDUAL),
-            wide.eq(residual | (command.mode == DrainMode.WIDE)),
-        ]
+        wide, residual = Signal(), Signal()  # the command's mode
 
         # Issue.
         address = Signal(WORD_ADDRESS_BITS)  # slice_base + row
@@ -186,6 +181,10 @@ class DrainEngine(wiring.Component):
                     given = self.i_command.payload
                     m.d.sync += [
                         command.eq(given),
+                        residual.eq(given.mode == DrainMode.RESIDUAL),
+                        wide.eq(
+                            (given.mode == DrainMode.RESIDUAL) | (given.mode == DrainMode.WIDE)
+                        ),
                         tile.eq(0),
                         group.eq(0),
                         columns_left.eq(given.columns),

@@ -16,7 +16,14 @@ from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import WORD_ADDRESS_BITS
 from hwgen.rtl.ailayernorm import STAGE_2_LATENCY, AILayerNorm, stage_1_latency
 from hwgen.rtl.pipeline import Credits, Fifo, RowAddresses, StreamBuffer, delay, register
-from hwgen.rtl.ports import READ_LATENCY, ReadPort, WritePort, command_layout, command_signature
+from hwgen.rtl.ports import (
+    READ_LATENCY,
+    ReadPort,
+    WriteBuffer,
+    WritePort,
+    command_layout,
+    command_signature,
+)
 
 #: Groups that may be on their way between a granted read and AILayerNorm.
 READ_DEPTH = 16
@@ -186,40 +193,32 @@ class LayerNormEngine(wiring.Component):
         # Writes: even groups fill the lower half of a word, odd ones the upper; an even last group
         # clears the upper.
         result = unit.o_stream
-        write_valid, write_step, upper = Signal(), Signal(), Signal()
-        write_data = Signal(config.word_bits, reset_less=True)
-        write_enable = Signal(config.rows, reset_less=True)
-        free = Signal()
-        m.d.comb += [free.eq(~write_valid | self.write.ready), result.ready.eq(free)]
-        with m.If(free):
-            m.d.sync += write_valid.eq(result.valid)
-            with m.If(result.valid):
-                y = result.payload.y.as_value()
-                half = ~Const(0, lanes)
-                m.d.sync += [
-                    upper.eq(~upper & ~result.payload.last),
-                    write_step.eq(upper | result.payload.last),
-                    write_data.eq(Cat(y, Mux(upper, y, 0))),
-                    write_enable.eq(
-                        Cat(
-                            Mux(upper, 0, half)[:lanes],
-                            Mux(upper | result.payload.last, half, 0)[:lanes],
-                        )
-                    ),
-                ]
+        y, last = result.payload.y.as_value(), result.payload.last
+        upper = Signal()
+        half = ~Const(0, lanes)
         m.submodules.destinations = destinations = RowAddresses()
-        written = self.write.valid & self.write.ready
+        m.submodules.writes = writes = WriteBuffer(config.word_bits)
+        wiring.connect(m, writes.write, wiring.flipped(self.write))
+        write = writes.i_stream
+        taken_result = result.valid & result.ready
+        word_end = upper | last
+        with m.If(taken_result):
+            m.d.sync += upper.eq(~word_end)
         m.d.comb += [
             destinations.start.eq(start),
             destinations.base.eq(command.destination),
             destinations.stride.eq(command.destination_stride),
             destinations.rows.eq(command.rows),
             destinations.last_word.eq(last_group[1:]),
-            destinations.step.eq(written & write_step),
-            self.write.valid.eq(write_valid),
-            self.write.address.eq(destinations.address),
-            self.write.data.eq(write_data),
-            self.write.enable.eq(write_enable),
-            last_write.eq(written & write_step & destinations.end),
+            destinations.step.eq(taken_result & word_end),
+            write.valid.eq(result.valid),
+            result.ready.eq(write.ready),
+            write.payload.address.eq(destinations.address),
+            write.payload.data.eq(Cat(y, Mux(upper, y, 0))),
+            write.payload.enable.eq(
+                Cat(Mux(upper, 0, half)[:lanes], Mux(word_end, half, 0)[:lanes])
+            ),
+            write.payload.last.eq(word_end & destinations.end),
+            last_write.eq(writes.granted_last),
         ]
         return m

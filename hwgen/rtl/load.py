@@ -19,7 +19,7 @@ from hwgen.isa.instructions import (
 )
 from hwgen.rtl.axi import BURST
 from hwgen.rtl.pipeline import StreamBuffer, loop_counter, register
-from hwgen.rtl.ports import WritePort, command_layout
+from hwgen.rtl.ports import WriteBuffer, WritePort, command_layout
 
 TABLE_BEATS = 16
 
@@ -76,13 +76,12 @@ class LoadEngine(wiring.Component):
         # Requests ---------------------------------------------------------------------------------
         m.submodules.pending = pending = SyncFIFO(width=INSTRUCTION_BITS, depth=config.queue_depth)
         opcode = Signal(4)
-        is_tiles = Signal()
         total = Signal(25)
         word = Signal(INSTRUCTION_BITS, reset_less=True)  # accepted one cycle before it is set up
         accepted_word = Signal()
         tiles = load_body(word, "LOAD_TILES")
         image = load_body(word, "LOAD_IMAGE")
-        m.d.comb += [opcode.eq(word[:4]), is_tiles.eq(opcode == code["LOAD_TILES"])]
+        m.d.comb += opcode.eq(word[:4])
         with m.Switch(opcode):
             with m.Case(code["LOAD_TILES"]):
                 m.d.comb += total.eq(tiles.beats)
@@ -103,17 +102,25 @@ class LoadEngine(wiring.Component):
         accept = self.i_command.valid & self.i_command.ready
         m.d.comb += [pending.w_data.eq(self.i_command.payload), pending.w_en.eq(accept)]
         m.d.sync += accepted_word.eq(accept)
+        # Beats from the base to each port's first; the other ports serve LOAD_TILES only. The
+        # address is every load's first field.
+        offsets = [Signal(len(tiles.address) + 1, name=f"offset_{p}") for p in range(n)]
+        is_image = Signal()
         with m.If(accept):
-            m.d.sync += word.eq(self.i_command.payload)
-        offset = Signal(32)
-        m.d.comb += offset.eq(tiles.address << 4)  # the address is every load's first field
+            coming = load_body(self.i_command.payload, "LOAD_TILES")
+            m.d.sync += [
+                word.eq(self.i_command.payload),
+                is_image.eq(self.i_command.payload[:4] == code["LOAD_IMAGE"]),
+                *(
+                    offset.eq(coming.address + coming.port_stride * p)
+                    for p, offset in enumerate(offsets)
+                ),
+            ]
         with m.If(accepted_word):
-            m.d.sync += [requesting.eq(1), wide.eq(is_tiles), left.eq(total)]
-            base = Mux(opcode == code["LOAD_IMAGE"], self.input_base, self.image_base)
+            m.d.sync += [requesting.eq(1), wide.eq(opcode == code["LOAD_TILES"]), left.eq(total)]
+            base = Mux(is_image, self.input_base, self.image_base)
             for p in range(n):
-                m.d.sync += addresses[p].eq(
-                    base + offset + ((tiles.port_stride * p) << 4) * is_tiles
-                )
+                m.d.sync += addresses[p].eq(base + Cat(Const(0, 4), offsets[p]))
 
         # One burst at a time, to all ports that take part; each port accepts in its own time. The
         # burst's length is found in one cycle, the burst offered from the next on.
@@ -162,10 +169,12 @@ class LoadEngine(wiring.Component):
         for p, b in enumerate(beats):
             m.d.comb += b.ready.eq(pop_wide | (pop_narrow if p == 0 else 0))
         m.submodules.weights = weights = StreamBuffer(config.wide_beat_bits)
+        m.submodules.constants = constants = StreamBuffer(config.wide_beat_bits)
         wiring.connect(m, weights.o_stream, wiring.flipped(self.o_weights))
+        wiring.connect(m, constants.o_stream, wiring.flipped(self.o_constants))
         m.d.comb += [
             weights.i_stream.payload.eq(wide_data),
-            self.o_constants.payload.eq(wide_data),
+            constants.i_stream.payload.eq(wide_data),
         ]
 
         current = Signal(INSTRUCTION_BITS)
@@ -194,6 +203,7 @@ class LoadEngine(wiring.Component):
         # LOAD_IMAGE: position of the group within its beat, of the byte within the token, and the
         # loops.
         within = Signal(4)  # byte within the beat
+        beat_end = Signal()  # the group is the beat's last
         line_byte = Signal(
             range(config.rows)
         )  # byte of the line's first group within its slice word
@@ -222,20 +232,10 @@ class LoadEngine(wiring.Component):
             ends_lines.eq(ends_patches & line.last),
         ]
         # Words to the activation memory.
-        m.submodules.writes = writes = StreamBuffer(
-            data.StructLayout(
-                {"address": WORD_ADDRESS_BITS, "enable": config.rows, "data": config.word_bits}
-            )
-        )
+        m.submodules.writes = writes = WriteBuffer(config.word_bits)
+        wiring.connect(m, writes.write, wiring.flipped(self.write))
         write = writes.i_stream
-        written = writes.o_stream
-        m.d.comb += [
-            self.write.valid.eq(written.valid),
-            self.write.address.eq(written.payload.address),
-            self.write.enable.eq(written.payload.enable),
-            self.write.data.eq(written.payload.data),
-            written.ready.eq(self.write.ready),
-        ]
+        written = register(m, writes.granted_last, "written", reset=True)
 
         with m.FSM(name="load"):
             with m.State("Idle"), m.If(pending.r_rdy):
@@ -249,6 +249,7 @@ class LoadEngine(wiring.Component):
                     tile.eq(0),
                     address.eq(c_words.destination),
                     within.eq(0),
+                    beat_end.eq(c_image.group_log2 == ceil_log2(BEAT_BYTES)),
                     line_byte.eq(0),
                     byte.eq(0),
                     line_word.eq(c_image.destination),
@@ -280,8 +281,8 @@ class LoadEngine(wiring.Component):
                     m.next = "Weights"
                 with m.Else():
                     m.d.comb += [
-                        self.o_constants.valid.eq(wide_valid),
-                        pop_wide.eq(wide_valid & self.o_constants.ready),
+                        constants.i_stream.valid.eq(wide_valid),
+                        pop_wide.eq(wide_valid & constants.i_stream.ready),
                     ]
                     with m.If(pop_wide):
                         m.d.sync += [beats_left.eq(beats_left - 1), none_left.eq(beats_left == 1)]
@@ -314,6 +315,7 @@ class LoadEngine(wiring.Component):
                     write.payload.enable.eq(
                         Cat((part == k).replicate(BEAT_BYTES) for k in range(beats_per_word))
                     ),
+                    write.payload.last.eq((part == beats_per_word - 1) & (count == last_count)),
                     pop_narrow.eq(write.valid & write.ready),
                 ]
                 with m.If(pop_narrow):
@@ -323,7 +325,7 @@ class LoadEngine(wiring.Component):
                         with m.If(count == last_count):
                             m.next = "Flush"
             # The last word is in the buffer; it counts as written once it has left.
-            with m.State("Flush"), m.If(~written.valid):
+            with m.State("Flush"), m.If(written):
                 m.d.comb += self.done.eq(1)
                 m.next = "Idle"
 
@@ -351,6 +353,7 @@ class LoadEngine(wiring.Component):
                     write.payload.address.eq(slice_word + patch.index),
                     write.payload.data.eq(Cat([signed_codes] * beats_per_word)),
                     write.payload.enable.eq(enable),
+                    write.payload.last.eq(finished),
                     step.eq(write.valid & write.ready),
                 ]
                 following_byte = Signal(range(2 * config.rows))
@@ -361,9 +364,10 @@ class LoadEngine(wiring.Component):
                     Mux(overflow, slice_word + c_image.stride, slice_word)
                 )
                 with m.If(step):
-                    m.d.sync += within.eq(within + size)
-                    m.d.comb += pop_narrow.eq((within + size >= 16) | finished)
+                    m.d.comb += pop_narrow.eq(beat_end | finished)
                     m.d.sync += [
+                        within.eq(within + size),
+                        beat_end.eq((within + (size << 1))[:4] == 0),
                         byte.eq(following_byte[: ceil_log2(config.rows)]),
                         slice_word.eq(following_word),
                     ]

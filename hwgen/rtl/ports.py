@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from amaranth import Shape, signed, unsigned
+from amaranth import Module, Shape, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.isa.instructions import BY_NAME, WORD_ADDRESS_BITS, Engine
+from hwgen.rtl.pipeline import StreamBuffer
 
 #: Cycles from a granted read request to its data.
 READ_LATENCY = 3
@@ -53,6 +54,50 @@ class WritePort(wiring.Signature):
         )
 
 
+class WriteBuffer(wiring.Component):
+    """Two registers in front of a write port: its grant ends here.
+
+    ``granted_last`` is high in the cycle in which the word given with ``last`` is granted. Latency
+    1 cycle; one word a cycle.
+    """
+
+    i_stream: In
+    write: Out
+    granted_last: Out
+
+    def __init__(self, word_bits: int) -> None:
+        self.shape = data.StructLayout(
+            {
+                "address": WORD_ADDRESS_BITS,
+                "enable": word_bits // 8,
+                "data": word_bits,
+                "last": 1,
+            }
+        )
+        super().__init__(
+            {
+                "i_stream": In(stream.Signature(self.shape)),
+                "write": Out(WritePort(word_bits)),
+                "granted_last": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.buffer = buffer = StreamBuffer(self.shape)
+        wiring.connect(m, wiring.flipped(self.i_stream), buffer.i_stream)
+        word = buffer.o_stream
+        m.d.comb += [
+            self.write.valid.eq(word.valid),
+            self.write.address.eq(word.payload.address),
+            self.write.enable.eq(word.payload.enable),
+            self.write.data.eq(word.payload.data),
+            word.ready.eq(self.write.ready),
+            self.granted_last.eq(word.valid & self.write.ready & word.payload.last),
+        ]
+        return m
+
+
 def command_layout(opcode: str) -> data.StructLayout:
     """Fields of one opcode's body as a structure, from the ISA table."""
     members: dict[str, Shape] = {
@@ -73,6 +118,7 @@ __all__ = [
     "In",
     "Out",
     "ReadPort",
+    "WriteBuffer",
     "WritePort",
     "command_layout",
     "command_signature",

@@ -16,7 +16,14 @@ from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import WORD_ADDRESS_BITS
 from hwgen.rtl.e2softmax import STAGE_2_LATENCY, E2Softmax, stage_1_latency
 from hwgen.rtl.pipeline import Credits, Fifo, RowAddresses, StreamBuffer, register
-from hwgen.rtl.ports import READ_LATENCY, ReadPort, WritePort, command_layout, command_signature
+from hwgen.rtl.ports import (
+    READ_LATENCY,
+    ReadPort,
+    WriteBuffer,
+    WritePort,
+    command_layout,
+    command_signature,
+)
 
 #: Words that may be on their way between a granted read and the gearbox.
 READ_DEPTH = 16
@@ -161,55 +168,60 @@ class SoftmaxEngine(wiring.Component):
                         word_in.eq(Mux(row_end_in, 0, word_in + 1)),
                     ]
 
-        # Gearbox: slices to words, into the register of the write port
+        # Gearbox: slices to words
+        m.submodules.destinations = destinations = RowAddresses()
+        m.submodules.writes = writes = WriteBuffer(config.word_bits)
+        wiring.connect(m, writes.write, wiring.flipped(self.write))
+        write = writes.i_stream
         slice_out = unit.o_stream
         codes = slice_out.payload.codes.as_value()
-        write_valid = Signal()
-        write_data = Signal(config.word_bits, reset_less=True)
-        free = Signal()
-        m.d.comb += free.eq(~write_valid | self.write.ready)
         part_out = Signal(range(max(2, ratio)))
         if vec <= word_bytes:
             part_end_out = slice_out.payload.last | (part_out == ratio - 1)
-            m.d.comb += slice_out.ready.eq(free)
-            with m.If(free):
-                m.d.sync += write_valid.eq(slice_out.valid & part_end_out)
-                with m.If(slice_out.valid):
-                    m.d.sync += part_out.eq(Mux(part_end_out, 0, part_out + 1))
-                    for part in range(ratio):
-                        place = write_data[8 * vec * part : 8 * vec * (part + 1)]
-                        with m.If(part_out == part):
-                            m.d.sync += place.eq(codes)
-                        with m.Elif(part_out == 0):
-                            m.d.sync += place.eq(0)
+            m.d.comb += [
+                write.valid.eq(slice_out.valid & part_end_out),
+                slice_out.ready.eq(write.ready),
+            ]
+            # Parts before the last wait here; those behind the row's last slice are 0.
+            waiting = Signal(data.ArrayLayout(8 * vec, ratio - 1), reset_less=True)
+            for part in range(ratio):
+                place = write.payload.data[8 * vec * part : 8 * vec * (part + 1)]
+                with m.If(part_out == part):
+                    m.d.comb += place.eq(codes)
+                if part < ratio - 1:
+                    with m.Elif(part_out > part):
+                        m.d.comb += place.eq(waiting[part])
+            with m.If(slice_out.valid & slice_out.ready):
+                m.d.sync += part_out.eq(Mux(part_end_out, 0, part_out + 1))
+                for part in range(ratio - 1):
+                    with m.If(part_out == part):
+                        m.d.sync += waiting[part].eq(codes)
         else:
             word_out = Signal.like(last_word, reset_less=False)
             row_end_out = word_out == last_word
             part_end_out = row_end_out | (part_out == ratio - 1)
-            m.d.comb += slice_out.ready.eq(free & part_end_out)
-            with m.If(free):
-                m.d.sync += write_valid.eq(slice_out.valid)
-                with m.If(slice_out.valid):
-                    m.d.sync += [
-                        write_data.eq(codes.word_select(part_out, config.word_bits)),
-                        part_out.eq(Mux(part_end_out, 0, part_out + 1)),
-                        word_out.eq(Mux(row_end_out, 0, word_out + 1)),
-                    ]
+            m.d.comb += [
+                write.valid.eq(slice_out.valid),
+                slice_out.ready.eq(write.ready & part_end_out),
+                write.payload.data.eq(codes.word_select(part_out, config.word_bits)),
+            ]
+            with m.If(write.valid & write.ready):
+                m.d.sync += [
+                    part_out.eq(Mux(part_end_out, 0, part_out + 1)),
+                    word_out.eq(Mux(row_end_out, 0, word_out + 1)),
+                ]
 
         # Writes
-        m.submodules.destinations = destinations = RowAddresses()
-        written = self.write.valid & self.write.ready
         m.d.comb += [
             destinations.start.eq(start),
             destinations.base.eq(command.destination),
             destinations.stride.eq(command.destination_stride),
             destinations.rows.eq(command.rows),
             destinations.last_word.eq(last_word),
-            destinations.step.eq(written),
-            self.write.valid.eq(write_valid),
-            self.write.address.eq(destinations.address),
-            self.write.data.eq(write_data),
-            self.write.enable.eq(~Const(0, word_bytes)),
-            last_write.eq(written & destinations.end),
+            destinations.step.eq(write.valid & write.ready),
+            write.payload.address.eq(destinations.address),
+            write.payload.enable.eq(~Const(0, word_bytes)),
+            write.payload.last.eq(destinations.end),
+            last_write.eq(writes.granted_last),
         ]
         return m

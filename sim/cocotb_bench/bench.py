@@ -7,13 +7,9 @@ cocotb is entered once per cycle.
 
 from __future__ import annotations
 
-import json
-import os
-import pickle
 import random
 from collections import Counter
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import cocotb
@@ -26,6 +22,7 @@ from hwgen.sim.cocotb_bench import bins
 from hwgen.sim.cocotb_bench.axi import Chances, Memory, ProtocolError, ReadPort, Region, WritePort
 from hwgen.sim.cocotb_bench.harness import control_layout, seen_layout
 from hwgen.sim.cocotb_bench.program import TestFrame
+from hwgen.sim.cocotb_bench.runner import read_job, write_report
 
 Cycles = Generator[None, None, Any]
 
@@ -326,11 +323,10 @@ class Bench:
 
 @cocotb.test()
 async def run_scenarios(dut: Any) -> None:
-    """Run the job in the folder that the environment names."""
+    """Run the scenarios of the job."""
     from hwgen.sim.cocotb_bench.scenarios import SCENARIOS, ScenarioError, recover
 
-    folder = Path(os.environ["HWGEN_BENCH_FOLDER"])
-    frame, jobs, stop = pickle.loads((folder / "job").read_bytes())
+    frame, jobs, stop = read_job()
     bench = Bench(frame, dut)
     control, seen = dut.control, dut.seen
     edge = FallingEdge(dut.clk)
@@ -375,5 +371,4 @@ async def run_scenarios(dut: Any) -> None:
         )
         if problem and stop:
             break
-    report = {"results": results, "bins": dict(bench.hits), "cycles": bench.cycle}
-    (folder / "report").write_text(json.dumps(report))
+    write_report({"results": results, "bins": dict(bench.hits), "cycles": bench.cycle})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the bench around the top (Verilator, cocotb's VPI) and runs it.
+"""Builds the bench around the top and runs it.
 
 The wrapper makes Python cheap: one vector of controls in, one vector of what happened at the last
 clock edge out, and it checks the rules of the masters' channels in every cycle. Only the wrapper's
@@ -8,13 +8,6 @@ own signals are public.
 
 from __future__ import annotations
 
-import json
-import os
-import pickle
-import re
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,11 +16,12 @@ from typing import Any
 
 from hwgen.config import AcceleratorConfig
 from hwgen.emit.verilog import convert
-from hwgen.errors import SimulationError, ToolError
+from hwgen.errors import SimulationError
 from hwgen.isa.instructions import BY_NAME, OPCODE_BITS, Engine
 from hwgen.rtl.accelerator import Accelerator
 from hwgen.sim.cocotb_bench.program import TestFrame
-from hwgen.sim.verilator import Build, Source, build
+from hwgen.sim.cocotb_bench.runner import build_cocotb, run_cocotb
+from hwgen.sim.verilator import Source
 from hwgen.sim.verilog_ports import Port, module_ports
 
 TOP = "hwgen_top"
@@ -251,51 +245,13 @@ def wrapper(text: str, config: AcceleratorConfig) -> str:
     return "\n".join(lines)
 
 
-def _main(text: str) -> bytes:
-    """Cocotb's main program; our builds keep the time in Verilator's context."""
-    step = "main_time = next_time;"
-    if step not in text:
-        raise ToolError(f"cocotb's verilator.cpp must contain {step!r}; try cocotb 2.1")
-    return text.replace(step, f"{step} Verilated::threadContextp()->time(main_time);").encode()
-
-
-_CONTROL = b"""`verilator_config
-public_flat_rw -module "bench" -var "*"
-"""
-
-
 @cache
 def build_bench(config: AcceleratorConfig) -> Path:
     """The executable of the bench for a configuration, from the cache or built now."""
-    try:
-        import cocotb_tools.config as cocotb_config
-    except ImportError as error:
-        raise ToolError(
-            "cocotb must be installed to verify the top; try: pip install 'hwgen[dev]'"
-        ) from error
     top = Accelerator(config)
     text = convert(top, TOP, top.leaves())
-    libraries = Path(cocotb_config.libs_dir)
-    main = Path(cocotb_config.share_dir) / "lib" / "verilator" / "verilator.cpp"
-    return build(
-        Build(
-            top="bench",
-            verilog=(
-                Source("top.v", text.encode()),
-                Source("bench.v", wrapper(text, config).encode()),
-                Source("public.vlt", _CONTROL),
-            ),
-            harness=(
-                Source("Vtop.h", b'#include "Vdut.h"\nusing Vtop = Vdut;\n'),
-                Source("main.cpp", _main(main.read_text())),
-                Source("vpi.cpp", b'#include "verilated_vpi.cpp"\n'),
-            ),
-            # One file of code: what the translation units share is read once, not once each.
-            options=("--vpi", "--output-split", "0"),
-            optimise="-O1",
-            libraries=(f"-Wl,-rpath,{libraries}", f"-L{libraries}", "-lcocotbvpi_verilator"),
-        )
-    )
+    sources = (Source("top.v", text.encode()), Source("bench.v", wrapper(text, config).encode()))
+    return build_cocotb("bench", sources)
 
 
 def run_bench(
@@ -315,49 +271,14 @@ def run_bench(
     Raises:
         SimulationError: the simulation itself did not run to its end.
     """
-    import find_libpython
-    from cocotb_tools.check_results import get_results
-    from cocotb_tools.config import pygpi_entry_point
-
-    executable = build_bench(frame.config)
-    with tempfile.TemporaryDirectory(prefix="hwgen-cocotb-") as name:
-        folder = Path(name)
-        (folder / "job").write_bytes(pickle.dumps((frame, list(scenarios), stop)))
-        results = folder / "results.xml"
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            "PYGPI_PYTHON_BIN": sys.executable,
-            "GPI_USERS": f"{find_libpython.find_libpython()};{pygpi_entry_point()}",
-            "COCOTB_TOPLEVEL": "bench",
-            "COCOTB_TEST_MODULES": "hwgen.sim.cocotb_bench.bench",
-            "TOPLEVEL_LANG": "verilog",
-            "COCOTB_TRUST_INERTIAL_WRITES": "1",
-            "COCOTB_RESULTS_FILE": str(results),
-            "COCOTB_RANDOM_SEED": str(seed),
-            "COCOTB_LOG_LEVEL": "WARNING",
-            "HWGEN_BENCH_FOLDER": str(folder),
-        }
-        command = [str(executable), "+verilator+rand+reset+2", f"+verilator+seed+{seed}"]
-        with (folder / "log").open("w") as log:
-            process = subprocess.Popen(
-                command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
-            )
-            try:
-                status = process.wait(timeout)
-            except BaseException:
-                process.kill()
-                process.wait()
-                raise
-        text = (folder / "log").read_text(errors="replace")
-        tail = "\n".join(re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()[-30:])
-        if not results.is_file() or not (folder / "report").is_file():
-            raise SimulationError(f"The bench ended with status {status} (seed {seed}):\n{tail}")
-        tests, failed = get_results(results)
-        if tests != 1 or failed:
-            raise SimulationError(f"{failed} of {tests} cocotb tests failed (seed {seed}):\n{tail}")
-        report: dict[str, Any] = json.loads((folder / "report").read_text())
-        return report
+    return run_cocotb(
+        build_bench(frame.config),
+        top="bench",
+        module="hwgen.sim.cocotb_bench.bench",
+        job=(frame, list(scenarios), stop),
+        seed=seed,
+        timeout=timeout,
+    )
 
 
 __all__ = [
