@@ -824,6 +824,9 @@ def _unit(
     if folder is None and vectors is None and not synth:
         folder = Path("rtl_out", name)
     if returned is not None:
+        assert vectors is not None
+        if returned.exists() and vectors.exists() and returned.samefile(vectors):
+            raise UsageError(f"--output must be another file than --simulate's, not {returned}")
         check_output(returned)
     if vectors is not None:
         check_vector_file(chosen, values, vectors)

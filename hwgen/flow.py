@@ -151,7 +151,7 @@ def quantise(loaded: Loaded, reporter: Reporter) -> IntegerGraph:
             images.images,
             weight_bits=request.weight_bits,
             squares=request.squares,
-            image_source=images.source,
+            image_source=images.identity,
         )
 
 
@@ -516,12 +516,14 @@ def simulate(
     measured = design_digest(folder.path, folder.manifest)
     manifest, graph = folder.manifest, folder.graph()
     model = memory or folder.default_memory()
-    predicted = predicted_for(manifest, model)
+    predicted = predicted_for(folder, graph, model)
     classes = manifest.program.classes
     worst: Frame | None = None
     checked = 0
     logits = []
     changed: tuple[str, ...] = ()
+    if images.note:
+        reporter.warn(images.note)
     with reporter.stage("simulate"):
         size = sum(
             int(np.prod(t.shape)) * np.dtype(t.dtype).itemsize for t in graph.tensors.values()
@@ -585,12 +587,25 @@ def simulate(
     )
 
 
-def predicted_for(manifest: Manifest, memory: Memory) -> int | None:
-    """The manifest's prediction if it was made for this memory; another memory has another one."""
+def predicted_for(folder: DesignFolder, graph: IntegerGraph, memory: Memory) -> int | None:
+    """The manifest's prediction, or one for another memory than the board's.
+
+    The cycle model works on the compiled program: there is no other prediction where the folder's
+    program is not the one that its graph compiles to.
+    """
+    from hwgen.program.lowering import lower as lower_graph
+
+    manifest = folder.manifest
     settings = {"memory_latency": memory.latency, "memory_bandwidth": memory.bandwidth}
-    if any(manifest.extra.get(name) != value for name, value in settings.items()):
+    if all(manifest.extra.get(name) == value for name, value in settings.items()):
+        return manifest.program.predicted_cycles
+    try:
+        program = lower_graph(graph, manifest.config)
+    except HwgenError:
         return None
-    return manifest.program.predicted_cycles
+    if digest(program.image) != manifest.files[manifest.program.image]:
+        return None
+    return predicted_cycles(program, memory)
 
 
 def account(frame: Frame) -> tuple[int, dict[str, int]]:

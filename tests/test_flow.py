@@ -13,7 +13,6 @@ import pytest
 from hwgen import flow
 from hwgen.boards import get_board
 from hwgen.config import AcceleratorConfig
-from hwgen.emit.manifest import Manifest, ProgramFacts
 from hwgen.errors import FormatError, MismatchError, SimulationError, UsageError
 from hwgen.flow import (
     STAGES,
@@ -35,6 +34,8 @@ from hwgen.report import design as design_report
 from hwgen.report.results import SimulationResult, SynthesisResult, design_digest
 from hwgen.report.terminal import Reporter
 from hwgen.sim.frame import Frame, FrameResults, Memory
+
+from .emit.manifests import manifest
 
 REPORTER = Reporter(quiet=True)
 
@@ -202,37 +203,17 @@ def test_result_keeps_the_contract(tmp_path: Path) -> None:
 
 def folder(path: Path, **extra: object) -> DesignFolder:
     """A manifest that no design belongs to: enough for what is said of it."""
-    manifest = Manifest(
-        name="x",
-        top="x",
-        model="digits",
-        board="zcu102",
-        config=AcceleratorConfig(),
-        program=ProgramFacts(
-            image="p",
-            boundaries="b",
-            graph="g",
-            instructions=3,
-            input_shape=(8, 8, 1),
-            input_bytes=64,
-            output_bytes=32,
-            classes=10,
-            macs=1000,
-            predicted_cycles=500,
-        ),
-        simulation=("v",),
-        synthesis=("v",),
-        files=dict.fromkeys("pbgv", ""),
-        extra={"memory_latency": 100, "memory_bandwidth": 46.5, **extra},
-    )
-    return DesignFolder(path=path, manifest=manifest)
+    names = ("program.bin", "b.json", "g.safetensors", "x.v")
+    facts = {"memory_latency": 100, "memory_bandwidth": 46.5, **extra}
+    return DesignFolder(path=path, manifest=manifest(dict.fromkeys(names, ""), **facts))
 
 
-def test_a_prediction_holds_for_one_memory(tmp_path: Path) -> None:
+def test_a_prediction_holds_for_one_memory(tmp_path: Path, graph: IntegerGraph) -> None:
     opened = folder(tmp_path)
-    assert flow.predicted_for(opened.manifest, Memory(100, 46.5)) == 500
-    assert flow.predicted_for(opened.manifest, Memory(101, 46.5)) is None
-    assert flow.predicted_for(opened.manifest, Memory(100, 4.0)) is None
+    assert flow.predicted_for(opened, graph, Memory(100, 46.5)) == 500
+    # The graph's program is not the folder's: nothing is known of other memories.
+    assert flow.predicted_for(opened, graph, Memory(101, 46.5)) is None
+    assert flow.predicted_for(opened, graph, Memory(100, 4.0)) is None
     values = flow.describe_evidence(Evidence(folder=opened))
     assert (values["predicted_cycles"], values["memory_bandwidth"]) == (500, 46.5)
     slow = replace(RESULT, memory_bandwidth=4.0)
@@ -339,11 +320,11 @@ def test_an_edit_during_the_synthesis_does_not_get_its_result(
         wall_seconds=1.0,
     )
     opened = folder(tmp_path)
-    (tmp_path / "v").write_text("before")
+    (tmp_path / "x.v").write_text("before")
     before = design_digest(tmp_path, opened.manifest)
 
     def run(*_: object, **__: object) -> yosys.SynthesisReport:
-        (tmp_path / "v").write_text("edited")
+        (tmp_path / "x.v").write_text("edited")
         return report
 
     monkeypatch.setattr(yosys, "synthesise", run)
@@ -385,7 +366,7 @@ def test_every_tensor_of_the_graph_is_compared(
 ) -> None:
     """A stand-in for the simulator returns the reference's tensors, and edits a file meanwhile."""
     opened = folder(tmp_path)
-    (tmp_path / "v").write_text("before")
+    (tmp_path / "x.v").write_text("before")
     before = design_digest(tmp_path, opened.manifest)
     asked: list[int | None] = []
 
@@ -397,7 +378,7 @@ def test_every_tensor_of_the_graph_is_compared(
         output = tensors["head"].astype("<i2").view(np.uint8).reshape(-1)
         if lacking is not None:
             del tensors[lacking]
-        (path / "v").write_text("edited")
+        (path / "x.v").write_text("edited")
         counters = {name: 0 for name, _ in COUNTERS} | {"CYCLES": 100, "ARRAY_BUSY": 100}
         return FrameResults((Frame(output, 101, counters, tensors, {}),), 1.0)
 

@@ -75,16 +75,18 @@ def _load_torch(path: Path) -> dict[str, np.ndarray]:
             warnings.simplefilter("ignore")  # of an odd pickle protocol: refused below, if at all
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        first = str(error).strip().splitlines()
+        # Only what was met: the rest of torch's text tells how to execute such a file.
+        met = re.search(r"(?:GLOBAL|global|class|operand):? [\w.]+", str(error))
         raise CheckpointError(
             f"{path}: refused: the file must hold tensors only, and nothing in it was executed"
-            f" ({first[0] if first else 'unpickling error'}); save model.state_dict(), or use"
-            " .safetensors"
+            f" ({met[0] if met else 'no tensors'}); save model.state_dict(), or use .safetensors"
         ) from error
     except Exception as error:  # torch raises many types for a damaged archive
+        size = path.stat().st_size
+        said = f": {error!s:.200}" if str(error) else ""
         raise CheckpointError(
-            f"{path}: must be a file of torch.save(state_dict): {type(error).__name__}:"
-            f" {error!s:.300}"
+            f"{path}: must be a file of torch.save(state_dict), whole and unchanged; torch cannot"
+            f" read these {size} bytes ({type(error).__name__}{said})"
         ) from error
     state = _unwrap(loaded, path)
     out = {}

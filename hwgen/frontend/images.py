@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +28,20 @@ class ImageSet:
     images: np.ndarray  #: uint8 [n, H, W, channels]
     labels: np.ndarray | None  #: int64 [n] or None
     source: str  #: "synthetic", "digits", or the path they were read from
+    from_files: bool = False  #: the source is a path
+    note: str | None = None  #: what the user should know of them
 
     def head(self, count: int) -> ImageSet:
         """Return the first ``count`` images."""
         labels = None if self.labels is None else self.labels[:count]
-        return ImageSet(images=self.images[:count], labels=labels, source=self.source)
+        return replace(self, images=self.images[:count], labels=labels)
+
+    @property
+    def identity(self) -> str:
+        """The source, wherever its files lie: a path becomes the digest of the pixels."""
+        if not self.from_files:
+            return self.source
+        return f"sha256:{hashlib.sha256(self.images.tobytes()).hexdigest()[:16]}"
 
 
 def synthetic_images(spec: ModelSpec, count: int, seed: int) -> np.ndarray:
@@ -65,8 +76,10 @@ def load_images(source: str | Path, spec: ModelSpec, *, limit: int | None = None
     """Return the images of an NPZ archive or of a folder.
 
     NPZ: ``images`` uint8 [n, H, W, channels], optional ``labels`` [n]. Folder: image files (any
-    order of the file system, read sorted by name); with one subfolder per class (ImageNet's
-    layout) the sorted subfolders are the labels. Images of another size are refused, not resized.
+    order of the file system, read sorted by name), in subfolders by class (ImageNet's layout) or
+    not. A subfolder's label is the number that it is named by, or else its place in the sorted
+    subfolders if there is one per class; otherwise there are no labels, and a ``note`` says so.
+    Images of another size are refused, not resized; of another mode (grey, with alpha) converted.
 
     Raises:
         UsageError: the source does not exist or is neither form.
@@ -107,7 +120,7 @@ def _load_npz(path: Path, spec: ModelSpec) -> ImageSet:
     _check_shape(images, spec, path)
     if labels is not None:
         labels = _check_labels(labels, len(images), spec, path)
-    return ImageSet(images=images, labels=labels, source=str(path))
+    return ImageSet(images=images, labels=labels, source=str(path), from_files=True)
 
 
 def _check_shape(images: np.ndarray, spec: ModelSpec, path: Path) -> None:
@@ -142,7 +155,8 @@ def _load_folder(path: Path, spec: ModelSpec, limit: int | None) -> ImageSet:
             " install pillow, or give an .npz with 'images' uint8 [n, H, W, channels]"
         ) from error
     classes = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    groups = list(enumerate(classes)) if classes else [(-1, path)]
+    numbers = _class_numbers([p.name for p in classes], spec.classes)
+    groups = list(zip(numbers or [-1] * len(classes), classes, strict=True)) or [(-1, path)]
     files = [
         (label, file)
         for label, folder in groups
@@ -184,5 +198,24 @@ def _load_folder(path: Path, spec: ModelSpec, limit: int | None) -> ImageSet:
                 f"{file}: must be a readable image: {type(error).__name__}: {error!s:.200}"
             ) from error
         images[row] = pixels.reshape(images.shape[1:])
-    labels = np.array([label for label, _ in files], dtype=np.int64) if classes else None
-    return ImageSet(images=images, labels=labels, source=str(path))
+    labels = np.array([label for label, _ in files], dtype=np.int64) if numbers else None
+    note = (
+        f"{path}: no labels, for its {len(classes)} class folders are neither one for each of the"
+        f" model's {spec.classes} classes nor named by class numbers"
+    )
+    return ImageSet(
+        images=images,
+        labels=labels,
+        source=str(path),
+        from_files=True,
+        note=note if classes and numbers is None else None,
+    )
+
+
+def _class_numbers(names: list[str], classes: int) -> list[int] | None:
+    """Labels of the class folders; None if their names do not tell."""
+    if all(re.fullmatch("[0-9]{1,9}", name) for name in names):
+        numbers = [int(name) for name in names]
+        if len(set(numbers)) == len(numbers) and all(number < classes for number in numbers):
+            return numbers
+    return list(range(classes)) if len(names) == classes else None

@@ -80,7 +80,8 @@ OP_TYPES: dict[str, type[Op]] = {
 class GraphMetadata:
     """Where a graph comes from: for reports, never for arithmetic."""
 
-    image_source: str = "none"  #: "synthetic", "digits" or the path of the calibration images
+    #: "synthetic", "digits", or the digest of the calibration images' pixels
+    image_source: str = "none"
     calibration_images: int = 0
     checkpoint_digest: str = ""  #: SHA-256 of the float tensors, canonical names and values
     squares: str = "compressed"
@@ -209,7 +210,7 @@ class IntegerGraph:
             )
         try:
             document = json.loads(metadata[_METADATA_KEY])
-            version = document["schema_version"]
+            version = document.get("schema_version")
             if version != SCHEMA_VERSION:
                 raise FormatError(
                     f"schema_version must be {SCHEMA_VERSION}, not {version!r}: quantise again"

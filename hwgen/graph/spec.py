@@ -144,7 +144,10 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, data: object) -> ModelSpec:
-        """Return the specification of a JSON object; unknown, missing or wrong keys are refused."""
+        """Return the specification of a JSON object; unknown, missing or wrong keys are refused.
+
+        Without ``head_dim`` it is ``width / heads``, as timm has it.
+        """
         if not isinstance(data, Mapping):
             raise ModelError(f"Model file must hold one JSON object, not {type(data).__name__}")
         fields = {field.name: field for field in dataclasses.fields(cls)}
@@ -160,6 +163,15 @@ class ModelSpec:
         if missing:
             raise ModelError(f"Model file must give {', '.join(missing)}: missing")
         values = dict(data)
+        if "head_dim" not in values:
+            width, heads = values["width"], values["heads"]
+            if type(width) is int and type(heads) is int and heads > 0:
+                if width % heads:
+                    raise ModelError(
+                        f"Model file must give head_dim: the width ({width}) is no multiple of the"
+                        f" heads ({heads})"
+                    )
+                values["head_dim"] = width // heads
         for field in ("mean", "std"):
             if isinstance(values.get(field), list):
                 values[field] = tuple(values[field])

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,6 +32,9 @@ TARGETS: tuple[str, ...] = tuple(PRIMITIVES)
 _RECIPE = "3"
 
 Progress = Callable[[str, float], None]
+
+#: How a Liberty file begins: space, comments, the library group.
+_LIBERTY = re.compile(rb"(?:\s|/\*.*?\*/|//[^\n]*\n)*library\s*\([^)]*\)\s*\{", re.DOTALL)
 
 # Reads one command a line; says which one it is at.
 _WORKER = """
@@ -132,10 +137,13 @@ def _run(commands: Sequence[str], folder: Path) -> str:
         text = log.read()
     if process.returncode:
         lines = text.splitlines()
-        telling = [line for line in lines if line.startswith("ERROR")] or lines[-5:]
-        raise ToolError(
-            f"Yosys must succeed, but ended with status {process.returncode}: " + "\n".join(telling)
-        )
+        telling = [line for line in lines if line.startswith("ERROR")][:1] or lines[-5:]
+        how = f"ended with status {process.returncode}"
+        if process.returncode < 0:
+            how = f"was ended by signal {-process.returncode}"
+            if -process.returncode == signal.SIGKILL:
+                how += " (SIGKILL: out of memory?)"
+        raise ToolError(f"Yosys must succeed, but {how}: " + "\n".join(telling))
     return text
 
 
@@ -176,6 +184,10 @@ def synthesise(
         library = liberty.read_bytes() if liberty is not None else None
     except OSError as error:
         raise ToolError(f"Synthesis needs readable files: {error}") from error
+    if library is not None and not _LIBERTY.match(library):
+        raise ToolError(
+            "Liberty file must begin with 'library (NAME) {', comments aside", where=str(liberty)
+        )
     kind = "liberty" if liberty is not None else target
     digest = hashlib.sha256()
     for part in (_RECIPE.encode(), tool.encode(), kind.encode(), _name(top).encode()):

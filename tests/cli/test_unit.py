@@ -56,6 +56,9 @@ def test_vectors_through_the_unit(hwgen: Command, tmp_path: Path) -> None:
     )
     assert done.status == 0, done.err
     assert done.json["matches_reference"] is True
+    over = hwgen("unit", "elementwise", "--simulate", "in.npz", "--output", "in.npz", "--json")
+    assert over.status == 2
+    assert "another file" in over.json["error"]
     with np.load(tmp_path / "out.npz") as returned:
         assert returned.files == ["y"]
         np.testing.assert_array_equal(returned["y"], apply_table(codes, table))

@@ -16,35 +16,16 @@ from hwgen.emit.folder import write_folder
 from hwgen.emit.manifest import Manifest, ProgramFacts, digest
 from hwgen.errors import ConfigError, FormatError
 
+from .manifests import manifest as manifest_of
+
 
 def files(text: str = "module x; endmodule\n") -> dict[str, bytes]:
     return {"x.v": text.encode(), "program.bin": b"\1\2", "b.json": b"{}", "g.safetensors": b"g"}
 
 
 def manifest(content: dict[str, bytes]) -> Manifest:
-    return Manifest(
-        name="x",
-        top="x",
-        model="digits",
-        board="zcu102",
-        config=AcceleratorConfig(),
-        program=ProgramFacts(
-            image="program.bin",
-            boundaries="b.json",
-            graph="g.safetensors",
-            instructions=3,
-            input_shape=(28, 28, 1),
-            input_bytes=784,
-            output_bytes=32,
-            classes=10,
-            macs=1000,
-            predicted_cycles=500,
-        ),
-        simulation=("x.v",),
-        synthesis=("x.v",),
-        files={name: digest(data) for name, data in content.items()},
-        extra={"weight_bits": {"block0": 4}},
-    )
+    digests = {name: digest(data) for name, data in content.items()}
+    return manifest_of(digests, weight_bits={"block0": 4})
 
 
 def write(path: Path, text: str = "module x; endmodule\n") -> Path:

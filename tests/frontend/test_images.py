@@ -4,13 +4,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import zipfile
 
 import numpy as np
 import pytest
 
 from hwgen.errors import FormatError, UsageError
-from hwgen.frontend.images import digits_dataset, load_images, synthetic_images
+from hwgen.frontend.images import ImageSet, digits_dataset, load_images, synthetic_images
 from hwgen.frontend.models import MODELS
 
 DIGITS = MODELS["digits"]
@@ -96,12 +97,30 @@ def test_missing_source(tmp_path):
 
 def test_folder_of_classes(tmp_path):
     pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
-    for name, level in (("n02", 20), ("n01", 10)):
+
+    def save(name, level):
         (tmp_path / name).mkdir()
         pillow.fromarray(np.full((8, 8), level, np.uint8)).save(tmp_path / name / "a.png")
+
+    save("n02", 20)
+    save("n01", 10)
     found = load_images(tmp_path, DIGITS)
-    assert found.labels.tolist() == [0, 1]
     assert found.images[:, 0, 0, 0].tolist() == [10, 20]
+    # Two of ten classes: which ones, the names do not say.
+    assert found.labels is None
+    assert "10 classes" in found.note
+    for level in range(3, 11):
+        save(f"n{level:02}", 10 * level)
+    found = load_images(tmp_path, DIGITS)
+    assert found.labels.tolist() == list(range(10))
+    assert found.note is None
+    (tmp_path / "numbers").mkdir()
+    for name in ("9", "02"):  # named by number
+        save(f"numbers/{name}", 7)
+    assert load_images(tmp_path / "numbers", DIGITS).labels.tolist() == [2, 9]
+    (tmp_path / "numbers" / "10").mkdir()
+    assert load_images(tmp_path / "numbers", DIGITS).labels is None
+    shutil.rmtree(tmp_path / "numbers")
     pillow.fromarray(np.zeros((9, 8), np.uint8)).save(tmp_path / "n01" / "b.png")
     with pytest.raises(FormatError, match="not resized"):
         load_images(tmp_path, DIGITS)
@@ -111,6 +130,19 @@ def test_folder_without_pillow_gives_advice(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "PIL", None)
     with pytest.raises(UsageError, match="needs Pillow"):
         load_images(tmp_path, DIGITS)
+
+
+def test_identity_does_not_depend_on_the_place(tmp_path):
+    images = np.arange(192, dtype=np.uint8).reshape(3, 8, 8, 1)
+    found = []
+    for index, name in enumerate(("a", "b", "c")):
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / f"{name}.npz", images=images ^ (index == 2))
+        found.append(load_images(tmp_path / name / f"{name}.npz", DIGITS).identity)
+    assert found[0] == found[1] != found[2]
+    assert found[0].startswith("sha256:")
+    synthetic = ImageSet(images=images, labels=None, source="synthetic")
+    assert synthetic.identity == "synthetic"
 
 
 def npz_of(path, members, method=zipfile.ZIP_DEFLATED):

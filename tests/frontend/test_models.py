@@ -78,6 +78,17 @@ def test_files_that_are_no_model(tmp_path, text):
         get_model(path)
 
 
+def test_head_dim_is_a_heads_share_of_the_width(tmp_path):
+    path = tmp_path / "m.json"
+    values = {**MODELS["vit_tiny"].to_json(), "width": 160, "heads": 5}
+    del values["head_dim"]
+    path.write_text(json.dumps(values))
+    assert get_model(path).head_dim == 32
+    path.write_text(json.dumps(values | {"heads": 3}))
+    with pytest.raises(ModelError, match="must give head_dim"):
+        get_model(path)
+
+
 def test_missing_field_is_named():
     with pytest.raises(ModelError, match="must give width, depth"):
         ModelSpec.from_json({"name": "x", "heads": 1, "mlp_hidden": 8})

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hwgen.errors import ConfigError, ToolError
+from hwgen.synth import yosys
 from hwgen.synth.yosys import synthesise
 
 VERILOG = """
@@ -83,5 +84,65 @@ def test_errors_are_named(tmp_path: Path) -> None:
         synthesise(write(tmp_path), "absent")
     with pytest.raises(ToolError, match=r"other"):
         synthesise(write(tmp_path, VERILOG.replace("lane lane(", "other lane(")), "top")
+    library = tmp_path / "cells.lib"
+    for text in ("", "cells", "/* library (a) { */", "library (a)"):
+        library.write_text(text)
+        with pytest.raises(ToolError, match="Liberty file must begin with"):
+            synthesise(write(tmp_path), "top", liberty=library)
     with pytest.raises(ToolError, match="readable files"):
         synthesise([tmp_path / "missing.v"], "top")
+
+
+def _gate(name: str, area: int, function: str) -> str:
+    """A gate of a process that does not exist; ABC cannot do without tables of delays."""
+    pins = sorted(set(function) & set("AB"))
+    table = '(t) { values ("0.1, 0.2", "0.1, 0.2"); }'
+    kinds = ("cell_rise", "cell_fall", "rise_transition", "fall_transition")
+    tables = " ".join(f"{kind} {table}" for kind in kinds)
+    sense = "timing_sense : negative_unate;" if "^" not in function else "timing_sense : non_unate;"
+    arcs = " ".join(f'timing () {{ related_pin : "{pin}"; {sense} {tables} }}' for pin in pins)
+    inputs = " ".join(f"pin ({pin}) {{ direction : input; capacitance : 0.01; }}" for pin in pins)
+    output = (
+        f'pin (Y) {{ direction : output; max_capacitance : 1; function : "{function}"; {arcs} }}'
+    )
+    return f"cell ({name}) {{ area : {area}; {inputs} {output} }}"
+
+
+#: Areas chosen so that a sum tells what was used.
+LIBERTY = f"""
+/* comment */ library (cells) {{
+  time_unit : "1ns"; capacitive_load_unit (1, pf);
+  lu_table_template (t) {{ variable_1 : input_net_transition;
+    variable_2 : total_output_net_capacitance; index_1 ("0.1, 1.0"); index_2 ("0.1, 1.0"); }}
+  {_gate("INV", 1, "!A")}
+  {_gate("BUF", 3, "A")}
+  {_gate("NAND2", 10, "!(A B)")}
+  {_gate("NOR2", 20, "!(A + B)")}
+  {_gate("XOR2", 40, "A ^ B")}
+  cell (DFF) {{ area : 100; ff (IQ, IQN) {{ clocked_on : "C"; next_state : "D"; }}
+    pin (C) {{ direction : input; clock : true; }} pin (D) {{ direction : input; }}
+    pin (Q) {{ direction : output; function : "IQ"; }} }}
+}}
+"""
+
+
+def test_liberty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HWGEN_CACHE", str(tmp_path / "cache"))
+    library = tmp_path / "cells.lib"
+    library.write_text(LIBERTY)
+    ports = "input clk, input a, input b, output reg y"
+    text = f"module top({ports}); always @(posedge clk) y <= a & b; endmodule\n"
+    report = synthesise(write(tmp_path, text), "top", liberty=library)
+    assert report.area == 111  # a flip-flop behind a NAND and an inverter
+    assert report.target == "cells.lib"
+    without = LIBERTY.replace("cell (DFF)", "cell (LATCH)").replace("ff (IQ", "latch (IQ")
+    library.write_text(without.replace("clocked_on", "enable").replace("next_state", "data_in"))
+    with pytest.raises(ToolError, match="D flip-flops are not supported"):
+        synthesise(write(tmp_path, text), "top", liberty=library)
+
+
+def test_a_killed_yosys_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HWGEN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(yosys, "_WORKER", "import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(ToolError, match=r"ended by signal 9 \(SIGKILL: out of memory"):
+        synthesise(write(tmp_path), "top")

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A manifest that no real design belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hwgen.config import AcceleratorConfig
+from hwgen.emit.manifest import Manifest, ProgramFacts
+
+
+def manifest(files: Mapping[str, str], **extra: object) -> Manifest:
+    """Of a design with the files ``x.v``, ``program.bin``, ``b.json``, ``g.safetensors``."""
+    return Manifest(
+        name="x",
+        top="x",
+        model="digits",
+        board="zcu102",
+        config=AcceleratorConfig(),
+        program=ProgramFacts(
+            image="program.bin",
+            boundaries="b.json",
+            graph="g.safetensors",
+            instructions=3,
+            input_shape=(28, 28, 1),
+            input_bytes=784,
+            output_bytes=32,
+            classes=10,
+            macs=1000,
+            predicted_cycles=500,
+        ),
+        simulation=("x.v",),
+        synthesis=("x.v",),
+        files=dict(files),
+        extra=extra,
+    )
