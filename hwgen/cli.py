@@ -23,7 +23,14 @@ from typing import IO, Any
 import click
 
 from hwgen import __version__
-from hwgen.errors import ConfigError, DoesNotFitError, HwgenError, MismatchError, UsageError
+from hwgen.errors import (
+    ConfigError,
+    DoesNotFitError,
+    HwgenError,
+    MismatchError,
+    SimulationError,
+    UsageError,
+)
 
 INTERRUPTED = 130
 
@@ -99,7 +106,10 @@ def describe_error(error: BaseException) -> dict[str, Any]:
     values: dict[str, Any] = {"error": _sentence(error), "kind": type(error).__name__}
     if isinstance(error, MismatchError):
         values["first_difference"] = error.first_difference
+    if isinstance(error, MismatchError | SimulationError):
         values["matches_reference"] = False
+    if isinstance(error, HwgenError) and error.changed_files:
+        values["changed_files"] = list(error.changed_files)
     if isinstance(error, DoesNotFitError):
         values |= {
             "resource": error.resource,

@@ -29,6 +29,8 @@ class HwgenError(Exception):
     """
 
     exit_status: ClassVar[int] = 1
+    #: Files of the design that are not the generated ones any more: a cause that is not ours.
+    changed_files: tuple[str, ...] = ()
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ are files with a schema version, and a flow can start from any of them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import tempfile
@@ -67,6 +68,8 @@ _BATCH_BYTES = 1 << 29
 #: Most cycles that the bus takes before the accelerator counts and after it has counted.
 _BUS_CYCLES = 16
 _WEIGHTED = (Embedding, Linear, QueryKeyValue)
+#: Longest name of a design.
+_NAME_CHARACTERS = 64
 
 DESIGN_SCHEMA_VERSION = 1
 _DESIGN_KEY = "hwgen.design"
@@ -190,9 +193,17 @@ def held_out_images(spec: ModelSpec, source: int | Path) -> ImageSet:
 
 
 def design_name(spec: ModelSpec, board: str) -> str:
-    """``<model>_<board>``, a Verilog identifier: it does not depend on the folder."""
-    name = re.sub(r"[^A-Za-z0-9_]", "_", f"{spec.name}_{board}")[:64]
-    return name if re.match(r"[A-Za-z_]", name) else f"design_{name}"[:64]
+    """``<model>_<board>``, a Verilog identifier: it does not depend on the folder.
+
+    Spaces, dots and dashes become underscores; a name with other characters, or a long one, gets a
+    digest as well, so that it does not fall together with its like.
+    """
+    plain = f"{spec.name}_{board}"
+    name = re.sub(r"[^A-Za-z0-9_]", "_", plain)
+    name = name if re.match(r"[A-Za-z_]", name) else f"design_{name}"
+    if re.fullmatch(r"[-A-Za-z0-9_. ]*", plain) and len(name) <= _NAME_CHARACTERS:
+        return name
+    return f"{name[: _NAME_CHARACTERS - 9]}_{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -909,7 +920,8 @@ def simulate_design(
     place = folder.path / "trace.json" if trace else None
     try:
         result = simulate(folder, images, reporter, memory=memory, trace=place)
-    except (MismatchError, SimulationError):
+    except (MismatchError, SimulationError) as error:
+        error.changed_files = tuple(folder.manifest.changed_files(folder.path))
         # What an earlier simulation found does not hold as it stands; nobody must show it.
         SimulationResult.path(folder.path).unlink(missing_ok=True)
         raise

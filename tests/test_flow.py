@@ -110,7 +110,11 @@ def test_design_names_are_identifiers() -> None:
     spec = MODELS["digits"]
     assert flow.design_name(replace(spec, name="my model-2"), "zcu102") == "my_model_2_zcu102"
     assert flow.design_name(replace(spec, name="2b"), "zcu102") == "design_2b_zcu102"
-    assert len(flow.design_name(replace(spec, name="x" * 200), "zcu102")) == 64
+    names = {flow.design_name(replace(spec, name=n), "zcu102") for n in ("x" * 200, "x" * 201)}
+    names |= {flow.design_name(replace(spec, name=n), "zcu102") for n in ("ä", "ö", "_")}
+    assert len(names) == 5
+    assert max(map(len, names)) == 64
+    assert all(name.isidentifier() and name.isascii() for name in names)
 
 
 def test_request_needs_a_checkpoint() -> None:

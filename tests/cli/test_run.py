@@ -131,6 +131,7 @@ def test_a_changed_weight_is_said_and_found(hwgen: Command, design: Path) -> Non
     done = hwgen("simulate", design, "--images", "1", "--json")
     assert done.status == 1
     assert "program.bin was changed" in done.err
+    assert done.json["changed_files"] == ["program.bin"]
     difference = done.json["first_difference"]
     assert set(difference) == {"op", "tile", "lane", "index", "expected", "got"}
     assert difference["expected"] != difference["got"]
