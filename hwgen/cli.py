@@ -334,9 +334,10 @@ def quantize(
     from hwgen import flow
     from hwgen.report.design import saturation_text
     from hwgen.report.terminal import Reporter, print_table
+    from hwgen.stages.quantise import Request, load, quantise
 
     reporter = Reporter()
-    request = flow.Request.of(
+    request = Request.of(
         model,
         checkpoint=checkpoint,
         calibration=calibration,
@@ -344,7 +345,7 @@ def quantize(
         squares=squares,
     )
     flow.check_output_file(graph_path)
-    graph = flow.quantise(flow.load(request, reporter), reporter)
+    graph = quantise(load(request, reporter), reporter)
     graph.save(graph_path)
     facts = flow.describe_graph(graph) | {"graph": str(graph_path)}
     shown = facts | {"logit_saturation": saturation_text(graph.metadata.logit_saturation)}
@@ -473,9 +474,10 @@ def run(
     """Quantise, generate, simulate and check a model: every stage in order."""
     from hwgen import flow
     from hwgen.report.terminal import Reporter
+    from hwgen.stages.quantise import Request
 
     reporter = Reporter()
-    request = flow.Request.of(
+    request = Request.of(
         model,
         checkpoint=checkpoint,
         calibration=calibration,
@@ -522,9 +524,10 @@ def generate(
     """Write Verilog, program, packed weights and manifest."""
     from hwgen import flow
     from hwgen.report.terminal import Reporter
+    from hwgen.stages.design import open_source
 
     reporter = Reporter()
-    start = flow.open_source(source, board)
+    start = open_source(source, board)
     settings = flow.Settings(board=board or "zcu102", out=out)
     folder = flow.run_flow(start, settings, reporter, until="emit")
     evidence = flow.Evidence(folder=folder)
@@ -558,9 +561,10 @@ def simulate(
     """Simulate a design's files as they are and compare every layer with the reference."""
     from hwgen import flow
     from hwgen.report.terminal import Reporter
+    from hwgen.stages.emit import DesignFolder
 
     reporter = Reporter()
-    opened = flow.DesignFolder.load(folder)
+    opened = DesignFolder.load(folder)
     settings = flow.Settings(
         images=images, memory_latency=memory_latency, memory_bandwidth=memory_bandwidth
     )
@@ -590,19 +594,25 @@ def synth(
     output: Output, folder: Path, target: str | None, liberty: Path | None, as_json: bool
 ) -> None:
     """Synthesise a design's files as they are with Yosys and count."""
-    from hwgen import flow
     from hwgen.report.design import synthesis_rows
     from hwgen.report.terminal import Reporter, print_table
+    from hwgen.stages.emit import DesignFolder
+    from hwgen.stages.synthesise import (
+        board_usage,
+        describe_synthesis,
+        save_synthesis,
+        synthesise,
+    )
 
     if target is not None and liberty is not None:
         raise UsageError("--target and --liberty must not be given together")
     reporter = Reporter()
-    opened = flow.DesignFolder.load(folder)
-    result = flow.synthesise(opened, reporter, target=target, liberty=liberty)
-    saved = flow.save_synthesis(opened, result)
+    opened = DesignFolder.load(folder)
+    result = synthesise(opened, reporter, target=target, liberty=liberty)
+    saved = save_synthesis(opened, result)
     board = opened.manifest.board
     values = {"name": opened.manifest.name, "out": str(folder)}
-    values |= flow.describe_synthesis(board, result) | {"result": str(saved)}
+    values |= describe_synthesis(board, result) | {"result": str(saved)}
 
     def table() -> None:
         modules = dict(result.extra.get("modules", {}))
@@ -611,7 +621,7 @@ def synth(
         rows = [[name, *(f"{m[kind]:,g}" for kind in kinds)] for name, m in largest[:20]]
         if rows:
             print_table("Largest modules, one instance each", rows, header=("module", *kinds))
-        rows = synthesis_rows(result, flow.board_usage(board, result))
+        rows = synthesis_rows(result, board_usage(board, result))
         rows += [[k, _short(v)] for k, v in result.extra.items() if k != "modules"]
         print_table(f"{values['name']}: {folder}", rows)
 
@@ -640,9 +650,9 @@ def report(output: Output, folder: Path, as_json: bool) -> None:
 
 
 def _print_evidence(evidence: Any) -> None:
-    from hwgen.flow import board_usage
     from hwgen.report.design import rows
     from hwgen.report.terminal import print_table
+    from hwgen.stages.synthesise import board_usage
 
     manifest = evidence.folder.manifest
     title = f"{manifest.name}: {evidence.folder.path}"

@@ -32,6 +32,7 @@ HEIGHT = {
     "report": 5,
     "sim": 6,
     "boards": 6,
+    "stages": 7,
     "units": 7,
     "flow": 8,
     "doctor": 8,

@@ -14,17 +14,7 @@ from hwgen import flow
 from hwgen.boards import get_board
 from hwgen.config import AcceleratorConfig
 from hwgen.errors import FormatError, MismatchError, SimulationError, UsageError
-from hwgen.flow import (
-    STAGES,
-    Design,
-    DesignFolder,
-    Evidence,
-    Request,
-    Settings,
-    Stage,
-    account,
-    run_flow,
-)
+from hwgen.flow import STAGES, Evidence, Settings, Stage, run_flow
 from hwgen.frontend.images import digits_dataset
 from hwgen.frontend.models import MODELS
 from hwgen.graph.graph import IntegerGraph
@@ -34,6 +24,12 @@ from hwgen.report import design as design_report
 from hwgen.report.results import SimulationResult, SynthesisResult, design_digest
 from hwgen.report.terminal import Reporter
 from hwgen.sim.frame import Frame, FrameResults, Memory
+from hwgen.stages import simulate as simulate_stage
+from hwgen.stages.design import Design, design_name
+from hwgen.stages.emit import DesignFolder, graph_bytes
+from hwgen.stages.quantise import Request, calibration_images, held_out_images
+from hwgen.stages.simulate import account, predicted_for, simulate
+from hwgen.stages.synthesise import board_usage, save_synthesis, synthesise
 
 from .emit.manifests import manifest
 
@@ -97,7 +93,7 @@ def test_design_survives_its_file(graph: IntegerGraph, tmp_path: Path) -> None:
     again = Design.load(path)
     assert again is not None
     assert (again.config, again.board) == (design.config, design.board)
-    assert flow.graph_bytes(again.graph) == flow.graph_bytes(graph)
+    assert graph_bytes(again.graph) == graph_bytes(graph)
     assert IntegerGraph.load(path).macs() == graph.macs()  # a design is a graph, too
     graph.save(path)
     assert Design.load(path) is None
@@ -108,10 +104,10 @@ def test_design_survives_its_file(graph: IntegerGraph, tmp_path: Path) -> None:
 
 def test_design_names_are_identifiers() -> None:
     spec = MODELS["digits"]
-    assert flow.design_name(replace(spec, name="my model-2"), "zcu102") == "my_model_2_zcu102"
-    assert flow.design_name(replace(spec, name="2b"), "zcu102") == "design_2b_zcu102"
-    names = {flow.design_name(replace(spec, name=n), "zcu102") for n in ("x" * 200, "x" * 201)}
-    names |= {flow.design_name(replace(spec, name=n), "zcu102") for n in ("ä", "ö", "_")}
+    assert design_name(replace(spec, name="my model-2"), "zcu102") == "my_model_2_zcu102"
+    assert design_name(replace(spec, name="2b"), "zcu102") == "design_2b_zcu102"
+    names = {design_name(replace(spec, name=n), "zcu102") for n in ("x" * 200, "x" * 201)}
+    names |= {design_name(replace(spec, name=n), "zcu102") for n in ("ä", "ö", "_")}
     assert len(names) == 5
     assert max(map(len, names)) == 64
     assert all(name.isidentifier() and name.isascii() for name in names)
@@ -125,25 +121,25 @@ def test_request_needs_a_checkpoint() -> None:
 
 def test_images_are_held_out_and_distinct() -> None:
     spec = MODELS["digits"]
-    images = flow.held_out_images(spec, 20)
+    images = held_out_images(spec, 20)
     assert images.source == "digits"
     assert images.labels is not None
     assert len(np.unique(images.images.reshape(20, -1), axis=0)) == 20
     train = {image.tobytes() for image in digits_dataset()[0]}
     assert not any(image.tobytes() in train for image in images.images)
     with pytest.raises(UsageError, match="at most the 500 held-out digits, not 501"):
-        flow.held_out_images(spec, 501)
+        held_out_images(spec, 501)
     with pytest.raises(UsageError, match="at least 1, not 0"):
-        flow.held_out_images(spec, 0)
+        held_out_images(spec, 0)
 
 
 def test_synthetic_images_are_not_those_of_the_calibration() -> None:
     spec = replace(MODELS["digits"], name="other")
     assert spec != MODELS["digits"]
-    images = flow.held_out_images(spec, 2)
+    images = held_out_images(spec, 2)
     assert (images.source, images.labels) == ("synthetic", None)
     request = Request(spec=spec, checkpoint=Path("none"))
-    given = flow.calibration_images(request)
+    given = calibration_images(request)
     assert given.source == "synthetic"
     assert not any((image == other).all() for image in images.images for other in given.images)
 
@@ -214,10 +210,10 @@ def folder(path: Path, **extra: object) -> DesignFolder:
 
 def test_a_prediction_holds_for_one_memory(tmp_path: Path, graph: IntegerGraph) -> None:
     opened = folder(tmp_path)
-    assert flow.predicted_for(opened, graph, Memory(100, 46.5)) == 500
+    assert predicted_for(opened, graph, Memory(100, 46.5)) == 500
     # The graph's program is not the folder's: nothing is known of other memories.
-    assert flow.predicted_for(opened, graph, Memory(101, 46.5)) is None
-    assert flow.predicted_for(opened, graph, Memory(100, 4.0)) is None
+    assert predicted_for(opened, graph, Memory(101, 46.5)) is None
+    assert predicted_for(opened, graph, Memory(100, 4.0)) is None
     values = flow.describe_evidence(Evidence(folder=opened))
     assert (values["predicted_cycles"], values["memory_bandwidth"]) == (500, 46.5)
     slow = replace(RESULT, memory_bandwidth=4.0)
@@ -260,7 +256,7 @@ def test_a_synthesis_is_reported_against_the_board(tmp_path: Path) -> None:
     assert usage["dsp"]["overrun"] == 2520 / board.limit("dsp") == 1.25
     assert values["overruns"] == ["dsp"]
     rows = dict(
-        design_report.synthesis_rows(SYNTHESIS, flow.board_usage("zcu102", SYNTHESIS)),
+        design_report.synthesis_rows(SYNTHESIS, board_usage("zcu102", SYNTHESIS)),
     )
     assert rows["LUT"] == "137,040 of 274,080 (50.0 %)"
     assert rows["BRAM36"].startswith("10.5 of 912 (1.2 %)")
@@ -272,10 +268,10 @@ def test_other_devices_do_not_replace_the_boards_synthesis(
     change: dict[str, object], tmp_path: Path
 ) -> None:
     opened = folder(tmp_path)
-    flow.save_synthesis(opened, SYNTHESIS)
+    save_synthesis(opened, SYNTHESIS)
     other = replace(SYNTHESIS, lut=7, **change)
-    assert flow.board_usage("zcu102", other) == []
-    assert flow.save_synthesis(opened, other).name == "synthesis_other.json"
+    assert board_usage("zcu102", other) == []
+    assert save_synthesis(opened, other).name == "synthesis_other.json"
     assert SynthesisResult.load(tmp_path) == SYNTHESIS
 
 
@@ -332,7 +328,7 @@ def test_an_edit_during_the_synthesis_does_not_get_its_result(
         return report
 
     monkeypatch.setattr(yosys, "synthesise", run)
-    result = flow.synthesise(opened, REPORTER)
+    result = synthesise(opened, REPORTER)
     assert result.design == before != design_digest(tmp_path, opened.manifest)
 
 
@@ -374,7 +370,7 @@ def test_every_tensor_of_the_graph_is_compared(
     before = design_digest(tmp_path, opened.manifest)
     asked: list[int | None] = []
 
-    def simulate(
+    def frames(
         path: Path, images: np.ndarray, *, expected_cycles: int | None, **_: object
     ) -> FrameResults:
         asked.append(expected_cycles)
@@ -387,11 +383,11 @@ def test_every_tensor_of_the_graph_is_compared(
         return FrameResults((Frame(output, 101, counters, tensors, {}),), 1.0)
 
     monkeypatch.setattr(DesignFolder, "graph", lambda self: graph)
-    monkeypatch.setattr(flow, "simulate_frames", simulate)
-    images = flow.held_out_images(graph.spec, 1)
+    monkeypatch.setattr(simulate_stage, "simulate_frames", frames)
+    images = held_out_images(graph.spec, 1)
 
     def run() -> SimulationResult:
-        return flow.simulate(opened, images, REPORTER, memory=Memory(100, 46.5))
+        return simulate(opened, images, REPORTER, memory=Memory(100, 46.5))
 
     if lacking is not None:
         with pytest.raises(MismatchError, match=f"{lacking}: expected a tensor .*got nothing"):

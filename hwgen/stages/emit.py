@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage emit: the design folder."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hwgen.emit.folder import check_replaceable, write_folder
+from hwgen.emit.manifest import Manifest, ProgramFacts, digest
+from hwgen.errors import FormatError
+from hwgen.graph.graph import IntegerGraph
+from hwgen.graph.ops import Embedding, Linear, QueryKeyValue
+from hwgen.isa.instructions import BY_NAME
+from hwgen.program.program import Program
+from hwgen.report.results import SynthesisResult, design_digest
+from hwgen.report.terminal import Reporter
+from hwgen.sim.frame import Memory
+from hwgen.stages.lower import Lowered, board_memory
+
+_WEIGHTED = (Embedding, Linear, QueryKeyValue)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DesignFolder:
+    """A design folder and its manifest: from here on only the files count."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def load(cls, path: Path) -> DesignFolder:
+        """Open a design folder.
+
+        Raises:
+            FormatError: it is none.
+        """
+        return cls(path=path, manifest=Manifest.load(path))
+
+    def graph(self) -> IntegerGraph:
+        """The graph of the folder."""
+        return IntegerGraph.load(self.path / self.manifest.program.graph)
+
+    def default_memory(self) -> Memory:
+        """The memory of the board that the design is for."""
+        return board_memory(self.manifest.board, self.manifest.config)
+
+
+def emit(lowered: Lowered, path: Path, reporter: Reporter) -> DesignFolder:
+    """Write the design folder: Verilog, memory image, boundary table, graph, manifest.
+
+    Raises:
+        ConfigError: the folder is not ours, or cannot be written.
+    """
+    from hwgen.emit.verilog import convert
+    from hwgen.rtl.accelerator import Accelerator
+
+    check_replaceable(path)
+    chosen, program = lowered.design, lowered.program
+    with reporter.stage("emit"):
+        reporter("writing the Verilog", 0.0)
+        component = Accelerator(chosen.config)
+        shared = f"{chosen.name}.v"
+        leaves = component.leaves()
+        # Simulation and synthesis differ in these modules only: same name, ports and behaviour.
+        primitives = component.synthesis_leaves()
+        twins = {part: leaves.pop(part) for part in primitives}
+        simulation, synthesis = f"{chosen.name}_twin.v", f"{chosen.name}_dsp48e2.v"
+        files = {
+            shared: convert(component, chosen.name, leaves, primitives).encode(),
+            simulation: _leaf_texts(twins, chosen.name).encode(),
+            synthesis: _leaf_texts(primitives, chosen.name).encode(),
+            "program.bin": program.image,
+            "boundaries.json": program.boundaries_bytes(),
+            "labels.json": labels_bytes(program),
+            "graph.safetensors": graph_bytes(chosen.graph),
+        }
+        widths = sorted({op.weight_bits for op in chosen.graph.ops if isinstance(op, _WEIGHTED)})
+        manifest = Manifest(
+            name=chosen.name,
+            top=chosen.name,
+            model=chosen.graph.spec.name,
+            board=chosen.board,
+            config=chosen.config,
+            program=ProgramFacts(
+                image="program.bin",
+                boundaries="boundaries.json",
+                graph="graph.safetensors",
+                instructions=len(program.instructions),
+                input_shape=program.input_shape,
+                input_bytes=program.input_bytes,
+                output_bytes=program.output_bytes,
+                classes=program.classes,
+                macs=program.macs,
+                predicted_cycles=lowered.predicted_cycles,
+            ),
+            simulation=(shared, simulation),
+            synthesis=(shared, synthesis),
+            files={name: digest(data) for name, data in files.items()},
+            extra={
+                "weight_bits": widths,
+                "memory_latency": lowered.memory.latency,
+                "memory_bandwidth": lowered.memory.bandwidth,
+                "calibration_source": chosen.graph.metadata.image_source,
+                "calibration_images": chosen.graph.metadata.calibration_images,
+                "logit_saturation": dict(chosen.graph.metadata.logit_saturation),
+            },
+        )
+        known = _known_synthesis(path)
+        written = write_folder(path, files, manifest)
+        if known is not None and known.design == design_digest(written, manifest):
+            known.save(written)  # the same files as before: what is known of them stays
+        return DesignFolder(path=path, manifest=manifest)
+
+
+def _leaf_texts(leaves: Mapping[str, Any], name: str) -> str:
+    """Verilog of the modules that are not in the shared file."""
+    from hwgen.emit.verilog import convert_leaf
+
+    return "\n".join(convert_leaf(component, name, part) for part, component in leaves.items())
+
+
+def _known_synthesis(path: Path) -> SynthesisResult | None:
+    try:
+        return SynthesisResult.load(path)
+    except FormatError:
+        return None
+
+
+def graph_bytes(graph: IntegerGraph) -> bytes:
+    """The bytes of a graph's file."""
+    with tempfile.TemporaryDirectory(prefix="hwgen-graph-") as folder:
+        path = Path(folder) / "graph"
+        graph.save(path)
+        return path.read_bytes()
+
+
+def labels_bytes(program: Program) -> bytes:
+    """The file that names opcode and operation of every instruction, for traces."""
+    labels = program.labels or ("",) * len(program.instructions)
+    pairs = [
+        [instruction.opcode, label]
+        for instruction, label in zip(program.instructions, labels, strict=True)
+    ]
+    return (json.dumps(pairs, separators=(",", ":")) + "\n").encode()
+
+
+def read_labels(folder: DesignFolder) -> list[tuple[str, str]]:
+    """The inverse of :func:`labels_bytes`; nothing where the file is not what it was."""
+    try:
+        values = json.loads((folder.path / "labels.json").read_text(encoding="utf-8"))
+        return [(BY_NAME[opcode].name, str(label)) for opcode, label in values]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return []
+
+
+def warn_of_changes(folder: DesignFolder, reporter: Reporter) -> None:
+    """Say which files are not the generated ones any more."""
+    for name in folder.manifest.changed_files(folder.path):
+        reporter.warn(f"{folder.path / name} was changed since it was generated; used as it is")
