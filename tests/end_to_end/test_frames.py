@@ -11,17 +11,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hwgen.emit.verilog import convert
 from hwgen.graph.interpreter import run_boundaries
 from hwgen.program.buffer_plan import preset_config
 from hwgen.program.cycle_model import MemoryModel, predict
 from hwgen.program.lowering import lower
-from hwgen.rtl.accelerator import Accelerator
-from hwgen.sim.boundaries import parse
-from hwgen.sim.frame import FrameSetup, Memory, run_frames
-from hwgen.sim.verilator import Source
+from hwgen.sim.frame import Memory, run_frames
 
-from ..program.graphs import random_graph, random_image, spec
+from ..program.graphs import frame_setup, random_graph, random_image, spec
 
 #: Latency in cycles and bytes per cycle: the board's, a slow memory, a narrow one.
 MEMORIES = ((100, 46.67), (300, 8.0), (50, 16.0))
@@ -50,16 +46,7 @@ def test_every_boundary_equals_the_reference(name: str) -> None:
     graph = random_graph(model, seed=7)
     config = preset_config(graph, rows=rows, columns=columns, memory_ports=ports)
     program = lower(graph, config)
-    top = Accelerator(config)
-    setup = FrameSetup(
-        verilog=(Source("top.v", convert(top, "dut", top.leaves()).encode()),),
-        top="dut",
-        config=config,
-        image=program.image,
-        input_bytes=program.input_bytes,
-        output_bytes=program.output_bytes,
-        boundaries=parse(program.boundaries_json()),
-    )
+    setup = frame_setup(program, config)
     images = np.stack([random_image(model, seed) for seed in range(2)])
     expected = [run_boundaries(graph, image) for image in images]
     for seed, (latency, bandwidth) in enumerate(MEMORIES):

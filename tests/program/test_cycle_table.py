@@ -9,18 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwgen.emit.verilog import convert
 from hwgen.frontend.models import ModelSpec, get_model
 from hwgen.graph.interpreter import run
 from hwgen.program.buffer_plan import preset_config
 from hwgen.program.cycle_model import MemoryModel, predict
 from hwgen.program.lowering import lower
-from hwgen.rtl.accelerator import Accelerator
-from hwgen.sim.boundaries import parse
-from hwgen.sim.frame import FrameSetup, Memory, run_frames
-from hwgen.sim.verilator import Source
+from hwgen.sim.frame import Memory, run_frames
 
-from .graphs import random_graph, random_image
+from .graphs import frame_setup, random_graph, random_image
 
 #: Latency in cycles and bytes per cycle.
 MEMORIES = ((100, 46.67), (50, 16.0), (200, 24.0))
@@ -67,16 +63,7 @@ def test_predicted_and_simulated_cycles(
     program = lower(graph, config)
     # Before the simulation: the prediction knows nothing of it.
     predicted = [predict(program, MemoryModel(b, latency)).cycles for latency, b in MEMORIES]
-    top = Accelerator(config)
-    setup = FrameSetup(
-        verilog=(Source("top.v", convert(top, "dut", top.leaves()).encode()),),
-        top="dut",
-        config=config,
-        image=program.image,
-        input_bytes=program.input_bytes,
-        output_bytes=program.output_bytes,
-        boundaries=parse(program.boundaries_json()),
-    )
+    setup = frame_setup(program, config)
     image = random_image(model, 1)[None]
     expected = run(graph, image)[0]
     rows_of_table = []
