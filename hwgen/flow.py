@@ -17,7 +17,7 @@ from typing import Any
 
 from hwgen.boards import get_board
 from hwgen.emit.folder import check_replaceable
-from hwgen.errors import ConfigError, MismatchError, SimulationError, UsageError
+from hwgen.errors import ConfigError, HwgenError, MismatchError, SimulationError, UsageError
 from hwgen.files import reason, resolve_target
 from hwgen.frontend.images import ImageSet, digits_dataset
 from hwgen.frontend.models import MODELS
@@ -28,16 +28,9 @@ from hwgen.report.terminal import Reporter
 from hwgen.sim.frame import Memory
 from hwgen.stages.design import Design, check_fits, design, design_name
 from hwgen.stages.emit import DesignFolder, emit, warn_of_changes
+from hwgen.stages.load import Loaded, Request, held_out_images, load
 from hwgen.stages.lower import Lowered, lower, predicted_cycles
-from hwgen.stages.quantise import (
-    Accuracy,
-    Loaded,
-    Request,
-    held_out_images,
-    load,
-    measure_accuracy,
-    quantise,
-)
+from hwgen.stages.quantise import Accuracy, measure_accuracy, quantise
 from hwgen.stages.simulate import simulate
 from hwgen.stages.synthesise import describe_synthesis, save_synthesis, synthesise
 
@@ -176,10 +169,9 @@ def run_all(request: Request, settings: Settings, reporter: Reporter) -> Evidenc
         labelled = ImageSet(images=everything, labels=labels, source="digits")
     loaded: Loaded | None = None
     accuracy: Accuracy | None = None
-    predicted = 0
 
     def watch(stage: str, artefact: Any) -> Any:
-        nonlocal loaded, accuracy, predicted
+        nonlocal loaded, accuracy
         if isinstance(artefact, Loaded):
             loaded = artefact
         elif isinstance(artefact, IntegerGraph):
@@ -196,16 +188,15 @@ def run_all(request: Request, settings: Settings, reporter: Reporter) -> Evidenc
             )
         elif isinstance(artefact, Evidence) and stage == "simulate":
             assert artefact.simulation is not None
-            result = replace(artefact.simulation, predicted_cycles=predicted)
             if accuracy is not None:
                 result = replace(
-                    result,
+                    artefact.simulation,
                     top1=accuracy.top1,
                     top1_images=accuracy.images,
                     top1_float=accuracy.top1_float,
                 )
-            result.save(artefact.folder.path)
-            return replace(artefact, simulation=result)
+                result.save(artefact.folder.path)
+                return replace(artefact, simulation=result)
         return None
 
     evidence = run_flow(request, settings, reporter, until="synthesise", watch=watch)
@@ -218,15 +209,16 @@ def simulate_design(
 ) -> Evidence:
     """``hwgen simulate``: the folder's files as they are; a changed one is named, and compared."""
     warn_of_changes(folder, reporter)
-    images = settings.image_set(folder.graph().spec)
     memory = settings.memory(folder.default_memory())
     place = folder.path / "trace.json" if trace else None
     try:
+        images = settings.image_set(folder.graph().spec)
         result = simulate(folder, images, reporter, memory=memory, trace=place)
-    except (MismatchError, SimulationError) as error:
+    except HwgenError as error:
+        if isinstance(error, MismatchError | SimulationError):
+            # What an earlier simulation found does not hold as it stands; nobody must show it.
+            SimulationResult.path(folder.path).unlink(missing_ok=True)
         error.changed_files = tuple(folder.manifest.changed_files(folder.path))
-        # What an earlier simulation found does not hold as it stands; nobody must show it.
-        SimulationResult.path(folder.path).unlink(missing_ok=True)
         raise
     result.save(folder.path)
     return replace(Evidence.load(folder.path), simulation=result)

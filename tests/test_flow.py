@@ -20,6 +20,8 @@ from hwgen.frontend.models import MODELS
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.interpreter import run_boundaries
 from hwgen.isa.registers import COUNTERS
+from hwgen.program.buffer_plan import preset_config
+from hwgen.program.lowering import lower
 from hwgen.report import design as design_report
 from hwgen.report.results import SimulationResult, SynthesisResult, design_digest
 from hwgen.report.terminal import Reporter
@@ -27,7 +29,7 @@ from hwgen.sim.frame import Frame, FrameResults, Memory
 from hwgen.stages import simulate as simulate_stage
 from hwgen.stages.design import Design, design_name
 from hwgen.stages.emit import DesignFolder, graph_bytes
-from hwgen.stages.quantise import Request, calibration_images, held_out_images
+from hwgen.stages.load import Request, calibration_images, held_out_images
 from hwgen.stages.simulate import account, predicted_for, simulate
 from hwgen.stages.synthesise import board_usage, save_synthesis, synthesise
 
@@ -208,12 +210,20 @@ def folder(path: Path, **extra: object) -> DesignFolder:
     return DesignFolder(path=path, manifest=manifest(dict.fromkeys(names, ""), **facts))
 
 
-def test_a_prediction_holds_for_one_memory(tmp_path: Path, graph: IntegerGraph) -> None:
+def test_a_prediction_is_for_a_memory(tmp_path: Path, graph: IntegerGraph) -> None:
+    config = preset_config(graph, rows=16, columns=16, memory_ports=1)
     opened = folder(tmp_path)
+    opened = replace(opened, manifest=replace(opened.manifest, config=config))
     assert predicted_for(opened, graph, Memory(100, 46.5)) == 500
-    # The graph's program is not the folder's: nothing is known of other memories.
+    # Of another memory something is known only if the folder's program is the graph's.
     assert predicted_for(opened, graph, Memory(101, 46.5)) is None
-    assert predicted_for(opened, graph, Memory(100, 4.0)) is None
+    (tmp_path / "program.bin").write_bytes(b"edited")
+    assert predicted_for(opened, graph, Memory(101, 46.5)) is None
+    (tmp_path / "program.bin").write_bytes(lower(graph, config).image)
+    fast, slow = (predicted_for(opened, graph, Memory(100, b)) for b in (46.0, 4.0))
+    assert fast is not None
+    assert slow is not None
+    assert 1000 < fast < slow
     values = flow.describe_evidence(Evidence(folder=opened))
     assert (values["predicted_cycles"], values["memory_bandwidth"]) == (500, 46.5)
     slow = replace(RESULT, memory_bandwidth=4.0)

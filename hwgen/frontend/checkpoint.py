@@ -76,14 +76,16 @@ def _load_torch(path: Path) -> dict[str, np.ndarray]:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # Only what was met: the rest of torch's text tells how to execute such a file.
-        met = re.search(r"(?:GLOBAL|global|class|operand):? [\w.]+", str(error))
+        met = re.search(r"GLOBAL ([\w.]+)|<class '([\w.]+)'>|(operand \d+)", str(error))
+        what = next(filter(None, met.groups())) if met else "something else"
         raise CheckpointError(
             f"{path}: refused: the file must hold tensors only, and nothing in it was executed"
-            f" ({met[0] if met else 'no tensors'}); save model.state_dict(), or use .safetensors"
+            f" (found {what}); save model.state_dict(), or use .safetensors"
         ) from error
     except Exception as error:  # torch raises many types for a damaged archive
         size = path.stat().st_size
-        said = f": {error!s:.200}" if str(error) else ""
+        told = str(error).partition(" In PyTorch")[0]
+        said = f": {told:.200}" if told else ""
         raise CheckpointError(
             f"{path}: must be a file of torch.save(state_dict), whole and unchanged; torch cannot"
             f" read these {size} bytes ({type(error).__name__}{said})"

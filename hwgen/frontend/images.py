@@ -77,8 +77,8 @@ def load_images(source: str | Path, spec: ModelSpec, *, limit: int | None = None
 
     NPZ: ``images`` uint8 [n, H, W, channels], optional ``labels`` [n]. Folder: image files (any
     order of the file system, read sorted by name), in subfolders by class (ImageNet's layout) or
-    not. A subfolder's label is the number that it is named by, or else its place in the sorted
-    subfolders if there is one per class; otherwise there are no labels, and a ``note`` says so.
+    not. Where all subfolders are named by numbers, these are the labels; else their places in the
+    sorted list, if there is one per class; otherwise there are no labels, and a ``note`` says so.
     Images of another size are refused, not resized; of another mode (grey, with alpha) converted.
 
     Raises:
@@ -214,8 +214,8 @@ def _load_folder(path: Path, spec: ModelSpec, limit: int | None) -> ImageSet:
 
 def _class_numbers(names: list[str], classes: int) -> list[int] | None:
     """Labels of the class folders; None if their names do not tell."""
-    if all(re.fullmatch("[0-9]{1,9}", name) for name in names):
-        numbers = [int(name) for name in names]
-        if len(set(numbers)) == len(numbers) and all(number < classes for number in numbers):
-            return numbers
+    if all(re.fullmatch("[0-9]+", name) for name in names):  # their order as text means nothing
+        numbers = [int(name[-10:]) for name in names]
+        distinct = len(set(numbers)) == len(numbers)
+        return numbers if distinct and max(numbers, default=0) < classes else None
     return list(range(classes)) if len(names) == classes else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interfaces shared by the units: activation-memory ports and engine commands."""
+"""What the engines share: ports of the activation memory, a buffer for writes, commands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from amaranth import Module, Shape, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.isa.instructions import BY_NAME, WORD_ADDRESS_BITS, Engine
+from hwgen.isa.instructions import BY_NAME, WORD_ADDRESS_BITS
 from hwgen.rtl.pipeline import StreamBuffer
 
 #: Cycles from a granted read request to its data.
@@ -114,9 +114,6 @@ def command_signature(opcode: str) -> stream.Signature:
 
 __all__ = [
     "READ_LATENCY",
-    "Engine",
-    "In",
-    "Out",
     "ReadPort",
     "WriteBuffer",
     "WritePort",

@@ -13,7 +13,7 @@ from hwgen.report.terminal import Reporter
 from hwgen.sim.compare import compare
 from hwgen.sim.frame import Memory
 from hwgen.stages.design import Design
-from hwgen.stages.quantise import held_out_images
+from hwgen.stages.load import held_out_images
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

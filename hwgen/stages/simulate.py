@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from hwgen.emit.manifest import digest
 from hwgen.errors import HwgenError, SimulationError
 from hwgen.frontend.images import ImageSet
 from hwgen.graph.graph import IntegerGraph
@@ -49,7 +48,9 @@ def simulate(
     measured = design_digest(folder.path, folder.manifest)
     manifest, graph = folder.manifest, folder.graph()
     model = memory or folder.default_memory()
-    predicted = predicted_for(folder, graph, model)
+    with reporter.stage("simulate"):
+        reporter("predicting the cycles", 0.0)
+        predicted = predicted_for(folder, graph, model)
     classes = manifest.program.classes
     worst: Frame | None = None
     checked = 0
@@ -136,7 +137,11 @@ def predicted_for(folder: DesignFolder, graph: IntegerGraph, memory: Memory) -> 
         program = lower_graph(graph, manifest.config)
     except HwgenError:
         return None
-    if digest(program.image) != manifest.files[manifest.program.image]:
+    try:
+        image = (folder.path / manifest.program.image).read_bytes()
+    except OSError:
+        return None
+    if program.image != image:
         return None
     return predicted_cycles(program, memory)
 

@@ -34,7 +34,9 @@ _RECIPE = "3"
 Progress = Callable[[str, float], None]
 
 #: How a Liberty file begins: space, comments, the library group.
-_LIBERTY = re.compile(rb"(?:\s|/\*.*?\*/|//[^\n]*\n)*library\s*\([^)]*\)\s*\{", re.DOTALL)
+_LIBERTY = re.compile(
+    rb"(?>\s+|/\*(?:(?!\*/).)*+\*/|//[^\n]*+\n)*+library\s*+\([^)]*+\)\s*+\{", re.DOTALL
+)
 
 # Reads one command a line; says which one it is at.
 _WORKER = """

@@ -201,6 +201,7 @@ class ReadPort:
             self._refused_in_crowd = False
         entry = _Burst(identifier, address, beats, kind)
         if kind == "fetch" and address >= self.memory.program_end:
+            self.memory.hits[bins.OVERRUN] += 1
             entry.due = self._now + self.memory.chances.overrun_delay
         self.queues.setdefault(identifier, deque()).append(entry)
 

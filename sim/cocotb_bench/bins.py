@@ -25,6 +25,8 @@ LOADS = ("image", "positions", "layernorm", "table")
 FIRST_FETCH, LAST_STORE = "first fetch", "last store"
 AXIL = ("AW", "W", "B", "AR", "R")
 AXIL_REQUESTS, AXIL_RESPONSES = "axil requests at once", "axil responses at once"
+#: A fetch of what lies beyond END.
+OVERRUN = "fetch beyond END"
 RESPONSES = {"SLVERR": 2, "DECERR": 3}
 RESETS = ("soft", "hard")
 PHASES = (
@@ -100,6 +102,6 @@ def required(ports: int = 1) -> list[str]:
         names += [error("B", kind, response) for kind in (*WRITERS, LAST_STORE)]
         names += [error("B", kind, response, alone=True) for kind in WRITERS]
     names += [axil_stall(channel) for channel in AXIL]
-    names += [AXIL_REQUESTS, AXIL_RESPONSES]
+    names += [AXIL_REQUESTS, AXIL_RESPONSES, OVERRUN]
     names += [reset(kind, phase) for kind in RESETS for phase in PHASES]
     return names

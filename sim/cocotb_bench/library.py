@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The complete top between somebody else's AXI models (cocotbext-axi): an independent opinion.
 
-:mod:`hwgen.sim.cocotb_bench.axi` gives errors on any beat and interleaves; it is ours, as the
-masters are. What both sides misread alike is seen here. :func:`run_library` builds and runs; the
-cocotb test stands below it.
+:mod:`hwgen.sim.cocotb_bench.axi` checks more and gives errors on any beat, but it is ours, as the
+masters are. The cocotb test is :mod:`hwgen.sim.cocotb_bench.library_frames`.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,12 +14,10 @@ from typing import Any
 from hwgen.config import AcceleratorConfig
 from hwgen.emit.verilog import convert
 from hwgen.rtl.accelerator import Accelerator
+from hwgen.sim.cocotb_bench.harness import TOP
 from hwgen.sim.cocotb_bench.program import TestFrame
 from hwgen.sim.cocotb_bench.runner import build_cocotb, run_cocotb
 from hwgen.sim.verilator import Source
-
-TOP = "hwgen_top"
-IMAGE_BASE, INPUT_BASE, OUTPUT_BASE = 0x1_0000_0000, 0x2_4000_0000, 0x3_8000_0000
 
 
 @cache
@@ -37,7 +32,8 @@ def run_library(
 ) -> list[dict[str, Any]]:
     """Run a frame per entry of ``pauses``: the chance per cycle that a channel is held back.
 
-    Returns per frame ``cycles``, ``status``, ``cause`` and ``output`` (the region's bytes).
+    Returns per frame ``cycles``, ``status``, ``cause``, ``output`` (the region's bytes) and
+    ``others`` (whether all other memory, guards around the output included, is what it was).
 
     Raises:
         SimulationError: the simulation did not run to its end.
@@ -51,10 +47,3 @@ def run_library(
         timeout=timeout,
     )
     return [result | {"output": bytes.fromhex(result["output"])} for result in report["frames"]]
-
-
-def pause(chance: float, seed: int) -> Iterator[bool]:
-    """Whether a channel is held back, cycle by cycle."""
-    rng = random.Random(seed)
-    while True:
-        yield rng.random() < chance

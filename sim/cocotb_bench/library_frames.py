@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
 from typing import Any
 
 import cocotb
@@ -20,13 +22,22 @@ from cocotbext.axi.sparse_memory import SparseMemory
 
 from hwgen.isa.instructions import INSTRUCTION_BYTES
 from hwgen.isa.registers import BY_NAME, CONTROL_START
-from hwgen.sim.cocotb_bench.library import IMAGE_BASE, INPUT_BASE, OUTPUT_BASE, pause
 from hwgen.sim.cocotb_bench.program import TestFrame
 from hwgen.sim.cocotb_bench.runner import read_job, write_report
 
+IMAGE_BASE, INPUT_BASE, OUTPUT_BASE = 0x1_0000_0000, 0x2_4000_0000, 0x3_8000_0000
+#: Bytes before and behind the output that nobody may write.
+GUARD = 4096
 #: What a fetch may read beyond the program.
 OVERRUN = 128 * INSTRUCTION_BYTES
 FILLER = 0xA5
+
+
+def pause(chance: float, seed: int) -> Iterator[bool]:
+    """Whether a channel is held back, cycle by cycle."""
+    rng = random.Random(seed)
+    while True:
+        yield rng.random() < chance
 
 
 @cocotb.test()
@@ -35,9 +46,11 @@ async def run_frames(dut: Any) -> None:
     frame: TestFrame
     frame, pauses, seed = read_job()
     memory = SparseMemory(1 << 40)
-    memory.write(IMAGE_BASE, frame.image + bytes(OVERRUN))
-    memory.write(INPUT_BASE, frame.input_bytes)
-    size = len(frame.output)
+    size, guard = len(frame.output), bytes([FILLER]) * GUARD
+    fixed = {IMAGE_BASE: frame.image + bytes(OVERRUN), INPUT_BASE: frame.input_bytes}
+    fixed |= {OUTPUT_BASE - GUARD: guard, OUTPUT_BASE + size: guard}
+    for address, content in fixed.items():
+        memory.write(address, content)
     dut.rst.value = 1
     host = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil"), dut.clk, dut.rst)
     first = AxiRam(AxiBus.from_prefix(dut, "m_axi0"), dut.clk, dut.rst, mem=memory)
@@ -81,6 +94,10 @@ async def run_frames(dut: Any) -> None:
                 "cause": await read("CAUSE"),
                 "cycles": await read("CYCLES"),
                 "output": bytes(memory.read(OUTPUT_BASE, size)).hex(),
+                "others": all(
+                    bytes(memory.read(address, len(content))) == content
+                    for address, content in fixed.items()
+                ),
             }
         )
         await write("INTERRUPT", 1)

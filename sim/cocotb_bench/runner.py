@@ -108,6 +108,12 @@ def run_cocotb(
             )
             try:
                 status = process.wait(timeout)
+            except subprocess.TimeoutExpired as error:
+                process.kill()
+                process.wait()
+                raise SimulationError(
+                    f"The bench must end in {timeout:.0f} s, and did not (seed {seed})"
+                ) from error
             except BaseException:
                 process.kill()
                 process.wait()

@@ -148,8 +148,11 @@ def _tame(bench: Bench) -> None:
     bench.memory.chances = Chances(ar=0.9, r=0.9, aw=0.9, w=0.9, b=0.9)
 
 
-def reset(bench: Bench, *, how: str, phase: str) -> Cycles:
-    """A reset in a phase of a frame, as often as it takes to meet it; then an exact frame."""
+def reset(bench: Bench, *, how: str, phase: str, within: int = 0) -> Cycles:
+    """A reset in a phase of a frame, as often as it takes to meet it; then an exact frame.
+
+    ``within``: cycles of the phase among which the reset is drawn; otherwise soon after its start.
+    """
     yield from ready(bench)
     name = bins.reset(how, phase)
     for _ in range(20):
@@ -167,7 +170,8 @@ def reset(bench: Bench, *, how: str, phase: str) -> Cycles:
                 yield
             else:
                 raise ScenarioError(f"phase {phase} did not come")
-            yield from bench.wait(bench.rng.randrange(1, 12) * bench.rng.randrange(0, 3))
+            soon = bench.rng.randrange(1, 12) * bench.rng.randrange(0, 3)
+            yield from bench.wait(bench.rng.randrange(within) if within else soon)
         if how == "hard":
             yield from bench.hard_reset()
             yield from configure(bench)

@@ -20,7 +20,7 @@ from hwgen.frontend.models import ModelSpec, get_model
 from hwgen.graph.liveness import check_alive
 from hwgen.graph.safetensors_file import write_safetensors
 from hwgen.report.terminal import Reporter
-from hwgen.stages.quantise import Request
+from hwgen.stages.load import Request
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_random_checkpoint.py"
 #: Of an encoder block: LayerNorm, q, k, v, logits, softmax, attention, and so on; 12 blocks.

@@ -17,7 +17,8 @@ from hwgen.program.cycle_model import MemoryModel, predict
 from hwgen.program.lowering import lower
 from hwgen.sim.frame import Memory, run_frames
 
-from ..program.graphs import frame_setup, random_graph, random_image, spec
+from ..program.frames import frame_setup
+from ..program.graphs import random_graph, random_image, spec
 
 #: Latency in cycles and bytes per cycle: the board's, a slow memory, a narrow one.
 MEMORIES = ((100, 46.67), (300, 8.0), (50, 16.0))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import argparse
 import json
 import pickle
 import struct
@@ -139,6 +140,14 @@ def test_a_pickle_payload_is_refused_and_not_executed(tmp_path, writer):
     assert not marker.exists()
     # No advice on how to execute it after all.
     assert "weights_only" not in str(caught.value)
+
+
+def test_what_a_refused_file_holds_is_named(tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    path = tmp_path / "c.pt"
+    torch.save({"x": torch.zeros(1), "args": argparse.Namespace(lr=1)}, path)
+    with pytest.raises(CheckpointError, match=r"found argparse\.Namespace\)"):
+        load_checkpoint(path)
 
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04 broken", b"random text", bytes(100)])

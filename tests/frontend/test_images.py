@@ -121,6 +121,11 @@ def test_folder_of_classes(tmp_path):
     (tmp_path / "numbers" / "10").mkdir()
     assert load_images(tmp_path / "numbers", DIGITS).labels is None
     shutil.rmtree(tmp_path / "numbers")
+    (tmp_path / "from 1").mkdir()
+    for level in range(1, 11):  # sorted as text 10 follows 1
+        save(f"from 1/{level}", level)
+    assert load_images(tmp_path / "from 1", DIGITS).labels is None
+    shutil.rmtree(tmp_path / "from 1")
     pillow.fromarray(np.zeros((9, 8), np.uint8)).save(tmp_path / "n01" / "b.png")
     with pytest.raises(FormatError, match="not resized"):
         load_images(tmp_path, DIGITS)

@@ -8,8 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from hwgen.config import AcceleratorConfig
-from hwgen.emit.verilog import convert
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.ops import (
     AttentionLogits,
@@ -23,12 +21,7 @@ from hwgen.graph.ops import (
     Requantise,
 )
 from hwgen.graph.spec import ModelSpec
-from hwgen.program.program import Program
 from hwgen.program.skeleton import skeleton_graph
-from hwgen.rtl.accelerator import Accelerator
-from hwgen.sim.boundaries import parse
-from hwgen.sim.frame import FrameSetup
-from hwgen.sim.verilator import Source
 
 #: Standard deviation of activations that the constants aim at.
 _SPREAD = 40
@@ -140,17 +133,3 @@ def random_image(model: ModelSpec, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     size = (model.image_size, model.image_size, model.channels)
     return rng.integers(0, 256, size, dtype=np.uint8)
-
-
-def frame_setup(program: Program, config: AcceleratorConfig) -> FrameSetup:
-    """The accelerator of a configuration, emitted now, with a program to run on it."""
-    top = Accelerator(config)
-    return FrameSetup(
-        verilog=(Source("top.v", convert(top, "dut", top.leaves()).encode()),),
-        top="dut",
-        config=config,
-        image=program.image,
-        input_bytes=program.input_bytes,
-        output_bytes=program.output_bytes,
-        boundaries=parse(program.boundaries_json()),
-    )

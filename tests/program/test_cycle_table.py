@@ -16,7 +16,8 @@ from hwgen.program.cycle_model import MemoryModel, predict
 from hwgen.program.lowering import lower
 from hwgen.sim.frame import Memory, run_frames
 
-from .graphs import frame_setup, random_graph, random_image
+from .frames import frame_setup
+from .graphs import random_graph, random_image
 
 #: Latency in cycles and bytes per cycle.
 MEMORIES = ((100, 46.67), (50, 16.0), (200, 24.0))

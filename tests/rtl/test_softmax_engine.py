@@ -113,8 +113,8 @@ def check(jobs: list[Job], *, rows: int, vec: int, grant: Grant, seed: int = 0) 
     return [waited_cycles(word) for word in out[:waits]]
 
 
-#: Slices smaller than, equal to, twice and four times a word.
-SHAPES = ((16, 8), (16, 16), (16, 32), (16, 64), (64, 32))
+#: Rows and lanes: slices of half a word, of a word, of two and four words, of a quarter of one.
+SHAPES = ((16, 8), (16, 16), (16, 32), (16, 64), (64, 16))
 JOBS = [
     Job(3, 1, 3, source=5, destination=OTHER_BANK + 9),
     Job(4, 49, 3, source=40, destination=40),

@@ -85,7 +85,9 @@ def test_errors_are_named(tmp_path: Path) -> None:
     with pytest.raises(ToolError, match=r"other"):
         synthesise(write(tmp_path, VERILOG.replace("lane lane(", "other lane(")), "top")
     library = tmp_path / "cells.lib"
-    for text in ("", "cells", "/* library (a) { */", "library (a)"):
+    banner = "/* c */\n" * 100  # without an end of its own to the search
+    between = "/* a */ x /* b */ library (a) {"
+    for text in ("", "cells", "/* library (a) { */", "library (a)", banner, between):
         library.write_text(text)
         with pytest.raises(ToolError, match="Liberty file must begin with"):
             synthesise(write(tmp_path), "top", liberty=library)

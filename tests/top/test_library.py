@@ -22,6 +22,7 @@ def test_frames_between_foreign_models(ports: int) -> None:
         assert result["status"] & (STATUS_DONE | STATUS_ERROR) == STATUS_DONE
         assert result["cause"] == 0
         assert result["output"] == frame.output
+        assert result["others"]
     # The pauses were felt, and the same conditions give the same cycles.
     cycles = [result["cycles"] for result in results]
     assert cycles[0] == cycles[3] < cycles[1] < cycles[2]

@@ -24,6 +24,8 @@ AXI = ("ar", "r", "aw", "w", "b")
 AXIL = ("axil_aw", "axil_w", "axil_b", "axil_ar", "axil_r")
 #: Loads pile up behind R, stores behind B; the writes of one store meet the responses of others.
 CROWD = {"ar": 0.6, "r": 0.3, "aw": 0.5, "w": 0.5, "b": 0.5, "b_delay": 500}
+#: Instructions beyond END are requested, and come long after everything else.
+OVERRUN = {"overrun_delay": 5000, "ar": 0.3}
 #: Answers are quicker than requests: often a burst is the only one in flight.
 SPARSE = {"ar": 0.05, "r": 0.9, "aw": 0.05, "w": 0.9, "b": 0.9}
 
@@ -36,7 +38,7 @@ def frames() -> list[Scenario]:
     given += [dict.fromkeys((*AXI, *AXIL), 0.99) | {channel: 0.01} for channel in AXIL]
     given += [dict.fromkeys((*AXI, *AXIL), 0.01) | {channel: 0.99} for channel in ("r",)]
     given += [
-        {"overrun_delay": 5000},
+        OVERRUN,
         CROWD,
         CROWD | {"r": 0.1, "interleave": 1.0},
         CROWD | {"interleave": 0.0},
@@ -183,7 +185,7 @@ def small() -> list[Scenario]:
     jobs = [
         {"kind": "frame", "frames": 2},
         {"kind": "frame", "chances": CROWD},
-        {"kind": "frame", "frames": 2, "chances": {"overrun_delay": 5000}},
+        {"kind": "frame", "frames": 2, "chances": OVERRUN},
         {"kind": "frame", "chances": dict.fromkeys((*AXI, *AXIL), 0.3)},
         errors["weightsmiddle"],
         *fetches,
@@ -203,7 +205,7 @@ def small() -> list[Scenario]:
     early = {"kind": "random reset", "how": "soft", "within": 300, "chances": {"ar": 0.3}}
     jobs += [early] * 10
     # In the middle of a row: an engine that counts on from there would be out of step for ever.
-    jobs += [met["hard", phase] for phase in ("layernorm", "softmax")] * 5
+    jobs += [met["hard", phase] | {"within": 60} for phase in ("layernorm", "softmax")] * 8
     return [job | {"ceiling": 30_000} for job in jobs]
 
 
@@ -248,6 +250,7 @@ def test_small() -> None:
     report = run_bench(make_frame(1, small=True), jobs, seed=3, stop=True)
     check(report, *(kind for kinds in KINDS for kind in kinds))
     assert len(report["results"]) == len(jobs)
+    assert report["bins"][bins.OVERRUN]
 
 
 @pytest.mark.parametrize("kinds", KINDS, ids=lambda kinds: kinds[0])

@@ -93,7 +93,7 @@ def test_passages(name: str) -> None:
         assert passage.error is None, (scenario, passage.error)
         difference = first_difference(expected, unit.decode(passage.outputs, given, values))
         assert difference is None, (scenario, difference)
-    # The resets met the unit with words inside, not only idle.
+    # The resets came in the middle of the words.
     cuts = [cut for passage in passages for cut in passage.cut]
     assert sum(taken > 0 for taken, _ in cuts) > 20
     assert sum(returned > 0 for _, returned in cuts) > 5

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage load: what is asked for, its checkpoint, checked, and its images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from hwgen.errors import UsageError
+from hwgen.frontend.checkpoint import load_checkpoint
+from hwgen.frontend.float_model import FloatModel
+from hwgen.frontend.images import ImageSet, digits_dataset, load_images, synthetic_images
+from hwgen.frontend.models import MODELS, default_checkpoint, get_model
+from hwgen.graph.spec import ModelSpec
+from hwgen.report.terminal import Reporter
+
+Squares = Literal["compressed", "exact"]
+#: Calibration images where the user gives none: of the digits' training part, or synthetic.
+DIGITS_CALIBRATION_IMAGES = 256
+SYNTHETIC_CALIBRATION_IMAGES = 16
+#: Seeds of synthetic images: calibration never sees the images that are simulated.
+_CALIBRATION_SEED = 1
+_IMAGES_SEED = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Where a flow starts: a model, its checkpoint, and how to quantise it."""
+
+    spec: ModelSpec
+    checkpoint: Path
+    calibration: Path | None = None
+    weight_bits: int = 8
+    squares: Squares = "compressed"
+
+    @classmethod
+    def of(
+        cls,
+        model: str,
+        *,
+        checkpoint: Path | None = None,
+        calibration: Path | None = None,
+        weight_bits: int = 8,
+        squares: str = "compressed",
+    ) -> Request:
+        """Resolve names; a known model without a checkpoint is wrong usage.
+
+        Raises:
+            ModelError: the model is unknown, or its file is bad.
+            UsageError: a checkpoint must be given.
+        """
+        spec = get_model(model)
+        path = checkpoint if checkpoint is not None else default_checkpoint(spec)
+        if path is None:
+            raise UsageError(
+                f"Model {spec.name!r} must be given with --checkpoint FILE (.safetensors or .pt of"
+                " timm, Hugging Face or the model's own names): its weights do not travel with"
+                " hwgen; 'hwgen run' without a model runs the embedded 'digits'"
+            )
+        return cls(
+            spec=spec,
+            checkpoint=path,
+            calibration=calibration,
+            weight_bits=weight_bits,
+            squares=cast("Squares", squares),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Loaded:
+    """A float model together with the request it answers."""
+
+    request: Request
+    model: FloatModel
+
+
+def load(request: Request, reporter: Reporter) -> Loaded:
+    """Read and check the checkpoint."""
+    with reporter.stage("load"):
+        reporter(f"reading {request.checkpoint.name}", 0.0)
+        model = FloatModel.from_state_dict(request.spec, load_checkpoint(request.checkpoint))
+    return Loaded(request=request, model=model)
+
+
+def calibration_images(request: Request) -> ImageSet:
+    """The user's, else the training part of the digits, else seeded synthetic images."""
+    spec = request.spec
+    if request.calibration is not None:
+        return load_images(request.calibration, spec)
+    if spec == MODELS["digits"]:
+        images, labels, _, _ = digits_dataset()
+        chosen = ImageSet(images=images, labels=labels, source="digits")
+        return chosen.head(DIGITS_CALIBRATION_IMAGES)
+    images = synthetic_images(spec, SYNTHETIC_CALIBRATION_IMAGES, _CALIBRATION_SEED)
+    return ImageSet(images=images, labels=None, source="synthetic")
+
+
+def held_out_images(spec: ModelSpec, source: int | Path) -> ImageSet:
+    """Images to run: ``source`` of them from the model's own held-out set, or a file or folder.
+
+    Raises:
+        UsageError: more images than the set has, or none.
+    """
+    if isinstance(source, Path):
+        return load_images(source, spec)
+    if source < 1:
+        raise UsageError(f"Number of images must be at least 1, not {source}")
+    if spec == MODELS["digits"]:
+        _, _, images, labels = digits_dataset()
+        if source > len(images):
+            raise UsageError(
+                f"Number of images must be at most the {len(images)} held-out digits, not {source}"
+            )
+        return ImageSet(images=images, labels=labels, source="digits").head(source)
+    images = synthetic_images(spec, source, _IMAGES_SEED)
+    return ImageSet(images=images, labels=None, source="synthetic")
