@@ -13,8 +13,10 @@ import errno
 import json
 import math
 import os
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -125,12 +127,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         # Options of the program that follows `--` are not ours.
         ours = given[: given.index("--")] if "--" in given else given
-        with _output("--json" in ours) as output:
+        with _output("--json" in ours) as output, _interrupts_kept():
             return _run(given, output)
     except BrokenPipeError:  # the reader of our output went away
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+@contextlib.contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Raise an interrupt again that came while a destructor ran.
+
+    What a ``__del__`` raises is reported and forgotten. Amaranth's modules have one, and a signal
+    that comes while many are freed is first seen there: the command would run on to its end.
+    """
+    if threading.current_thread() is not threading.main_thread():  # signals are not ours
+        yield
+        return
+
+    def again(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    def unraisable(report: sys.UnraisableHookArgs) -> None:
+        if issubclass(report.exc_type, KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+        else:
+            hook(report)
+
+    handler, hook = signal.signal(signal.SIGALRM, again), sys.unraisablehook
+    sys.unraisablehook = unraisable
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = hook
+        signal.signal(signal.SIGALRM, handler)
 
 
 def _run(given: list[str], output: Output) -> int:

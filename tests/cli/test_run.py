@@ -321,6 +321,41 @@ def test_missing_compiler_is_said(hwgen: Command, design: Path, tmp_path: Path) 
     assert done.json["ok"] is False
 
 
+#: A run in which the interrupt comes while a destructor runs.
+INTERRUPTED_DESTRUCTOR = """
+import os, signal, sys, time
+from hwgen import flow
+from hwgen.cli import main
+
+class Freed:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            len("")
+
+def run_all(*_):
+    Freed()
+    time.sleep(30)
+    raise AssertionError("the interrupt is lost")
+
+flow.run_all = run_all
+sys.exit(main(["run", "--json"]))
+"""
+
+
+def test_interrupt_while_something_is_freed(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_DESTRUCTOR],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 130, done.stderr
+    assert json.loads(done.stdout)["error"] == "interrupted"
+
+
 def test_interrupt(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "hwgen", "run", "--images", "500", "--json"],
@@ -336,7 +371,7 @@ def test_interrupt(tmp_path: Path) -> None:
         time.sleep(1)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert "Traceback" not in err
     assert json.loads(out)["error"] == "interrupted"
     left = list((tmp_path / "rtl_out").iterdir()) if (tmp_path / "rtl_out").exists() else []
