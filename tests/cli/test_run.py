@@ -321,6 +321,13 @@ def test_missing_compiler_is_said(hwgen: Command, design: Path, tmp_path: Path) 
     assert done.json["ok"] is False
 
 
+#: Starts Python anew with interrupts heeded: a shell's background jobs ignore them, and hand it on.
+HEEDING = (
+    sys.executable,
+    "-c",
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+    " os.execv(sys.executable, [sys.executable, *sys.argv[1:]])",
+)
 #: A run in which the interrupt comes while a destructor runs.
 INTERRUPTED_DESTRUCTOR = """
 import os, signal, sys, time
@@ -345,7 +352,7 @@ sys.exit(main(["run", "--json"]))
 
 def test_interrupt_while_something_is_freed(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED_DESTRUCTOR],
+        [*HEEDING, "-c", INTERRUPTED_DESTRUCTOR],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -358,7 +365,7 @@ def test_interrupt_while_something_is_freed(tmp_path: Path) -> None:
 
 def test_interrupt(tmp_path: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "hwgen", "run", "--images", "500", "--json"],
+        [*HEEDING, "-m", "hwgen", "run", "--images", "500", "--json"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
