@@ -322,12 +322,12 @@ def test_missing_compiler_is_said(hwgen: Command, design: Path, tmp_path: Path) 
 
 
 #: Starts Python anew with interrupts heeded: a shell's background jobs ignore them, and hand it on.
-HEEDING = (
-    sys.executable,
-    "-c",
-    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
-    " os.execv(sys.executable, [sys.executable, *sys.argv[1:]])",
-)
+HEED = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+HEEDING = (sys.executable, "-c", HEED)
 #: A run in which the interrupt comes while a destructor runs.
 INTERRUPTED_DESTRUCTOR = """
 import os, signal, sys, time
