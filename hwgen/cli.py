@@ -381,24 +381,27 @@ def quantize(
     )
 
 
-def _check_board(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    from hwgen.boards import get_board
+def _open_board(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+    from hwgen.boards import open_board
 
-    if value is not None:
-        try:
-            get_board(value)
-        except ConfigError as error:  # an illegal option value
-            raise UsageError(error.what, nearest=error.nearest) from error
-    return value
+    if value is None:
+        return None
+    try:
+        return open_board(value)
+    except ConfigError as error:  # an illegal option value
+        raise UsageError(error.what, nearest=error.nearest) from error
 
 
-_board_option = click.option(
-    "--board",
-    default="zcu102",
-    show_default=True,
-    callback=_check_board,
-    help="Board, see 'hwgen boards'.",
-)
+def _board_option(default: str | None, help_text: str) -> Callable[..., Any]:
+    """``--board``: the command gets the board itself."""
+    return click.option(
+        "--board",
+        metavar="NAME|FILE",
+        default=default,
+        show_default=True,
+        callback=_open_board,
+        help=f"A board of 'hwgen boards', or a .toml file of your own. {help_text}".rstrip(),
+    )
 
 
 class _Finite(click.FloatRange):
@@ -460,11 +463,12 @@ _images_option = click.option(
     + _examples(
         "hwgen run",
         "hwgen run deit_tiny --checkpoint deit_tiny.safetensors",
+        "hwgen run --board ./my_board.toml",
         "hwgen run deit_small --checkpoint s.pt --calibration train/ --images val.npz --json",
     )
 )
 @click.argument("model", default="digits")
-@_board_option
+@_board_option("zcu102", "")
 @_checkpoint_option
 @_calibration_option
 @_images_option
@@ -484,7 +488,7 @@ _images_option = click.option(
 def run(
     output: Output,
     model: str,
-    board: str,
+    board: Any,
     checkpoint: Path | None,
     calibration: Path | None,
     images: int | Path | None,
@@ -527,14 +531,11 @@ def run(
     + _examples(
         "hwgen generate digits.graph -o rtl_out/digits",
         "hwgen generate tiny.graph --board zcu102 -o rtl_out/tiny --json",
+        "hwgen generate tiny.graph --board ./my_board.toml",
     )
 )
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option(
-    "--board",
-    callback=_check_board,
-    help="Board, see 'hwgen boards'. Default: the design's, else zcu102.",
-)
+@_board_option(None, "Default: the design's, else zcu102.")
 @click.option(
     "-o",
     "--out",
@@ -543,9 +544,7 @@ def run(
 )
 @_json_option
 @click.pass_obj
-def generate(
-    output: Output, source: Path, board: str | None, out: Path | None, as_json: bool
-) -> None:
+def generate(output: Output, source: Path, board: Any, out: Path | None, as_json: bool) -> None:
     """Write Verilog, program, packed weights and manifest."""
     from hwgen import flow
     from hwgen.report.terminal import Reporter
@@ -553,7 +552,7 @@ def generate(
 
     reporter = Reporter()
     start = open_source(source, board)
-    settings = flow.Settings(board=board or "zcu102", out=out)
+    settings = flow.Settings(out=out) if board is None else flow.Settings(board=board, out=out)
     folder = flow.run_flow(start, settings, reporter, until="emit")
     evidence = flow.Evidence(folder=folder)
     facts = flow.describe_evidence(evidence) | {"files": dict(folder.manifest.files)}
@@ -700,13 +699,13 @@ def boards(output: Output, as_json: bool) -> None:
             "name": board.name,
             "title": board.title,
             "part": board.part,
-            "clock_mhz": board.clock_mhz,
+            "clock_mhz": board.clock.mhz,
             "resources": {resource: board.resources[resource] for resource in RESOURCES},
             "limits": {resource: board.limit(resource) for resource in RESOURCES},
-            "memory_bytes_per_second": board.memory_bytes_per_second,
+            "memory_bytes_per_second": board.memory.bytes_per_second,
             "memory_bytes_per_cycle": board.memory_bytes_per_cycle,
-            "memory_latency": board.memory_latency_cycles,
-            "memory_ports": board.memory_ports,
+            "memory_latency": board.memory.latency_cycles,
+            "memory_ports": board.memory.ports,
         }
         for board in found
     ]
@@ -714,9 +713,9 @@ def boards(output: Output, as_json: bool) -> None:
         [
             board.name,
             board.part,
-            f"{board.clock_mhz} MHz",
+            f"{board.clock.mhz} MHz",
             *(f"{board.resources[resource]:,}" for resource in RESOURCES),
-            f"{board.memory_bytes_per_cycle:.1f} B/cycle, {board.memory_latency_cycles} cycles",
+            f"{board.memory_bytes_per_cycle:.1f} B/cycle, {board.memory.latency_cycles} cycles",
         ]
         for board in found
     ]

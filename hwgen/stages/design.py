@@ -9,17 +9,21 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hwgen.boards import get_board
+from pydantic import with_config
+
+from hwgen.boards import Board
 from hwgen.config import AcceleratorConfig
-from hwgen.errors import DoesNotFitError, FormatError, HwgenError, UsageError
+from hwgen.emit.manifest import ConfigTable
+from hwgen.errors import DoesNotFitError, UsageError
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.safetensors_file import read_safetensors
 from hwgen.graph.spec import ModelSpec
+from hwgen.reading import STRICT, check_version, load_json, printable, validate
 from hwgen.report.terminal import Reporter
 
 #: Longest name of a design.
 _NAME_CHARACTERS = 64
-DESIGN_SCHEMA_VERSION = 1
+DESIGN_SCHEMA_VERSION = 2
 _DESIGN_KEY = "hwgen.design"
 
 
@@ -37,24 +41,34 @@ def design_name(spec: ModelSpec, board: str) -> str:
     return f"{name[: _NAME_CHARACTERS - 9]}_{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
 
 
+@with_config(STRICT)
+@dataclass(frozen=True, kw_only=True)
+class _Document:
+    """The entry of a design's file beside the graph's."""
+
+    schema_version: int
+    board: Board
+    config: ConfigTable
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Design:
     """A graph with the hardware that runs it; its file is the graph's with one more entry."""
 
     graph: IntegerGraph
     config: AcceleratorConfig
-    board: str
+    board: Board
 
     @property
     def name(self) -> str:
         """Name of the Verilog top and default name of the folder: ``<model>_<board>``."""
-        return design_name(self.graph.spec, self.board)
+        return design_name(self.graph.spec, self.board.name)
 
     def save(self, path: Path) -> None:
         """Write the design; the file is also a graph."""
         document = {
             "schema_version": DESIGN_SCHEMA_VERSION,
-            "board": self.board,
+            "board": self.board.to_json(),
             "config": self.config.to_json(),
         }
         text = json.dumps(document, sort_keys=True, separators=(",", ":"))
@@ -70,29 +84,26 @@ class Design:
         _, metadata = read_safetensors(path)
         if _DESIGN_KEY not in metadata:
             return None
-        try:
-            document = json.loads(metadata[_DESIGN_KEY])
-            if document["schema_version"] != DESIGN_SCHEMA_VERSION:
-                raise FormatError(
-                    f"schema_version must be {DESIGN_SCHEMA_VERSION},"
-                    f" not {document['schema_version']!r}"
-                )
-            config = AcceleratorConfig.from_json(document["config"])
-            board = get_board(document["board"]).name
-        except (KeyError, TypeError, ValueError, HwgenError) as error:
-            raise FormatError(f"Design must be well formed: {error}", where=str(path)) from error
-        return cls(graph=IntegerGraph.load(path), config=config, board=board)
+        where = f"{printable(str(path))}, {_DESIGN_KEY}"
+        values = load_json(metadata[_DESIGN_KEY], where=where)
+        check_version(
+            *(values, DESIGN_SCHEMA_VERSION),
+            what="Design",
+            where=where,
+            remedy="generate the design again",
+        )
+        document = validate(values, _Document, where=where)
+        return cls(graph=IntegerGraph.load(path), config=document.config, board=document.board)
 
 
-def preset(board: str, spec: ModelSpec) -> dict[str, int]:
+def preset(board: Board, spec: ModelSpec) -> dict[str, int]:
     """The board's preset array for a model, as fields of the configuration.
 
     A layer that fills an array's rows fewer than four times spends most of its cycles on loading
     and skew, so a narrow model gets half the rows, columns and ports of the preset, down to 16
     rows.
     """
-    chosen = get_board(board)
-    values = {**chosen.preset, "clock_mhz": chosen.clock_mhz}
+    values: dict[str, int] = {**dict(board.preset), "clock_mhz": board.clock.mhz}
     while values["rows"] > 16 and spec.width < 4 * values["rows"]:
         for name in ("rows", "columns", "memory_ports"):
             values[name] = max(1, values[name] // 2)
@@ -115,15 +126,15 @@ def memory_blocks(spec: ModelSpec, rows: int, columns: int) -> int:
     )
 
 
-def check_fits(spec: ModelSpec, board: str) -> None:
+def check_fits(spec: ModelSpec, board: Board) -> None:
     """Refuse a model whose activations do not fit the board, before anything is computed.
 
     Raises:
         DoesNotFitError: names the demand, the bound, and the nearest image size that fits.
     """
-    chosen, values = get_board(board), preset(board, spec)
+    values = preset(board, spec)
     rows, columns = values["rows"], values["columns"]
-    bound = chosen.limit("bram36")
+    bound = board.limit("bram36")
 
     def demand(size: int) -> int | None:
         try:
@@ -144,7 +155,7 @@ def check_fits(spec: ModelSpec, board: str) -> None:
         try:
             memory_blocks(spec, rows, columns)
         except DoesNotFitError as error:
-            where = f"model {spec.name!r} on {board}"
+            where = f"model {spec.name!r} on {board.name}"
             raise DoesNotFitError(
                 error.resource, error.demand, error.bound, error.unit, levers, where=where
             ) from error
@@ -155,11 +166,12 @@ def check_fits(spec: ModelSpec, board: str) -> None:
         bound,
         "blocks of 36 Kbit",
         levers,
-        where=f"model {spec.name!r} on {board} ({chosen.budget['bram36']:.0%} of its block RAM)",
+        where=f"model {spec.name!r} on {board.name}"
+        f" ({board.budget['bram36']:.0%} of its block RAM)",
     )
 
 
-def design(graph: IntegerGraph, board: str, reporter: Reporter) -> Design:
+def design(graph: IntegerGraph, board: Board, reporter: Reporter) -> Design:
     """The board's preset array, with memories that fit the graph exactly."""
     from hwgen.program.buffer_plan import preset_config
 
@@ -169,7 +181,7 @@ def design(graph: IntegerGraph, board: str, reporter: Reporter) -> Design:
         return Design(graph=graph, config=config, board=board)
 
 
-def open_source(path: Path, board: str | None) -> IntegerGraph | Design:
+def open_source(path: Path, board: Board | None) -> IntegerGraph | Design:
     """A design, or a graph that the board's preset will run.
 
     Raises:
@@ -178,8 +190,16 @@ def open_source(path: Path, board: str | None) -> IntegerGraph | Design:
     """
     found = Design.load(path)
     if found is None:
-        get_board(board or "zcu102")
         return IntegerGraph.load(path)
+    if board is not None and board.name != found.board.name:
+        raise UsageError(
+            f"--board must be the design's {found.board.name!r} or absent, not {board.name!r}"
+        )
     if board is not None and board != found.board:
-        raise UsageError(f"--board must be the design's {found.board!r} or absent, not {board!r}")
+        own = found.board.to_json()
+        key = next(key for key, value in board.to_json().items() if value != own[key])
+        raise UsageError(
+            "--board must say what the design's board says, or be absent:"
+            f" the two boards {board.name!r} differ in {key}"
+        )
     return found
