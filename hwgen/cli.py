@@ -685,12 +685,20 @@ def _print_evidence(evidence: Any) -> None:
     print_table(title, rows(manifest, evidence.simulation, synthesis, usage))
 
 
+def _cascades(board: Any) -> dict[str, int] | None:
+    """Cascades that fit, by their rows; None where the placement of the DSPs is not known."""
+    from hwgen.boards import CASCADE_ROWS
+
+    fit = {str(rows): board.cascades(rows) for rows in CASCADE_ROWS}
+    return None if None in fit.values() else fit
+
+
 @commands.command(epilog=_examples("hwgen boards", "hwgen boards --json"))
 @_json_option
 @click.pass_obj
 def boards(output: Output, as_json: bool) -> None:
     """List the boards with their resources, clock and memory."""
-    from hwgen.boards import RESOURCES, get_board, list_boards
+    from hwgen.boards import CASCADE_ROWS, RESOURCES, Board, get_board, list_boards
     from hwgen.report.terminal import print_table
 
     found = [get_board(name) for name in list_boards()]
@@ -700,6 +708,8 @@ def boards(output: Output, as_json: bool) -> None:
             "title": board.title,
             "part": board.part,
             "clock_mhz": board.clock.mhz,
+            "dsp_primitive": board.dsp_primitive,
+            "cascades": _cascades(board),
             "resources": {resource: board.resources[resource] for resource in RESOURCES},
             "limits": {resource: board.limit(resource) for resource in RESOURCES},
             "memory_bytes_per_second": board.memory.bytes_per_second,
@@ -709,17 +719,27 @@ def boards(output: Output, as_json: bool) -> None:
         }
         for board in found
     ]
+    heights = "/".join(map(str, CASCADE_ROWS))
+
+    def columns(board: Board) -> str:
+        fit = _cascades(board)
+        if fit is None:
+            return "none" if board.dsp_primitive == "none" else f"{board.dsp_primitive}, unknown"
+        return f"{board.dsp_primitive}, {'/'.join(map(str, fit.values()))}"
+
     rows = [
         [
             board.name,
             board.part,
             f"{board.clock.mhz} MHz",
             *(f"{board.resources[resource]:,}" for resource in RESOURCES),
+            columns(board),
             f"{board.memory_bytes_per_cycle:.1f} B/cycle, {board.memory.latency_cycles} cycles",
         ]
         for board in found
     ]
-    header = ("board", "device", "clock", "LUT", "FF", "DSP", "BRAM36", "memory")
+    kind = f"DSP columns, cascades of {heights}"
+    header = ("board", "device", "clock", "LUT", "FF", "DSP", "BRAM36", kind, "memory")
     output.result({"boards": values}, lambda: print_table("Boards", rows, header=header))
 
 

@@ -328,7 +328,8 @@ def test_a_synthesis_is_reported_against_the_board(tmp_path: Path) -> None:
 def test_the_manifests_board_counts_not_that_of_its_name(tmp_path: Path) -> None:
     values = get_board("zcu102").to_json()
     values["resources"]["dsp"] = 5040
-    values["synthesis_target"] = "ecp5"
+    values |= {"part": "LFE5U-85F", "synthesis_target": "ecp5"}
+    values |= {"dsp_primitive": "none", "dsp_column_heights": None}
     opened = folder(tmp_path)
     opened = replace(opened, manifest=replace(opened.manifest, board=Board.from_json(values)))
     assert board_usage(opened.manifest.board, SYNTHESIS) == []
@@ -375,6 +376,39 @@ def test_a_failed_simulation_takes_the_older_result_with_it(
     with pytest.raises(type(error)):
         flow.simulate_design(opened, Settings(images=1), REPORTER)
     assert (tmp_path / "simulation.json").exists() is left
+
+
+@pytest.mark.parametrize(
+    ("target", "liberty", "part"),
+    [
+        (None, None, "synthesis"),
+        ("xcup", None, "synthesis"),
+        ("ecp5", None, "simulation"),
+        (None, Path("cells.lib"), "simulation"),
+    ],
+)
+def test_only_xcup_gets_the_primitives(
+    target: str | None,
+    liberty: Path | None,
+    part: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from hwgen.synth import yosys
+
+    opened = folder(tmp_path)
+    files = {**opened.manifest.files, "twin.v": "", "dsp48e2.v": ""}
+    lists = {"simulation": ("x.v", "twin.v"), "synthesis": ("x.v", "dsp48e2.v")}
+    opened = replace(opened, manifest=replace(opened.manifest, files=files, **lists))
+
+    def run(paths: list[Path], top: str, chosen: str, **_: object) -> None:
+        assert chosen == (target or "xcup")
+        assert [path.name for path in paths] == list(lists[part])
+        raise NotImplementedError
+
+    monkeypatch.setattr(yosys, "synthesise", run)
+    with pytest.raises(NotImplementedError):
+        synthesise(opened, REPORTER, target=target, liberty=liberty)
 
 
 def test_an_edit_during_the_synthesis_does_not_get_its_result(
