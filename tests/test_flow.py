@@ -88,13 +88,20 @@ def test_watch_may_replace_an_artefact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_design_survives_its_file(graph: IntegerGraph, tmp_path: Path) -> None:
-    design = Design(graph=graph, config=AcceleratorConfig(rows=32, columns=32), board="zcu102")
+    design = Design(
+        graph=graph,
+        config=AcceleratorConfig(rows=32, columns=32),
+        row_blocks=2,
+        board="zcu102",
+        notes=("so",),
+    )
     assert design.name == "digits_zcu102"
     path = tmp_path / "design"
     design.save(path)
     again = Design.load(path)
     assert again is not None
-    assert (again.config, again.board) == (design.config, design.board)
+    assert again.parameters == design.parameters
+    assert (again.config, again.board, again.notes) == (design.config, "zcu102", ("so",))
     assert graph_bytes(again.graph) == graph_bytes(graph)
     assert IntegerGraph.load(path).macs() == graph.macs()  # a design is a graph, too
     graph.save(path)
@@ -356,7 +363,8 @@ def test_a_design_is_written_once(
         write(path, arrays, metadata)
 
     monkeypatch.setattr(graph_module, "write_safetensors", watch)
-    Design(graph=graph, config=AcceleratorConfig(), board="zcu102").save(tmp_path / "d")
+    design = Design(graph=graph, config=AcceleratorConfig(), row_blocks=1, board="zcu102")
+    design.save(tmp_path / "d")
     assert written == [{"hwgen.graph", "hwgen.design"}]
 
 

@@ -18,7 +18,7 @@ from hwgen.errors import FormatError
 from hwgen.isa.registers import BY_NAME, COUNTERS
 
 SCHEMA = "hwgen.design"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "manifest.json"
 
 #: Packages whose version decides the bytes of the folder.
@@ -91,10 +91,12 @@ class Manifest:
     model: str
     board: str
     config: AcceleratorConfig
+    row_blocks: int  #: ranges of tokens that the program processes one behind the other
     program: ProgramFacts
     simulation: tuple[str, ...]  #: Verilog files for simulation
     synthesis: tuple[str, ...]  #: Verilog files for synthesis
     files: Mapping[str, str]  #: SHA-256 of every file beside the manifest
+    notes: tuple[str, ...] = ()  #: what was chosen although nobody asked for it, and why
     extra: Mapping[str, Any] = field(
         default_factory=dict
     )  #: accuracy, weight widths: for the report
@@ -102,7 +104,11 @@ class Manifest:
     generator: str = f"hwgen {__version__}"
 
     def __post_init__(self) -> None:
-        """Check that every file that is used is listed."""
+        """Check that every file that is used is listed, and the numbers."""
+        if type(self.row_blocks) is not int or self.row_blocks < 1:
+            raise FormatError(f"row_blocks must be a positive integer, not {self.row_blocks!r:.80}")
+        if not all(isinstance(note, str) for note in self.notes):
+            raise FormatError(f"notes must be sentences, not {self.notes!r:.80}")
         for name in self.files:
             check_file_name(name)
         used = {*self.simulation, *self.synthesis}
@@ -122,6 +128,8 @@ class Manifest:
             "model": self.model,
             "board": self.board,
             "config": self.config.to_json(),
+            "row_blocks": self.row_blocks,
+            "notes": list(self.notes),
             "program": asdict(self.program) | {"input_shape": list(self.program.input_shape)},
             "simulation": list(self.simulation),
             "synthesis": list(self.synthesis),
@@ -161,6 +169,8 @@ class Manifest:
             texts = {key: values[key] for key in ("name", "top", "model", "board", "generator")}
             if odd := [key for key, text in texts.items() if not isinstance(text, str)]:
                 raise FormatError(f"{odd[0]} must be text, not {texts[odd[0]]!r}")
+            if not isinstance(values["notes"], list):
+                raise FormatError(f"notes must be a list, not {values['notes']!r:.80}")
             extra = dict(values["extra"])
             saturation = extra.get("logit_saturation", {})
             if not isinstance(saturation, dict) or not all(
@@ -170,6 +180,8 @@ class Manifest:
             return cls(
                 **texts,
                 config=AcceleratorConfig.from_json(values["config"]),
+                row_blocks=values["row_blocks"],
+                notes=tuple(values["notes"]),
                 program=ProgramFacts(**facts),
                 simulation=tuple(check_file_name(name) for name in values["simulation"]),
                 synthesis=tuple(check_file_name(name) for name in values["synthesis"]),

@@ -17,6 +17,7 @@ def manifest(files: Mapping[str, str], **extra: object) -> Manifest:
         model="digits",
         board="zcu102",
         config=AcceleratorConfig(),
+        row_blocks=1,
         program=ProgramFacts(
             image="program.bin",
             boundaries="b.json",

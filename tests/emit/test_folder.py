@@ -117,13 +117,17 @@ def test_names_choose_no_place(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"schema": "other"}, "must have the schema"),
-        ({"schema_version": 2}, "must have schema version 1, not 2"),
+        ({"schema_version": 1}, "must have schema version 2, not 1"),
         ({"simulation": ["../../x.v"]}, "File name must be"),
         ({"simulation": ["y.v"]}, r"must have a digest; check \['y.v'\]"),
         ({"files": {"x.v": 3}}, "table of digests"),
         ({"top": 3}, "top must be text"),
         ({"program": {}}, "program must have the keys"),
         ({"config": {}}, "exactly the keys"),
+        ({"row_blocks": 0}, "row_blocks must be a positive integer, not 0"),
+        ({"row_blocks": True}, "row_blocks must be a positive integer, not True"),
+        ({"notes": "a sentence"}, "notes must be a list"),
+        ({"notes": [1]}, "notes must be sentences"),
         ({"extra": {"logit_saturation": {"x": "much"}}}, "table of numbers"),
     ],
 )
