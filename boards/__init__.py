@@ -1,63 +1,148 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boards: one data file each, with device resources, clock and memory.
 
-A new board is a new ``.toml`` file in this folder with the keys of ``zcu102.toml``.
+The files of this folder are the boards known by name; a user's own is a ``.toml`` file with the
+same keys, anywhere. Once read, a board is an object that travels with the design: nothing later
+looks it up again.
 """
 
 from __future__ import annotations
 
 import difflib
-import tomllib
+import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import AfterValidator, BaseModel, Field, model_validator
+
+from hwgen.config import PARAMETERS, AcceleratorConfig
 from hwgen.errors import ConfigError, FormatError
+from hwgen.reading import STRICT, printable, read_toml, show, validate
 
 _FOLDER = Path(__file__).parent
 #: Resources that every board states and every design is measured in.
 RESOURCES = ("lut", "ff", "dsp", "bram36")
+#: The board of a design for which the user names none.
+DEFAULT_BOARD = "zcu102"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Board:
-    """What the generator knows of a board."""
+def _name(text: str) -> str:
+    # It becomes part of a design's name, of a module's and of a folder's.
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", text):
+        raise ValueError("1 to 32 letters, digits, '_' and '-', the first a letter or digit")
+    return text
 
-    name: str
-    title: str
-    part: str  #: ordering name of the device
-    synthesis_target: str  #: target of hwgen.synth
-    resources: Mapping[str, int]  #: what the device has, by :data:`RESOURCES`
-    budget: Mapping[str, float]  #: fraction of it that a design may use, 0 ... 1
-    clock_mhz: int
-    memory_bytes_per_second: int
-    memory_latency_cycles: int  #: from an accepted read address to its first data
-    memory_ports: int  #: most AXI4 masters
-    memory_port_bits: int
-    preset: Mapping[str, int]  #: configuration for a graph without a design
 
-    def __post_init__(self) -> None:
-        """Check the ranges."""
+def _part(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,63}", text):
+        raise ValueError("the ordering name of a device, 1 to 64 characters without spaces")
+    return text
+
+
+def _title(text: str) -> str:
+    if not text.strip() or len(text) > 80 or not text.isprintable():
+        raise ValueError("1 to 80 printable characters")
+    return text
+
+
+class _Section(BaseModel):
+    """A table of a board file: exactly these keys, nothing converted."""
+
+    model_config = STRICT
+
+
+class Resources(_Section):
+    """What the device has."""
+
+    lut: int = Field(ge=1, le=1 << 30)
+    ff: int = Field(ge=1, le=1 << 30)
+    dsp: int = Field(ge=1, le=1 << 30)
+    bram36: int = Field(ge=1, le=1 << 30)  #: blocks of 36 Kbit
+
+    def __getitem__(self, resource: str) -> int:
+        """One of :data:`RESOURCES` by name."""
+        return dict(self)[resource]
+
+
+class Budget(_Section):
+    """The fraction of each resource that a design may use."""
+
+    lut: float = Field(gt=0, le=1)
+    ff: float = Field(gt=0, le=1)
+    dsp: float = Field(gt=0, le=1)
+    bram36: float = Field(gt=0, le=1)
+
+    def __getitem__(self, resource: str) -> float:
+        """One of :data:`RESOURCES` by name."""
+        return dict(self)[resource]
+
+
+class Clock(_Section):
+    """The clock of a design that asks for no other (an assumption, not a measurement)."""
+
+    mhz: int = Field(ge=1, le=1000)
+
+
+class ExternalMemory(_Section):
+    """The external memory, as a design meets it."""
+
+    bytes_per_second: int = Field(ge=10**7, le=10**12)  #: summed over ports and directions
+    latency_cycles: int = Field(ge=1, le=10_000)  #: from an accepted read address to its data
+    ports: int = Field(ge=1, le=64)  #: most AXI4 masters
+    port_bits: Literal[128]  #: the data width of the accelerator's masters
+
+
+class Preset(_Section):
+    """The array for a graph without a design: fields of the configuration."""
+
+    rows: int
+    columns: int = Field(ge=8, le=1024)
+    memory_ports: int
+
+    @model_validator(mode="after")
+    def _check(self) -> Preset:
+        # The stage that sizes the memories sizes this FIFO, too: here it must only suffice.
+        fifo = PARAMETERS["constant_fifo_beats"].high
+        AcceleratorConfig(**dict(self), constant_fifo_beats=fifo)
+        return self
+
+
+class Board(_Section):
+    """What the generator knows of a board; its fields are the keys of a board file."""
+
+    name: Annotated[str, AfterValidator(_name)]
+    title: Annotated[str, AfterValidator(_title)]
+    part: Annotated[str, AfterValidator(_part)]  #: ordering name of the device
+    synthesis_target: Literal["xcup", "ecp5"]  #: target of hwgen.synth
+    resources: Resources
+    budget: Budget
+    clock: Clock
+    memory: ExternalMemory
+    preset: Preset
+
+    @model_validator(mode="after")
+    def _check(self) -> Board:
         for resource in RESOURCES:
-            if self.resources.get(resource, 0) <= 0:
-                raise FormatError(f"resources.{resource} must be positive", where=self.name)
-            if not 0 < self.budget.get(resource, 0) <= 1:
-                raise FormatError(f"budget.{resource} must be in 0..1", where=self.name)
-        for name in (
-            "clock_mhz",
-            "memory_bytes_per_second",
-            "memory_latency_cycles",
-            "memory_ports",
-        ):
-            if getattr(self, name) <= 0:
-                raise FormatError(f"{name} must be positive", where=self.name)
+            if self.limit(resource) < 1:
+                raise FormatError(
+                    f"budget.{resource} must leave at least 1 of {self.resources[resource]},"
+                    f" not {self.budget[resource]!r} of it"
+                )
+        if self.preset.memory_ports > self.memory.ports:
+            raise FormatError(
+                f"preset.memory_ports must be at most memory.ports = {self.memory.ports},"
+                f" not {self.preset.memory_ports}",
+                nearest=self.memory.ports,
+            )
+        return self
 
     @property
     def memory_bytes_per_cycle(self) -> float:
-        """Bandwidth of the external memory in bytes per clock cycle."""
-        return self.memory_bytes_per_second / (self.clock_mhz * 1_000_000)
+        """Bandwidth of the external memory in bytes per cycle of the board's clock."""
+        return self.memory.bytes_per_second / (self.clock.mhz * 1_000_000)
 
     def limit(self, resource: str) -> int:
         """How much of a resource a design may use: the whole part of resources x budget."""
@@ -70,6 +155,19 @@ class Board:
             for resource in RESOURCES
             if used.get(resource, 0) > self.limit(resource)
         }
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, in the order of the fields."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_json(cls, values: Any, where: str | None = None) -> Board:
+        """Inverse of :meth:`to_json`; everything is checked.
+
+        Raises:
+            FormatError: it is no board; names the key.
+        """
+        return validate(values, cls, where=where)
 
 
 def list_boards() -> list[str]:
@@ -88,24 +186,24 @@ def get_board(name: str) -> Board:
     if name not in names:
         close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.0)
         raise ConfigError(
-            f"Board must be one of {', '.join(names)}, not {name!r}", nearest=close[0]
+            f"Board must be one of {', '.join(names)} or a .toml file, not {show(name)}",
+            nearest=close[0],
         )
-    path = _FOLDER / f"{name}.toml"
-    values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    return read_toml(_FOLDER / f"{name}.toml", Board)
+
+
+def open_board(name_or_path: str) -> Board:
+    """A known board, or that of a user's file: what ends in ``.toml`` or has a path separator.
+
+    Raises:
+        ConfigError: no board has that name; names the nearest, or the file that may be meant.
+        FormatError: the file holds no board.
+    """
+    if name_or_path.endswith(".toml") or os.sep in name_or_path:
+        return read_toml(name_or_path, Board)
     try:
-        return Board(
-            name=values["name"],
-            title=values["title"],
-            part=values["part"],
-            synthesis_target=values["synthesis_target"],
-            resources=values["resources"],
-            budget=values["budget"],
-            clock_mhz=values["clock"]["mhz"],
-            memory_bytes_per_second=values["memory"]["bytes_per_second"],
-            memory_latency_cycles=values["memory"]["latency_cycles"],
-            memory_ports=values["memory"]["ports"],
-            memory_port_bits=values["memory"]["port_bits"],
-            preset=values["preset"],
-        )
-    except KeyError as error:
-        raise FormatError(f"Board file must state {error}", where=path.name) from error
+        return get_board(name_or_path)
+    except ConfigError as error:
+        if os.path.isfile(name_or_path):
+            raise ConfigError(error.what, nearest=printable(f"./{name_or_path}")) from error
+        raise

@@ -19,6 +19,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -455,24 +456,27 @@ def quantize(
     )
 
 
-def _check_board(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    from hwgen.boards import get_board
+def _open_board(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+    from hwgen.boards import open_board
 
-    if value is not None:
-        try:
-            get_board(value)
-        except ConfigError as error:  # an illegal option value
-            raise UsageError(error.what, nearest=error.nearest) from error
-    return value
+    if value is None:
+        return None
+    try:
+        return open_board(value)
+    except ConfigError as error:  # an illegal option value
+        raise UsageError(error.what, nearest=error.nearest) from error
 
 
-_board_option = click.option(
-    "--board",
-    default="zcu102",
-    show_default=True,
-    callback=_check_board,
-    help="Board, see 'hwgen boards'.",
-)
+def _board_option(default: str | None, help_text: str) -> Callable[..., Any]:
+    """``--board``: the command gets the board itself."""
+    return click.option(
+        "--board",
+        metavar="NAME|FILE",
+        default=default,
+        show_default=True,
+        callback=_open_board,
+        help=f"A board of 'hwgen boards', or a .toml file of your own. {help_text}".rstrip(),
+    )
 
 
 class _Finite(click.FloatRange):
@@ -535,12 +539,13 @@ _images_option = click.option(
     + _examples(
         "hwgen run",
         "hwgen run deit_tiny --checkpoint deit_tiny.safetensors",
+        "hwgen run --board ./my_board.toml",
         "hwgen run deit_small --checkpoint s.pt --calibration train/ --images val.npz --json",
         "hwgen run --rows 16 --columns 32 --ports 2 --softmax-lanes 16",
     ),
 )
 @click.argument("model", default="digits")
-@_board_option
+@_board_option("zcu102", "")
 @_checkpoint_option
 @_calibration_option
 @_images_option
@@ -560,7 +565,7 @@ _images_option = click.option(
 def run(
     output: Output,
     model: str,
-    board: str,
+    board: Any,
     checkpoint: Path | None,
     calibration: Path | None,
     images: int | Path | None,
@@ -608,14 +613,11 @@ def run(
         "hwgen generate digits.graph -o rtl_out/digits",
         "hwgen generate digits.graph --columns 32 --ports 2 --clock 250",
         "hwgen generate tiny.graph --board zcu102 -o rtl_out/tiny --json",
+        "hwgen generate tiny.graph --board ./my_board.toml",
     ),
 )
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option(
-    "--board",
-    callback=_check_board,
-    help="Board, see 'hwgen boards'. Default: the design's, else zcu102.",
-)
+@_board_option(None, "Default: the design's, else zcu102.")
 @click.option(
     "-o",
     "--out",
@@ -627,7 +629,7 @@ def run(
 def generate(
     output: Output,
     source: Path,
-    board: str | None,
+    board: Any,
     out: Path | None,
     as_json: bool,
     **parameters: Any,
@@ -640,7 +642,9 @@ def generate(
     reporter = Reporter()
     options = DesignOptions(values=_stated(parameters))
     start = open_source(source, board, options)
-    settings = flow.Settings(board=board or "zcu102", options=options, out=out)
+    settings = flow.Settings(options=options, out=out)
+    if board is not None:
+        settings = replace(settings, board=board)
     folder = flow.run_flow(start, settings, reporter, until="emit")
     evidence = flow.Evidence(folder=folder)
     facts = flow.describe_evidence(evidence) | {"files": dict(folder.manifest.files)}
@@ -787,13 +791,13 @@ def boards(output: Output, as_json: bool) -> None:
             "name": board.name,
             "title": board.title,
             "part": board.part,
-            "clock_mhz": board.clock_mhz,
+            "clock_mhz": board.clock.mhz,
             "resources": {resource: board.resources[resource] for resource in RESOURCES},
             "limits": {resource: board.limit(resource) for resource in RESOURCES},
-            "memory_bytes_per_second": board.memory_bytes_per_second,
+            "memory_bytes_per_second": board.memory.bytes_per_second,
             "memory_bytes_per_cycle": board.memory_bytes_per_cycle,
-            "memory_latency": board.memory_latency_cycles,
-            "memory_ports": board.memory_ports,
+            "memory_latency": board.memory.latency_cycles,
+            "memory_ports": board.memory.ports,
         }
         for board in found
     ]
@@ -801,9 +805,9 @@ def boards(output: Output, as_json: bool) -> None:
         [
             board.name,
             board.part,
-            f"{board.clock_mhz} MHz",
+            f"{board.clock.mhz} MHz",
             *(f"{board.resources[resource]:,}" for resource in RESOURCES),
-            f"{board.memory_bytes_per_cycle:.1f} B/cycle, {board.memory_latency_cycles} cycles",
+            f"{board.memory_bytes_per_cycle:.1f} B/cycle, {board.memory.latency_cycles} cycles",
         ]
         for board in found
     ]

@@ -197,13 +197,15 @@ class AcceleratorConfig:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> AcceleratorConfig:
+    def from_json(cls, values: Any) -> AcceleratorConfig:
         """Inverse of :meth:`to_json`; unknown or missing keys are refused."""
         names = {field.name for field in fields(cls)}
+        if not isinstance(values, dict):
+            raise ConfigError(f"The configuration must be a table, not {values!r:.80}")
         if set(values) != names:
             odd = sorted(set(values) ^ names)
             raise ConfigError(
-                f"The configuration must have exactly the keys of this version; check {odd}"
+                f"The configuration must have exactly the keys of this version; check {odd!r:.200}"
             )
         plain: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hwgen.boards import get_board
+from hwgen.boards import DEFAULT_BOARD, Board, get_board
 from hwgen.emit.folder import check_replaceable
 from hwgen.errors import ConfigError, HwgenError, MismatchError, SimulationError, UsageError
 from hwgen.files import reason, resolve_target
@@ -66,7 +66,7 @@ class Evidence:
 class Settings:
     """What a flow needs beside its artefacts."""
 
-    board: str = "zcu102"
+    board: Board = field(default_factory=lambda: get_board(DEFAULT_BOARD))
     #: What the user states of the design.
     options: DesignOptions = field(default_factory=DesignOptions)
     out: Path | None = None  #: design folder; by default ``rtl_out/<model>_<board>``
@@ -163,8 +163,7 @@ def run_all(request: Request, settings: Settings, reporter: Reporter) -> Evidenc
     Top-1 is measured on every held-out image that has a label; simulated are ``settings.images``.
     """
     # Everything that the user can have got wrong, before minutes of work.
-    get_board(settings.board)
-    check_replaceable(settings.folder(design_name(request.spec, settings.board)))
+    check_replaceable(settings.folder(design_name(request.spec, settings.board.name)))
     check_fits(request.spec, settings.board, settings.options, request.softmax_vec)
     images = settings.image_set(request.spec)
     labelled = images
@@ -235,7 +234,7 @@ def describe_evidence(evidence: Evidence) -> dict[str, Any]:
         "name": manifest.name,
         "out": str(evidence.folder.path),
         "model": manifest.model,
-        "board": manifest.board,
+        "board": manifest.board.name,
         "config": manifest.config.to_json(),
         "row_blocks": manifest.row_blocks,
         "notes": list(manifest.notes),

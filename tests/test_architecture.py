@@ -17,9 +17,10 @@ HEIGHT = {
     "": 0,  # hwgen itself: the version
     "errors": 0,
     "cache": 1,
-    "files": 1,
+    "files": 0,
     "models": 0,  # data files
     "numerics": 1,
+    "reading": 1,
     "config": 2,
     "isa": 3,
     "graph": 3,
@@ -31,7 +32,7 @@ HEIGHT = {
     "synth": 5,
     "report": 5,
     "sim": 6,
-    "boards": 6,
+    "boards": 3,
     "stages": 7,
     "units": 7,
     "flow": 8,
@@ -40,7 +41,7 @@ HEIGHT = {
     "__main__": 10,
 }
 #: Parts of the same height that may see each other (one artefact is built on the other).
-BESIDE = {("boards", "sim"), ("report", "emit"), ("report", "synth"), ("synth", "emit")}
+BESIDE = {("report", "emit"), ("report", "synth"), ("synth", "emit")}
 
 #: External packages that only some parts may know.
 OWNERS = {
@@ -53,6 +54,7 @@ OWNERS = {
     "cocotb": {"sim"},
     "click": {"cli"},
     "rich": {"report"},
+    "pydantic": {"reading", "boards", "emit", "stages"},
 }
 
 

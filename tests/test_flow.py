@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from hwgen import flow
-from hwgen.boards import get_board
+from hwgen.boards import Board, get_board
 from hwgen.config import AcceleratorConfig
 from hwgen.errors import FormatError, MismatchError, SimulationError, UsageError
 from hwgen.flow import STAGES, Evidence, Settings, Stage, run_flow
@@ -27,9 +28,10 @@ from hwgen.report.results import SimulationResult, SynthesisResult, design_diges
 from hwgen.report.terminal import Reporter
 from hwgen.sim.frame import Frame, FrameResults, Memory
 from hwgen.stages import simulate as simulate_stage
-from hwgen.stages.design import Design, design_name
+from hwgen.stages.design import Design, design_name, open_source
 from hwgen.stages.emit import DesignFolder, graph_bytes
 from hwgen.stages.load import Request, calibration_images, held_out_images
+from hwgen.stages.options import DesignOptions
 from hwgen.stages.simulate import account, predicted_for, simulate
 from hwgen.stages.synthesise import board_usage, save_synthesis, synthesise
 
@@ -92,7 +94,7 @@ def test_design_survives_its_file(graph: IntegerGraph, tmp_path: Path) -> None:
         graph=graph,
         config=AcceleratorConfig(rows=32, columns=32),
         row_blocks=2,
-        board="zcu102",
+        board=get_board("zcu102"),
         notes=("so",),
     )
     assert design.name == "digits_zcu102"
@@ -101,7 +103,8 @@ def test_design_survives_its_file(graph: IntegerGraph, tmp_path: Path) -> None:
     again = Design.load(path)
     assert again is not None
     assert again.parameters == design.parameters
-    assert (again.config, again.board, again.notes) == (design.config, "zcu102", ("so",))
+    assert (again.config, again.board) == (design.config, design.board)
+    assert again.notes == ("so",)
     assert graph_bytes(again.graph) == graph_bytes(graph)
     assert IntegerGraph.load(path).macs() == graph.macs()  # a design is a graph, too
     graph.save(path)
@@ -109,6 +112,59 @@ def test_design_survives_its_file(graph: IntegerGraph, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(FormatError, match="design"):
         Design.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"schema_version": 1}, "Design must have schema version 2, not 1; generate the design"),
+        ({"board": None}, "board must be a table, not null"),
+        ({"board": "zcu102"}, "board must be a table, not 'zcu102'"),
+        ({"config": 7}, "config: The configuration must be a table, not 7"),
+        ({"config": {"k" * 5000: 1}}, "config: The configuration must have exactly the keys"),
+        (
+            {"rows": 7},
+            r"rows must be a known key (board, config, notes, row_blocks, schema_version)",
+        ),
+    ],
+)
+def test_malformed_designs_are_refused(
+    graph: IntegerGraph, tmp_path: Path, change: dict[str, object], line: str
+) -> None:
+    board, config = get_board("zcu102"), AcceleratorConfig()
+    document = {"schema_version": 2, "board": board.to_json(), "config": config.to_json()}
+    document |= {"row_blocks": 1, "notes": []}
+    path = tmp_path / "d"
+    graph.save(path, more={"hwgen.design": json.dumps(document)})
+    found = Design.load(path)
+    assert found is not None
+    assert (found.board, found.config) == (board, config)
+    graph.save(path, more={"hwgen.design": json.dumps(document | change)})
+    with pytest.raises(FormatError) as caught:
+        Design.load(path)
+    assert str(caught.value).startswith(f"{path}, hwgen.design: {line}")
+    assert len(str(caught.value)) < 500
+    # Whatever the depth, no RecursionError.
+    deep = json.dumps(document | {"config": {}}).replace("{}", "[" * 100_000 + "]" * 100_000)
+    graph.save(path, more={"hwgen.design": deep})
+    with pytest.raises(FormatError, match="nested at most 32 deep"):
+        Design.load(path)
+
+
+def test_a_design_is_for_its_board(graph: IntegerGraph, tmp_path: Path) -> None:
+    board = get_board("zcu102")
+    path = tmp_path / "d"
+    Design(graph=graph, config=AcceleratorConfig(), row_blocks=1, board=board).save(path)
+    for given in (None, board):
+        opened = open_source(path, given, DesignOptions())
+        assert isinstance(opened, Design)
+        assert opened.board == board
+    other = Board.from_json(board.to_json() | {"name": "other"})
+    with pytest.raises(UsageError, match="must be the design's 'zcu102' or absent, not 'other'"):
+        open_source(path, other, DesignOptions())
+    other = Board.from_json(board.to_json() | {"clock": {"mhz": 200}})
+    with pytest.raises(UsageError, match="the two boards 'zcu102' differ in clock"):
+        open_source(path, other, DesignOptions())
 
 
 def test_design_names_are_identifiers() -> None:
@@ -273,11 +329,25 @@ def test_a_synthesis_is_reported_against_the_board(tmp_path: Path) -> None:
     assert usage["dsp"]["overrun"] == 2520 / board.limit("dsp") == 1.25
     assert values["overruns"] == ["dsp"]
     rows = dict(
-        design_report.synthesis_rows(SYNTHESIS, board_usage("zcu102", SYNTHESIS)),
+        design_report.synthesis_rows(SYNTHESIS, board_usage(get_board("zcu102"), SYNTHESIS)),
     )
     assert rows["LUT"] == "137,040 of 274,080 (50.0 %)"
     assert rows["BRAM36"].startswith("10.5 of 912 (1.2 %)")
     assert rows["DSP"] == "2,520 of 2,520 (100.0 %): 1.25 times the limit of 2,016"
+
+
+def test_the_manifests_board_counts_not_that_of_its_name(tmp_path: Path) -> None:
+    values = get_board("zcu102").to_json()
+    values["resources"]["dsp"] = 5040
+    values["synthesis_target"] = "ecp5"
+    opened = folder(tmp_path)
+    opened = replace(opened, manifest=replace(opened.manifest, board=Board.from_json(values)))
+    assert board_usage(opened.manifest.board, SYNTHESIS) == []
+    own = replace(SYNTHESIS, target="ecp5")
+    described = flow.describe_evidence(Evidence(folder=opened, synthesis=own))
+    assert described["board"] == "zcu102"
+    assert described["board_usage"]["dsp"]["available"] == 5040
+    assert save_synthesis(opened, own).name == "synthesis.json"
 
 
 @pytest.mark.parametrize("change", [{"target": "ecp5"}, {"extra": {"area": 5.0}}])
@@ -287,7 +357,7 @@ def test_other_devices_do_not_replace_the_boards_synthesis(
     opened = folder(tmp_path)
     save_synthesis(opened, SYNTHESIS)
     other = replace(SYNTHESIS, lut=7, **change)
-    assert board_usage("zcu102", other) == []
+    assert board_usage(get_board("zcu102"), other) == []
     assert save_synthesis(opened, other).name == "synthesis_other.json"
     assert SynthesisResult.load(tmp_path) == SYNTHESIS
 
@@ -363,7 +433,9 @@ def test_a_design_is_written_once(
         write(path, arrays, metadata)
 
     monkeypatch.setattr(graph_module, "write_safetensors", watch)
-    design = Design(graph=graph, config=AcceleratorConfig(), row_blocks=1, board="zcu102")
+    design = Design(
+        graph=graph, config=AcceleratorConfig(), row_blocks=1, board=get_board("zcu102")
+    )
     design.save(tmp_path / "d")
     assert written == [{"hwgen.graph", "hwgen.design"}]
 

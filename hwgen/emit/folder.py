@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from hwgen.emit.manifest import FILE_NAME, Manifest, check_file_name, digest
+from hwgen.emit.manifest import FILE_NAME, check_file_name, digest, listed_files
 from hwgen.errors import ConfigError, FormatError
 
 #: Files that later steps leave beside the generated ones; they describe the old design and go
@@ -32,14 +32,14 @@ class FolderManifest(Protocol):
         """The manifest file's content."""
 
 
-#: Reads the manifest of a folder of one kind, or raises FormatError.
-Load = Callable[[Path], FolderManifest]
+#: The files that the manifest of a folder of one kind lists; FormatError where there is none.
+Listed = Callable[[Path], Mapping[str, str]]
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
-def check_replaceable(folder: Path, load: Load = Manifest.load) -> None:
+def check_replaceable(folder: Path, listed: Listed = listed_files) -> None:
     """Refuse a folder that is not ours, or that holds something which is not ours.
 
     Raises:
@@ -53,14 +53,14 @@ def check_replaceable(folder: Path, load: Load = Manifest.load) -> None:
     if not names:
         return
     try:
-        manifest = load(folder)
+        files = listed(folder)
     except FormatError as error:
         raise ConfigError(
             "Output folder must be absent, empty or a design of hwgen; it holds other files",
             where=str(folder),
             why=f"no valid {FILE_NAME}",
         ) from error
-    if foreign := sorted(names - set(manifest.files) - LATER_FILES - {FILE_NAME}):
+    if foreign := sorted(names - set(files) - LATER_FILES - {FILE_NAME}):
         raise ConfigError(
             f"Output folder must hold generated files only; move {foreign[0]!r} elsewhere",
             where=str(folder),
@@ -81,7 +81,7 @@ def write_folder(
     folder: Path,
     files: Mapping[str, bytes],
     manifest: FolderManifest,
-    load: Load = Manifest.load,
+    listed: Listed = listed_files,
 ) -> Path:
     """Write a design folder; an old design of ours is replaced, anything else refused.
 
@@ -92,7 +92,7 @@ def write_folder(
         folder: where; its parents are made.
         files: name -> content, without the manifest; names are plain file names.
         manifest: lists exactly these files.
-        load: reads a manifest of this kind: only a folder that has one is replaced.
+        listed: reads a manifest of this kind: only a folder that has one is replaced.
 
     Raises:
         ConfigError: the folder is not ours, or cannot be written.
@@ -102,7 +102,7 @@ def write_folder(
     if {name: digest(data) for name, data in files.items()} != dict(manifest.files):
         raise FormatError("The manifest must list exactly the files that are written")
     folder = Path(os.path.abspath(folder))
-    check_replaceable(folder, load)
+    check_replaceable(folder, listed)
     stage: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

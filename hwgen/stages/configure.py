@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hwgen.boards import Board, get_board
+from hwgen.boards import Board
 from hwgen.config import PARAMETERS, AcceleratorConfig, value_text
 from hwgen.errors import ConfigError, DoesNotFitError, UsageError
 from hwgen.graph.spec import ModelSpec
@@ -36,7 +36,7 @@ class Hardware:
     notes: tuple[str, ...] = ()
 
 
-def configure(spec: ModelSpec, board: str, options: DesignOptions, softmax_vec: int) -> Hardware:
+def configure(spec: ModelSpec, board: Board, options: DesignOptions, softmax_vec: int) -> Hardware:
     """The board's preset, changed by the options, with memories that fit the model exactly.
 
     Args:
@@ -57,10 +57,9 @@ def configure(spec: ModelSpec, board: str, options: DesignOptions, softmax_vec: 
         sized_config,
     )
 
-    chosen = get_board(board)
     said = dict(options.values)
-    _check_said(spec, chosen, said, softmax_vec)
-    preset, notes = _preset(chosen, spec, said)
+    _check_said(spec, board, said, softmax_vec)
+    preset, notes = _preset(board, spec, said)
     blocks: Any = said.get("row_blocks")
     values: dict[str, Any] = preset | said | {"softmax_vec": softmax_vec}
     values.pop("row_blocks", None)
@@ -97,8 +96,8 @@ def _refuse(name: str, legal: str, value: object, nearest: object, why: str | No
 
 def _check_said(spec: ModelSpec, board: Board, said: Mapping[str, Any], softmax_vec: int) -> None:
     """Refuse what model, graph and board do not permit, whatever the other options are."""
-    if (ports := said.get("memory_ports", 1)) > board.memory_ports:
-        limit = board.memory_ports
+    if (ports := said.get("memory_ports", 1)) > board.memory.ports:
+        limit = board.memory.ports
         _refuse("memory_ports", f"at most the {limit} of {board.name}", ports, limit)
     if (vec := said.get("softmax_vec", softmax_vec)) != softmax_vec:
         why = "the slice length is part of the softmax's function"
@@ -126,7 +125,8 @@ def _preset(
     A narrow model gets half the rows, columns and ports, down to 16 rows, where the user does not
     choose the rows.
     """
-    values = {**board.preset, "clock_mhz": board.clock_mhz}
+    before: dict[str, int] = dict(board.preset)
+    values = {**before, "clock_mhz": board.clock.mhz}
     if "rows" in said:
         return values, []
     least = PARAMETERS["rows"].low
@@ -134,7 +134,6 @@ def _preset(
         for name in ("rows", "columns", "memory_ports"):
             if name not in said:
                 values[name] = max(1, values[name] // 2)
-    before = board.preset
     changes = [
         f"{name} = {value} instead of {before[name]}"
         for name, value in values.items()
@@ -193,7 +192,7 @@ def memory_blocks(config: AcceleratorConfig) -> int:
     )
 
 
-def check_fits(spec: ModelSpec, board: str, options: DesignOptions, softmax_vec: int) -> Hardware:
+def check_fits(spec: ModelSpec, board: Board, options: DesignOptions, softmax_vec: int) -> Hardware:
     """The hardware, refused where its activations do not fit the board.
 
     Needs shapes only: it is asked before the checkpoint is read.
@@ -202,8 +201,7 @@ def check_fits(spec: ModelSpec, board: str, options: DesignOptions, softmax_vec:
         DoesNotFitError: names the demand, the bound, and the nearest image size that fits.
         UsageError: as :func:`configure` does.
     """
-    chosen = get_board(board)
-    bound = chosen.limit("bram36")
+    bound = board.limit("bram36")
     levers = ["a larger patch", "a narrower model"]
     if "bank_words" in options.values:
         levers.append(f"smaller {BY_NAME['bank_words'].option}")
@@ -225,7 +223,7 @@ def check_fits(spec: ModelSpec, board: str, options: DesignOptions, softmax_vec:
         fits = f"images of {nearest} x {nearest} pixels ({tokens} tokens), which fit"
         return [fits, *levers]
 
-    where = f"model {spec.name!r} on {board}"
+    where = f"model {spec.name!r} on {board.name}"
     try:
         hardware = configure(spec, board, options, softmax_vec)
     except DoesNotFitError as error:  # beyond what an address or a counter can name
@@ -241,5 +239,5 @@ def check_fits(spec: ModelSpec, board: str, options: DesignOptions, softmax_vec:
         bound,
         "blocks of 36 Kbit",
         with_nearest(),
-        where=f"{where} ({chosen.budget['bram36']:.0%} of its block RAM)",
+        where=f"{where} ({board.budget['bram36']:.0%} of its block RAM)",
     )

@@ -9,13 +9,17 @@ import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from hwgen.boards import get_board
+from pydantic import with_config
+
+from hwgen.boards import Board
 from hwgen.config import AcceleratorConfig
-from hwgen.errors import FormatError, HwgenError, UsageError
+from hwgen.emit.manifest import ConfigTable, RowBlocks
+from hwgen.errors import UsageError
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.ops import Softmax
 from hwgen.graph.safetensors_file import read_safetensors
 from hwgen.graph.spec import ModelSpec
+from hwgen.reading import STRICT, check_version, load_json, printable, validate
 from hwgen.report.terminal import Reporter
 from hwgen.stages.configure import check_fits
 from hwgen.stages.options import DesignOptions
@@ -40,6 +44,18 @@ def design_name(spec: ModelSpec, board: str) -> str:
     return f"{name[: _NAME_CHARACTERS - 9]}_{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
 
 
+@with_config(STRICT)
+@dataclass(frozen=True, kw_only=True)
+class _Document:
+    """The entry of a design's file beside the graph's."""
+
+    schema_version: int
+    board: Board
+    config: ConfigTable
+    row_blocks: RowBlocks
+    notes: tuple[str, ...]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Design:
     """A graph with the hardware that runs it; its file is the graph's with one more entry."""
@@ -47,13 +63,13 @@ class Design:
     graph: IntegerGraph
     config: AcceleratorConfig
     row_blocks: int  #: ranges of tokens that a program processes one behind the other
-    board: str
+    board: Board
     notes: tuple[str, ...] = ()  #: what was chosen although nobody asked for it, and why
 
     @property
     def name(self) -> str:
         """Name of the Verilog top and default name of the folder: ``<model>_<board>``."""
-        return design_name(self.graph.spec, self.board)
+        return design_name(self.graph.spec, self.board.name)
 
     @property
     def parameters(self) -> dict[str, int | tuple[int, ...]]:
@@ -65,7 +81,7 @@ class Design:
         """Write the design; the file is also a graph."""
         document = {
             "schema_version": DESIGN_SCHEMA_VERSION,
-            "board": self.board,
+            "board": self.board.to_json(),
             "config": self.config.to_json(),
             "row_blocks": self.row_blocks,
             "notes": list(self.notes),
@@ -83,24 +99,21 @@ class Design:
         _, metadata = read_safetensors(path)
         if _DESIGN_KEY not in metadata:
             return None
-        try:
-            document = json.loads(metadata[_DESIGN_KEY])
-            if document["schema_version"] != DESIGN_SCHEMA_VERSION:
-                raise FormatError(
-                    f"schema_version must be {DESIGN_SCHEMA_VERSION},"
-                    f" not {document['schema_version']!r}"
-                )
-            config = AcceleratorConfig.from_json(document["config"])
-            board = get_board(document["board"]).name
-            row_blocks, notes = document["row_blocks"], tuple(document["notes"])
-        except (KeyError, TypeError, ValueError, HwgenError) as error:
-            raise FormatError(f"Design must be well formed: {error}", where=str(path)) from error
+        where = f"{printable(str(path))}, {_DESIGN_KEY}"
+        values = load_json(metadata[_DESIGN_KEY], where=where)
+        check_version(
+            *(values, DESIGN_SCHEMA_VERSION),
+            what="Design",
+            where=where,
+            remedy="generate the design again",
+        )
+        document = validate(values, _Document, where=where)
         return cls(
             graph=IntegerGraph.load(path),
-            config=config,
-            row_blocks=row_blocks,
-            board=board,
-            notes=notes,
+            config=document.config,
+            row_blocks=document.row_blocks,
+            board=document.board,
+            notes=document.notes,
         )
 
 
@@ -109,7 +122,7 @@ def softmax_slices(graph: IntegerGraph) -> int:
     return next(op.vec for op in graph.ops if isinstance(op, Softmax))
 
 
-def design(graph: IntegerGraph, board: str, options: DesignOptions, reporter: Reporter) -> Design:
+def design(graph: IntegerGraph, board: Board, options: DesignOptions, reporter: Reporter) -> Design:
     """The board's preset, changed by the options, with memories that fit the graph exactly."""
     with reporter.stage("design"):
         hardware = check_fits(graph.spec, board, options, softmax_slices(graph))
@@ -124,7 +137,7 @@ def design(graph: IntegerGraph, board: str, options: DesignOptions, reporter: Re
         )
 
 
-def open_source(path: Path, board: str | None, options: DesignOptions) -> IntegerGraph | Design:
+def open_source(path: Path, board: Board | None, options: DesignOptions) -> IntegerGraph | Design:
     """A design, or a graph that the board's preset, changed by the options, will run.
 
     Raises:
@@ -133,9 +146,17 @@ def open_source(path: Path, board: str | None, options: DesignOptions) -> Intege
     """
     found = Design.load(path)
     if found is None:
-        get_board(board or "zcu102")
         return IntegerGraph.load(path)
+    if board is not None and board.name != found.board.name:
+        raise UsageError(
+            f"--board must be the design's {found.board.name!r} or absent, not {board.name!r}"
+        )
     if board is not None and board != found.board:
-        raise UsageError(f"--board must be the design's {found.board!r} or absent, not {board!r}")
+        own = found.board.to_json()
+        key = next(key for key, value in board.to_json().items() if value != own[key])
+        raise UsageError(
+            "--board must say what the design's board says, or be absent:"
+            f" the two boards {board.name!r} differ in {key}"
+        )
     options.check_agreement(found.parameters)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hwgen.boards import get_board
+from hwgen.boards import Board
 from hwgen.config import AcceleratorConfig
 from hwgen.graph.interpreter import run_boundaries
 from hwgen.program.program import Program
@@ -63,10 +63,9 @@ def predicted_cycles(program: Program, memory: Memory) -> int:
     return round(predict(program, model).cycles)
 
 
-def board_memory(board: str, config: AcceleratorConfig) -> Memory:
+def board_memory(board: Board, config: AcceleratorConfig) -> Memory:
     """The board's memory, in cycles of the design's clock."""
-    chosen = get_board(board)
     return Memory(
-        latency=chosen.memory_latency_cycles,
-        bandwidth=chosen.memory_bytes_per_second / (config.clock_mhz * 1_000_000),
+        latency=board.memory.latency_cycles,
+        bandwidth=board.memory.bytes_per_second / (config.clock_mhz * 1_000_000),
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hwgen.boards import RESOURCES, Board, get_board
+from hwgen.boards import RESOURCES, Board
 from hwgen.report.results import OTHER_TARGET, SynthesisResult, Usage, design_digest
 from hwgen.report.terminal import Reporter
 from hwgen.stages.emit import DesignFolder, warn_of_changes
@@ -29,7 +29,7 @@ def synthesise(
     manifest = folder.manifest
     warn_of_changes(folder, reporter)
     design = design_digest(folder.path, manifest)  # before the files are read
-    target = target or get_board(manifest.board).synthesis_target
+    target = target or manifest.board.synthesis_target
     # Only one family has the primitives of the synthesis list; the others take their twins.
     has_primitives = target == "xcup" and liberty is None
     names = manifest.synthesis if has_primitives else manifest.simulation
@@ -67,26 +67,25 @@ def _is_for(board: Board, result: SynthesisResult) -> bool:
     return result.target == board.synthesis_target and "area" not in result.extra
 
 
-def board_usage(board: str, result: SynthesisResult) -> list[Usage]:
+def board_usage(board: Board, result: SynthesisResult) -> list[Usage]:
     """What a design takes of its board; nothing where it was synthesised for other devices."""
-    chosen = get_board(board)
-    if not _is_for(chosen, result):
+    if not _is_for(board, result):
         return []
     used = {resource: float(getattr(result, resource)) for resource in RESOURCES}
-    over = chosen.overruns(used)
+    over = board.overruns(used)
     return [
         Usage(
             resource=resource,
             used=used[resource],
-            available=chosen.resources[resource],
-            limit=chosen.limit(resource),
+            available=board.resources[resource],
+            limit=board.limit(resource),
             overrun=over.get(resource),
         )
         for resource in RESOURCES
     ]
 
 
-def describe_synthesis(board: str, result: SynthesisResult) -> dict[str, Any]:
+def describe_synthesis(board: Board, result: SynthesisResult) -> dict[str, Any]:
     """A synthesis, with what it takes of the board if it is for the board's device."""
     values = result.contract()
     if usage := board_usage(board, result):
@@ -97,5 +96,5 @@ def describe_synthesis(board: str, result: SynthesisResult) -> dict[str, Any]:
 
 def save_synthesis(folder: DesignFolder, result: SynthesisResult) -> Path:
     """Save a synthesis; only one for the board's device is what the design's report shows."""
-    own = _is_for(get_board(folder.manifest.board), result)
+    own = _is_for(folder.manifest.board, result)
     return result.save(folder.path, kind="" if own else OTHER_TARGET)

@@ -150,7 +150,7 @@ def emit_unit(
         verilog=tuple(files),
         files={name: digest(content) for name, content in files.items()},
     )
-    return write_folder(Path(folder), files, manifest, UnitManifest.load)
+    return write_folder(Path(folder), files, manifest, lambda place: UnitManifest.load(place).files)
 
 
 def simulate(

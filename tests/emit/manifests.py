@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from hwgen.boards import get_board
 from hwgen.config import AcceleratorConfig
 from hwgen.emit.manifest import Manifest, ProgramFacts
 
@@ -15,7 +16,7 @@ def manifest(files: Mapping[str, str], **extra: object) -> Manifest:
         name="x",
         top="x",
         model="digits",
-        board="zcu102",
+        board=get_board("zcu102"),
         config=AcceleratorConfig(),
         row_blocks=1,
         program=ProgramFacts(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from hwgen.boards import get_board
 from hwgen.config import AcceleratorConfig
 from hwgen.emit import folder as folder_module
 from hwgen.emit.folder import write_folder
@@ -117,17 +118,24 @@ def test_names_choose_no_place(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"schema": "other"}, "must have the schema"),
-        ({"schema_version": 1}, "must have schema version 2, not 1"),
+        ({"schema_version": 1}, "must have schema version 2, not 1; generate the design again"),
+        ({"schema_version": True}, "must have schema version 2, not true"),
+        ({"board": "zcu102"}, "board must be a table, not 'zcu102'"),
+        ({"board": {}}, r"board.name must be stated, and is missing \(and 8 more faults\)"),
+        ({"counters": {}}, "counters must be those of this version"),
+        ({"extra": None}, "extra must be a table, not null"),
+        ({"more": 1}, r"more must be a known key .*; nearest legal value: model"),
+        ({"name": "x; exec"}, "name must be a Verilog identifier .*, not 'x; exec'"),
         ({"simulation": ["../../x.v"]}, "File name must be"),
         ({"simulation": ["y.v"]}, r"must have a digest; check \['y.v'\]"),
-        ({"files": {"x.v": 3}}, "table of digests"),
-        ({"top": 3}, "top must be text"),
-        ({"program": {}}, "program must have the keys"),
+        ({"files": {"x.v": 3}}, r"files.'x.v' must be a text, not 3"),
+        ({"top": 3}, "top must be a text, not 3"),
+        ({"program": {}}, "program.image must be stated, and is missing"),
         ({"config": {}}, "exactly the keys"),
-        ({"row_blocks": 0}, "row_blocks must be a positive integer, not 0"),
-        ({"row_blocks": True}, "row_blocks must be a positive integer, not True"),
-        ({"notes": "a sentence"}, "notes must be a list"),
-        ({"notes": [1]}, "notes must be sentences"),
+        ({"row_blocks": 0}, "row_blocks must be at least 1, not 0"),
+        ({"row_blocks": True}, "row_blocks must be an integer, not true"),
+        ({"notes": "a sentence"}, "notes must be a list, not 'a sentence'"),
+        ({"notes": [1]}, r"notes\[0\] must be a text, not 1"),
         ({"extra": {"logit_saturation": {"x": "much"}}}, "table of numbers"),
     ],
 )
@@ -150,7 +158,7 @@ def test_numbers_of_the_program_are_positive_integers(
     values = json.loads((path / "manifest.json").read_text())
     values["program"][key] = value
     (path / "manifest.json").write_text(json.dumps(values))
-    with pytest.raises(FormatError, match=rf"{key} must be an integer in 1\.\."):
+    with pytest.raises(FormatError, match=rf"program.{key} must be an integer( in 1\.\.|, not )"):
         Manifest.load(path)
 
 
@@ -162,6 +170,31 @@ def test_numbers_of_the_configuration_are_integers(key: str) -> None:
         with pytest.raises(ConfigError, match=f"{key} must be (an integer|a tuple of integers)"):
             AcceleratorConfig.from_json(good | {key: value})
     assert AcceleratorConfig.from_json(good) == AcceleratorConfig()
+
+
+def test_a_folder_of_an_older_version_can_be_replaced(tmp_path: Path) -> None:
+    """Its design is refused with the advice to generate it again, which must be possible there."""
+    path = write(tmp_path / "x")
+    values = json.loads((path / "manifest.json").read_text())
+    older = values | {"schema_version": 1, "board": "zcu102"}
+    (path / "manifest.json").write_text(json.dumps(older))
+    with pytest.raises(FormatError, match="generate the design again"):
+        Manifest.load(path)
+    write(path, "other")
+    assert Manifest.load(path).board == get_board("zcu102")
+    (path / "manifest.json").write_text(json.dumps(older))
+    (path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"notes\.txt"):
+        write(path)
+
+
+@pytest.mark.parametrize("key", sorted(manifest(files()).to_json()))
+def test_every_key_must_be_there(tmp_path: Path, key: str) -> None:
+    values = manifest(files()).to_json()
+    del values[key]
+    with pytest.raises(FormatError, match=r"^m: ") as caught:
+        Manifest.from_json(values, where="m")
+    assert key.removesuffix("_version") in str(caught.value)
 
 
 def test_missing_and_broken_manifests(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hwgen.boards import get_board
 from hwgen.flow import Settings, run_all
 from hwgen.frontend.images import synthetic_images
 from hwgen.frontend.models import ModelSpec, get_model
@@ -55,7 +56,7 @@ def test_whole_frame(model: str, tmp_path: Path) -> None:
     write_safetensors(checkpoint, random_state(spec, 1), {"format": "pt"})
     evidence = run_all(
         Request.of(model, checkpoint=checkpoint),
-        Settings(board="zcu102", out=tmp_path / "design"),
+        Settings(board=get_board("zcu102"), out=tmp_path / "design"),
         Reporter(),
     )
 
