@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
-from hwgen.config import AcceleratorConfig
+from hwgen.config import PARAMETERS, AcceleratorConfig
 from hwgen.errors import ConfigError, FormatError
 from hwgen.reading import STRICT, printable, read_toml, show, validate
 
@@ -136,7 +136,8 @@ class Preset(_Section):
     @model_validator(mode="after")
     def _check(self) -> Preset:
         # The stage that sizes the memories sizes this FIFO, too: here it must only suffice.
-        AcceleratorConfig(**dict(self), constant_fifo_beats=1 << 16)
+        fifo = PARAMETERS["constant_fifo_beats"].high
+        AcceleratorConfig(**dict(self), constant_fifo_beats=fifo)
         return self
 
 

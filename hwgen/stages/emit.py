@@ -92,6 +92,8 @@ def emit(lowered: Lowered, path: Path, reporter: Reporter) -> DesignFolder:
             model=chosen.graph.spec.name,
             board=chosen.board,
             config=chosen.config,
+            row_blocks=chosen.row_blocks,
+            notes=chosen.notes,
             program=ProgramFacts(
                 image="program.bin",
                 boundaries="boundaries.json",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
+from hwgen.config import AcceleratorConfig
 from hwgen.errors import UsageError
 from hwgen.frontend.checkpoint import load_checkpoint
 from hwgen.frontend.float_model import FloatModel
@@ -33,6 +34,7 @@ class Request:
     calibration: Path | None = None
     weight_bits: int = 8
     squares: Squares = "compressed"
+    softmax_vec: int = AcceleratorConfig.softmax_vec  #: slice length of E2Softmax
 
     @classmethod
     def of(
@@ -43,6 +45,7 @@ class Request:
         calibration: Path | None = None,
         weight_bits: int = 8,
         squares: str = "compressed",
+        softmax_vec: int | None = None,
     ) -> Request:
         """Resolve names; a known model without a checkpoint is wrong usage.
 
@@ -64,6 +67,7 @@ class Request:
             calibration=calibration,
             weight_bits=weight_bits,
             squares=cast("Squares", squares),
+            softmax_vec=cls.softmax_vec if softmax_vec is None else softmax_vec,
         )
 
 

@@ -103,7 +103,12 @@ def test_a_board_outlives_its_file(tmp_path: Path) -> None:
         ("memory", "port_bits", 64, "memory.port_bits must be 128, not 64"),
         ("memory", "ports", 1, "preset.memory_ports must be at most memory.ports = 1, not 2"),
         ("preset", "rows", 0, "preset.rows must be 16, 32, 64 or 128, not 0"),
-        ("preset", "columns", 40, "preset.columns must be a multiple of rows / 2 = 16, not 40"),
+        (
+            "preset",
+            "columns",
+            40,
+            "preset.columns must be 16 or a multiple of 32 up to 1024 with 32 rows, not 40",
+        ),
     ],
 )
 def test_ranges(section: str, key: str, value: Any, line: str) -> None:

@@ -132,6 +132,10 @@ def test_names_choose_no_place(tmp_path: Path) -> None:
         ({"top": 3}, "top must be a text, not 3"),
         ({"program": {}}, "program.image must be stated, and is missing"),
         ({"config": {}}, "exactly the keys"),
+        ({"row_blocks": 0}, "row_blocks must be at least 1, not 0"),
+        ({"row_blocks": True}, "row_blocks must be an integer, not true"),
+        ({"notes": "a sentence"}, "notes must be a list, not 'a sentence'"),
+        ({"notes": [1]}, r"notes\[0\] must be a text, not 1"),
         ({"extra": {"logit_saturation": {"x": "much"}}}, "table of numbers"),
     ],
 )

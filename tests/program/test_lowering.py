@@ -306,7 +306,7 @@ def test_row_blocks() -> None:
     assert row_blocks(197, 128, 197) == ((0, 197),)
     assert row_blocks(17, 16, 17) == ((0, 17),)
     assert len(row_blocks(577, 32, 197)) == 3
-    with pytest.raises(ConfigError, match=r"Row blocks must be in 2\.\.17 for 17 tokens, not 1"):
+    with pytest.raises(ConfigError, match=r"row_blocks must be in 2\.\.17 for 17 tokens, not 1"):
         row_blocks(17, 16, 9, 1)
 
 
