@@ -62,7 +62,7 @@ def read_toml(path: str | os.PathLike[str], model: type[T], *, limit: int = MAX_
     """
     where = printable(str(path))
     text = _decode(read_bytes(path, limit=limit), where)
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if len(line) > _MAX_TOML_LINE:
             raise FormatError(
                 f"Line {number} must have at most {_MAX_TOML_LINE} characters, not {len(line)}",
