@@ -457,14 +457,18 @@ def quantize(
 
 
 def _open_board(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
-    from hwgen.boards import open_board
+    from hwgen.boards import get_board, list_boards, open_board
 
     if value is None:
         return None
     try:
-        return open_board(value)
+        board = open_board(value)
     except ConfigError as error:  # an illegal option value
         raise UsageError(error.what, nearest=error.nearest) from error
+    if board.name in list_boards() and board != get_board(board.name):
+        text = f"{value} is named {board.name!r} as a board of hwgen, and says other things"
+        print(f"warning: {text}; results will bear that name", file=sys.stderr)
+    return board
 
 
 def _board_option(default: str | None, help_text: str) -> Callable[..., Any]:
