@@ -489,16 +489,14 @@ def _open_board(ctx: click.Context, param: click.Parameter, value: str | None) -
     return board
 
 
-def _board_option(default: str | None, help_text: str) -> Callable[..., Any]:
-    """``--board``: the command gets the board itself."""
-    return click.option(
-        "--board",
-        metavar="NAME|FILE",
-        default=default,
-        show_default=True,
-        callback=_open_board,
-        help=f"A board of 'hwgen boards', or a .toml file of your own. {help_text}".rstrip(),
-    )
+#: The command gets the board itself, or None.
+_board_option = click.option(
+    "--board",
+    metavar="NAME|FILE",
+    callback=_open_board,
+    help="A board of 'hwgen boards', or a .toml file of your own. Default: the design's, else"
+    " zcu102.",
+)
 
 
 class _Finite(click.FloatRange):
@@ -557,17 +555,25 @@ _images_option = click.option(
 @commands.command(
     cls=_DesignCommand,
     epilog=_MODEL_HELP
-    + " Without MODEL: the embedded 'digits' and its held-out images.\n\n"
+    + " Without MODEL: the design's, else the embedded 'digits' and its held-out images.\n\n"
     + _examples(
         "hwgen run",
         "hwgen run deit_tiny --checkpoint deit_tiny.safetensors",
         "hwgen run --board ./my_board.toml",
         "hwgen run deit_small --checkpoint s.pt --calibration train/ --images val.npz --json",
         "hwgen run --rows 16 --columns 32 --ports 2 --softmax-lanes 16",
+        "hwgen run deit_tiny --checkpoint deit_tiny.safetensors --design tiny.design",
     ),
 )
-@click.argument("model", default="digits")
-@_board_option("zcu102", "")
+@click.argument("model", required=False)
+@click.option(
+    "--design",
+    "design_path",
+    type=click.Path(path_type=Path),
+    metavar="DESIGN",
+    help="Build this design ('hwgen generate --design-out' writes one).",
+)
+@_board_option
 @_checkpoint_option
 @_calibration_option
 @_images_option
@@ -586,7 +592,8 @@ _images_option = click.option(
 @click.pass_obj
 def run(
     output: Output,
-    model: str,
+    model: str | None,
+    design_path: Path | None,
     board: Any,
     checkpoint: Path | None,
     calibration: Path | None,
@@ -603,25 +610,37 @@ def run(
     """Quantise, generate, simulate and check a model: every stage in order."""
     from hwgen import flow
     from hwgen.report.terminal import Reporter
+    from hwgen.stages.design import known_model, open_design
     from hwgen.stages.load import Request
 
     reporter = Reporter()
-    request = Request.of(
-        model,
-        checkpoint=checkpoint,
-        calibration=calibration,
-        weight_bits=weight_bits,
-        squares=squares,
-        softmax_vec=parameters["softmax_vec"],
-    )
     settings = flow.Settings(
-        board=board,
         options=DesignOptions(values=_stated(parameters)),
         out=out,
         images=images,
         memory_latency=memory_latency,
         memory_bandwidth=memory_bandwidth,
         synthesise=synth,
+    )
+    if board is not None:
+        settings = replace(settings, board=board)
+    softmax_vec = parameters["softmax_vec"]
+    if design_path is not None:
+        design = open_design(design_path, board, settings.options)
+        if design is None:
+            raise UsageError(f"--design must be a design, and {design_path} is a graph")
+        if design.graph is not None:
+            reporter.say(f"the model is quantised anew; the graph in {design_path} is not used")
+        settings = replace(settings, board=design.board, design=design)
+        softmax_vec = design.shapes.softmax_vec
+        model = model or known_model(design)
+    request = Request.of(
+        model or "digits",
+        checkpoint=checkpoint,
+        calibration=calibration,
+        weight_bits=weight_bits,
+        squares=squares,
+        softmax_vec=softmax_vec,
     )
     evidence = flow.run_all(request, settings, reporter)
     output.result(flow.describe_evidence(evidence), lambda: _print_evidence(evidence))
@@ -630,29 +649,45 @@ def run(
 @commands.command(
     cls=_DesignCommand,
     epilog="SOURCE is a graph of 'hwgen quantize', which gets the board's preset changed by the"
-    " options, or a design.\n\n"
+    " options, or a design; a design without a graph needs --graph.\n\n"
     + _examples(
         "hwgen generate digits.graph -o rtl_out/digits",
         "hwgen generate digits.graph --columns 32 --ports 2 --clock 250",
         "hwgen generate tiny.graph --board zcu102 -o rtl_out/tiny --json",
         "hwgen generate tiny.graph --board ./my_board.toml",
+        "hwgen generate tiny.design --graph tiny.graph --design-out tiny_with_graph.design",
     ),
 )
 @click.argument("source", type=click.Path(path_type=Path))
-@_board_option(None, "Default: the design's, else zcu102.")
+@click.option(
+    "--graph",
+    "graph_path",
+    type=click.Path(path_type=Path),
+    metavar="GRAPH",
+    help="The graph that the design runs, in the place of its own.",
+)
+@_board_option
 @click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path),
     help="Design folder. Default: rtl_out/<model>_<board>.",
 )
+@click.option(
+    "--design-out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the design with its graph: one file to generate from, or for 'run --design'.",
+)
 @_json_option
 @click.pass_obj
 def generate(
     output: Output,
     source: Path,
+    graph_path: Path | None,
     board: Any,
     out: Path | None,
+    design_out: Path | None,
     as_json: bool,
     **parameters: Any,
 ) -> None:
@@ -663,13 +698,19 @@ def generate(
 
     reporter = Reporter()
     options = DesignOptions(values=_stated(parameters))
-    start = open_source(source, board, options)
+    inputs = [source] if graph_path is None else [source, graph_path]
+    if design_out is not None:
+        flow.check_output_file(design_out, inputs)
+    start = open_source(source, graph_path, board, options, reporter)
     settings = flow.Settings(options=options, out=out)
     if board is not None:
         settings = replace(settings, board=board)
-    folder = flow.run_flow(start, settings, reporter, until="emit")
+
+    folder = flow.generate_all(start, settings, reporter, design_out=design_out)
     evidence = flow.Evidence(folder=folder)
     facts = flow.describe_evidence(evidence) | {"files": dict(folder.manifest.files)}
+    if design_out is not None:
+        facts["design"] = str(design_out)
     output.result(facts, lambda: _print_evidence(evidence))
 
 

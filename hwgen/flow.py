@@ -10,7 +10,7 @@ are files with a schema version, and a flow can start from any of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,10 @@ from hwgen.report.results import SimulationResult, SynthesisResult, design_diges
 from hwgen.report.terminal import Reporter
 from hwgen.sim.frame import Memory
 from hwgen.stages.configure import check_fits
-from hwgen.stages.design import Design, design, design_name
+from hwgen.stages.design import Design, Shapes, design, design_name
 from hwgen.stages.emit import DesignFolder, emit, warn_of_changes
 from hwgen.stages.load import Loaded, Request, held_out_images, load
-from hwgen.stages.lower import Lowered, lower, predicted_cycles
+from hwgen.stages.lower import Lowered, check_runs, lower, predicted_cycles
 from hwgen.stages.options import DesignOptions
 from hwgen.stages.quantise import Accuracy, measure_accuracy, quantise
 from hwgen.stages.simulate import simulate
@@ -69,6 +69,8 @@ class Settings:
     board: Board = field(default_factory=lambda: get_board(DEFAULT_BOARD))
     #: What the user states of the design.
     options: DesignOptions = field(default_factory=DesignOptions)
+    #: The design that a quantised model gets, in the place of the board's preset.
+    design: Design | None = None
     out: Path | None = None  #: design folder; by default ``rtl_out/<model>_<board>``
     images: int | Path | None = None  #: how many to simulate, or which
     memory_latency: int | None = None  #: cycles; by default the board's
@@ -106,6 +108,12 @@ def _simulate_stage(folder: DesignFolder, settings: Settings, reporter: Reporter
     return simulate_design(folder, settings, reporter)
 
 
+def _design_stage(graph: IntegerGraph, settings: Settings, reporter: Reporter) -> Design:
+    if settings.design is not None:
+        return settings.design.with_graph(graph)
+    return design(graph, settings.board, settings.options, reporter)
+
+
 def _synthesise_stage(evidence: Evidence, settings: Settings, reporter: Reporter) -> Evidence:
     if not settings.synthesise:
         return evidence
@@ -118,7 +126,7 @@ def _synthesise_stage(evidence: Evidence, settings: Settings, reporter: Reporter
 STAGES: tuple[Stage, ...] = (
     Stage("load", Request, Loaded, lambda a, s, r: load(a, r)),
     Stage("quantise", Loaded, IntegerGraph, lambda a, s, r: quantise(a, r)),
-    Stage("design", IntegerGraph, Design, lambda a, s, r: design(a, s.board, s.options, r)),
+    Stage("design", IntegerGraph, Design, _design_stage),
     Stage("lower", Design, Lowered, lambda a, s, r: lower(a, r)),
     Stage("emit", Lowered, DesignFolder, lambda a, s, r: emit(a, s.folder(a.design.name), r)),
     Stage("simulate", DesignFolder, Evidence, _simulate_stage),
@@ -163,8 +171,8 @@ def run_all(request: Request, settings: Settings, reporter: Reporter) -> Evidenc
     Top-1 is measured on every held-out image that has a label; simulated are ``settings.images``.
     """
     # Everything that the user can have got wrong, before minutes of work.
-    check_replaceable(settings.folder(design_name(request.spec, settings.board.name)))
-    check_fits(request.spec, settings.board, settings.options, request.softmax_vec)
+    check_replaceable(settings.folder(design_name(request.spec.name, settings.board.name)))
+    _check_hardware(request, settings)
     images = settings.image_set(request.spec)
     labelled = images
     if request.spec == MODELS["digits"] and not isinstance(settings.images, Path):
@@ -205,6 +213,46 @@ def run_all(request: Request, settings: Settings, reporter: Reporter) -> Evidenc
     evidence = run_flow(request, settings, reporter, until="synthesise", watch=watch)
     assert isinstance(evidence, Evidence)
     return evidence
+
+
+def _check_hardware(request: Request, settings: Settings) -> None:
+    """Refuse what the model cannot run on: the hardware that will be built, from shapes alone."""
+    spec, chosen = request.spec, settings.design
+    if chosen is None:
+        hardware = check_fits(spec, settings.board, settings.options, request.softmax_vec)
+        check_runs(spec, hardware.config, hardware.row_blocks)
+    else:
+        chosen.shapes.check(Shapes.of(spec, request.softmax_vec), f"model {spec.name!r}")
+        check_runs(spec, chosen.config, chosen.row_blocks)
+
+
+def generate_all(
+    start: IntegerGraph | Design,
+    settings: Settings,
+    reporter: Reporter,
+    *,
+    design_out: Path | None = None,
+) -> DesignFolder:
+    """``hwgen generate``: the design folder, and the design with its graph as a file.
+
+    The file is written as soon as the program has been checked.
+    """
+    if isinstance(start, Design):
+        name = start.name
+    else:
+        name = design_name(start.spec.name, settings.board.name)
+    folder = settings.folder(name)
+    check_replaceable(folder)
+    if design_out is not None and folder.resolve() in design_out.resolve().parents:
+        raise UsageError(f"--design-out must lie outside the design folder {folder}")
+
+    def keep_design(stage: str, artefact: Any) -> None:
+        if design_out is not None and isinstance(artefact, Lowered):
+            artefact.design.save(design_out)
+
+    made = run_flow(start, settings, reporter, until="emit", watch=keep_design)
+    assert isinstance(made, DesignFolder)
+    return made
 
 
 def simulate_design(
@@ -270,12 +318,19 @@ def describe_graph(graph: IntegerGraph) -> dict[str, Any]:
     }
 
 
-def check_output_file(path: Path) -> None:
+def check_output_file(path: Path, inputs: Sequence[Path] = ()) -> None:
     """Refuse an output file early, before minutes of work.
+
+    Args:
+        path: the file.
+        inputs: what is read to make it.
 
     Raises:
         ConfigError: its folder does not exist, or it is a folder itself, a pipe or a device.
+        UsageError: it is one of the inputs.
     """
+    if any(path.exists() and other.exists() and path.samefile(other) for other in inputs):
+        raise UsageError(f"Output must be another file than the input, not {path}")
     if path.is_dir():
         raise ConfigError("Output must be a file, not a folder", where=str(path))
     if not path.absolute().parent.is_dir():

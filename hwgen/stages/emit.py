@@ -83,13 +83,13 @@ def emit(lowered: Lowered, path: Path, reporter: Reporter) -> DesignFolder:
             "program.bin": program.image,
             "boundaries.json": program.boundaries_bytes(),
             "labels.json": labels_bytes(program),
-            "graph.safetensors": graph_bytes(chosen.graph),
+            "graph.safetensors": graph_bytes(lowered.graph),
         }
-        widths = sorted({op.weight_bits for op in chosen.graph.ops if isinstance(op, _WEIGHTED)})
+        widths = sorted({op.weight_bits for op in lowered.graph.ops if isinstance(op, _WEIGHTED)})
         manifest = Manifest(
             name=chosen.name,
             top=chosen.name,
-            model=chosen.graph.spec.name,
+            model=chosen.model,
             board=chosen.board,
             config=chosen.config,
             row_blocks=chosen.row_blocks,
@@ -113,9 +113,9 @@ def emit(lowered: Lowered, path: Path, reporter: Reporter) -> DesignFolder:
                 "weight_bits": widths,
                 "memory_latency": lowered.memory.latency,
                 "memory_bandwidth": lowered.memory.bandwidth,
-                "calibration_source": chosen.graph.metadata.image_source,
-                "calibration_images": chosen.graph.metadata.calibration_images,
-                "logit_saturation": dict(chosen.graph.metadata.logit_saturation),
+                "calibration_source": lowered.graph.metadata.image_source,
+                "calibration_images": lowered.graph.metadata.calibration_images,
+                "logit_saturation": dict(lowered.graph.metadata.logit_saturation),
             },
         )
         known = _known_synthesis(path)
