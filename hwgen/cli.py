@@ -478,7 +478,7 @@ def _open_board(ctx: click.Context, param: click.Parameter, value: str | None) -
 
     if value is None:
         return None
-    ctx.meta[_BOARD_SOURCE] = value
+    ctx.meta[_BOARD_SOURCE] = value  # for the command that builds a design
     try:
         board = open_board(value)
     except ConfigError as error:  # an illegal option value
@@ -562,10 +562,17 @@ _images_option = click.option(
         "hwgen run --board ./my_board.toml",
         "hwgen run deit_small --checkpoint s.pt --calibration train/ --images val.npz --json",
         "hwgen run --rows 16 --columns 32 --ports 2 --softmax-lanes 16",
+        "hwgen run deit_tiny --checkpoint deit_tiny.safetensors --fps 400 --synth",
         "hwgen run deit_tiny --checkpoint deit_tiny.safetensors --design tiny.design",
     ),
 )
 @click.argument("model", required=False)
+@click.option(
+    "--fps",
+    type=_Finite(0, 1e9, min_open=True),
+    metavar="N",
+    help="Build the cheapest design that reaches N frames per second; see 'hwgen explore'.",
+)
 @click.option(
     "--design",
     "design_path",
@@ -589,10 +596,11 @@ _images_option = click.option(
     help="Design folder. Default: rtl_out/<model>_<board>.",
 )
 @_json_option
-@click.pass_obj
+@click.pass_context
 def run(
-    output: Output,
+    context: click.Context,
     model: str | None,
+    fps: float | None,
     design_path: Path | None,
     board: Any,
     checkpoint: Path | None,
@@ -606,13 +614,15 @@ def run(
     out: Path | None,
     as_json: bool,
     **parameters: Any,
-) -> None:
+) -> int:
     """Quantise, generate, simulate and check a model: every stage in order."""
     from hwgen import flow
+    from hwgen.boards import DEFAULT_BOARD
     from hwgen.report.terminal import Reporter
     from hwgen.stages.design import known_model, open_design
     from hwgen.stages.load import Request
 
+    output: Output = context.obj
     reporter = Reporter()
     settings = flow.Settings(
         options=DesignOptions(values=_stated(parameters)),
@@ -626,6 +636,8 @@ def run(
         settings = replace(settings, board=board)
     softmax_vec = parameters["softmax_vec"]
     if design_path is not None:
+        if fps is not None:
+            raise UsageError("--fps and --design must not be given together")
         design = open_design(design_path, board, settings.options)
         if design is None:
             raise UsageError(f"--design must be a design, and {design_path} is a graph")
@@ -642,8 +654,20 @@ def run(
         squares=squares,
         softmax_vec=softmax_vec,
     )
+    explored: dict[str, Any] = {}
+    if fps is not None:
+        source = context.meta.get(_BOARD_SOURCE, DEFAULT_BOARD)
+        request, settings, explored = flow.find_design(
+            request, settings, reporter, fps=fps, source=model or "digits", board_source=source
+        )
     evidence = flow.run_all(request, settings, reporter)
-    output.result(flow.describe_evidence(evidence), lambda: _print_evidence(evidence))
+    values = flow.describe_evidence(evidence) | explored
+    missed = flow.missed_rate(evidence, fps)
+    if missed is not None:
+        values |= describe_error(missed)
+        print(f"error: {missed}", file=sys.stderr)
+    output.result(values, lambda: _print_evidence(evidence))
+    return 0 if missed is None else missed.exit_status
 
 
 @commands.command(
@@ -778,7 +802,7 @@ def _budget_option(name: str, parameter: str, what: str) -> Callable[..., Any]:
     )
 )
 @click.argument("source")
-@_board_option("zcu102", "")
+@_board_option
 @click.option(
     "--fps",
     type=_Finite(0, 1e9, min_open=True),
@@ -838,6 +862,8 @@ def explore(
 ) -> int:
     """Find the design for a frame rate, or what a board can do."""
     from hwgen import flow
+    from hwgen.boards import DEFAULT_BOARD, get_board
+    from hwgen.explore.space import VARIED
     from hwgen.report.terminal import Reporter, print_table
     from hwgen.stages.explore import HEADER, ExploreRequest, explore, rows, summary, write_csv
 
@@ -847,14 +873,14 @@ def explore(
         BY_NAME["clock_mhz"].check(clock_mhz)
     request = ExploreRequest.of(
         source,
-        board=board,
-        board_source=context.meta[_BOARD_SOURCE],
+        board=board or get_board(DEFAULT_BOARD),
+        board_source=context.meta.get(_BOARD_SOURCE, DEFAULT_BOARD),
         fps=fps,
         clock_mhz=clock_mhz,
         memory_latency=memory_latency,
         memory_bandwidth=memory_bandwidth,
         budget={name: given[name] for name in ("lut", "ff", "dsp", "bram36") if given[name]},
-        choices={name: sum(given[name], ()) for name in _CHOICES if given[name]},
+        choices={name: sum(given[name], ()) for name in VARIED if given[name]},
         workers=workers,
     )
     for path in (design_path, csv_path):
@@ -884,10 +910,6 @@ def explore(
         print("error: interrupted; what was found until then is above", file=sys.stderr)
         return INTERRUPTED
     return 0 if failure is None else failure.exit_status
-
-
-#: Parameters of a design that the explorer varies.
-_CHOICES = ("rows", "columns", "memory_ports", "softmax_vec", "row_blocks")
 
 
 @commands.command(

@@ -15,6 +15,8 @@ from hwgen.program.buffer_plan import default_tile_rows, row_blocks, sized_confi
 ROWS = PARAMETERS["rows"].powers()
 PORTS = tuple(range(PARAMETERS["memory_ports"].low, PARAMETERS["memory_ports"].high + 1))
 SOFTMAX_LANES = PARAMETERS["softmax_vec"].powers()
+#: The parameters that are varied, by the names of their options.
+VARIED = ("rows", "columns", "memory_ports", "softmax_vec", "row_blocks")
 #: Row blocks beside the rule's (:func:`hwgen.program.buffer_plan.row_blocks`).
 ROW_BLOCKS = (1, 2, 3, 4)
 

@@ -134,11 +134,7 @@ class ExploreRequest:
             source=source,
             is_graph=graph is not None,
             softmax_vec=None if graph is None else shapes_of(graph).softmax_vec,
-            weight_bits={
-                op.name: op.weight_bits
-                for op in layers
-                if isinstance(op, Embedding | Linear | QueryKeyValue)
-            },
+            weight_bits=layer_bits(layers),
             board=board,
             board_source=board_source,
             fps=fps,
@@ -166,6 +162,12 @@ class ExploreRequest:
 
 #: Option of each resource.
 _OPTION = {"lut": "lut", "ff": "ff", "dsp": "dsp", "bram36": "bram"}
+
+
+def layer_bits(layers: Sequence[Op]) -> dict[str, int]:
+    """Width of every layer's weights."""
+    kinds = Embedding | Linear | QueryKeyValue
+    return {op.name: op.weight_bits for op in layers if isinstance(op, kinds)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,8 +308,9 @@ class Exploration:
         if beyond is not None:
             assert answer.binding is not None
             needed = beyond.point.demand[answer.binding]
+            kind = "fast enough" if beyond.met_fps >= request.fps else "faster"
             why += (
-                f"; the nearest that is {'fast enough' if beyond.met_fps >= request.fps else 'faster'},"
+                f"; the nearest that is {kind},"
                 f" {beyond.point.candidate.text()} with {beyond.fps:,.6g} FPS, needs"
                 f" {needed:,g} {_LABELS[answer.binding]} of {beyond.point.limit(answer.binding):,}"
             )
