@@ -177,7 +177,6 @@ class Search:
     target: float | None = None
     workers: int = 1
     progress: Progress = lambda *_: None
-    _evaluated: dict[Candidate, Point] = field(default_factory=dict)
     _legal: int = 0
     _inside: list[Point] = field(default_factory=list)
 
@@ -208,6 +207,7 @@ class Search:
                     self._front(designs)
                 elif not self._meet(designs):
                     self._fastest()
+                if not designs:
                     beyond, binding = self._what_binds(points)
         except KeyboardInterrupt:
             interrupted = True
@@ -250,8 +250,6 @@ class Search:
 
     def _evaluate(self, points: Sequence[Point], text: str, fraction: float) -> None:
         """Run the cycle model on some points, with progress."""
-        for point in points:
-            self._evaluated[point.candidate] = point
         for _ in self._evaluator.run([point.candidate for point in points]):
             self.progress(f"{text}, {self._count:,} designs evaluated", fraction)
 
@@ -356,20 +354,15 @@ class Search:
 
     def _what_binds(self, points: Sequence[Point]) -> tuple[Found | None, str | None]:
         """The nearest design beyond the limits that would be faster, and its largest excess."""
-        best, most = self._best(), self._target_cycles
-        slowest = int(best.cycles / (1 + TOLERANCE)) if best is not None else None
-        outside = [
-            point
-            for point in points
-            if not point.fits and (slowest is None or point.bound <= slowest)
-        ]
-        outside.sort(key=lambda p: (p.overrun, p.bound, p.candidate))
-        wanted: tuple[tuple[list[Point], int | None], ...] = (
-            ([p for p in outside if p.bound <= most], most),
-            (outside, slowest),
+        best = self._best()
+        outside = sorted(
+            (point for point in points if not point.fits),
+            key=lambda p: (p.overrun, p.bound, p.candidate),
         )
-        for nearest, cycles in wanted:
-            found = self._first_within(nearest, cycles)
+        slowest = None if best is None else int(best.cycles / (1 + TOLERANCE))
+        wanted = [slowest] if self.target is None else [self._target_cycles, slowest]
+        for cycles in wanted:
+            found = self._first_within(outside, cycles)
             if found is not None:
                 shares = found.point.shares
                 return found, max(shares, key=lambda name: (shares[name], name))
@@ -380,9 +373,16 @@ class Search:
         return None, MEMORY if faster else DESIGN_SPACE
 
     def _first_within(self, points: Iterable[Point], cycles: int | None) -> Found | None:
-        rest = iter(points)
-        while batch := list(islice(rest, _BATCH)):
-            self._evaluate(batch, "designs beyond the limits", 0.9)
+        """The first of some points that takes no more cycles; None: whatever it takes."""
+
+        def hopeful(point: Point) -> bool:
+            return cycles is None or self._bound(point) <= cycles
+
+        text, rest = "designs beyond the limits", iter(points)
+        while batch := list(islice((point for point in rest if hopeful(point)), _BATCH)):
+            self._sharpen(batch, text, 0.9)
+            batch = [point for point in batch if hopeful(point)]
+            self._evaluate(batch, text, 0.9)
             for point in batch:
                 found = self._found(point)
                 if cycles is None or found.cycles <= cycles:
