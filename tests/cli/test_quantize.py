@@ -51,7 +51,9 @@ def test_graph_is_written_and_repeatable(hwgen: Command, tmp_path: Path) -> None
     assert done.status == 0
     assert re.search(r"logit_saturation +(none in 4 layers|[0-9.e-]+ %, at most)", done.out)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    assert hwgen("quantize", "digits", "-o", "c", "--weight-bits", "4").status == 0
+    narrow = hwgen("quantize", "digits", "-o", "c", "--weight-bits", "4")
+    assert narrow.status == 0
+    assert "change the accuracy and nothing else yet" in narrow.err
     assert (tmp_path / "a").read_bytes() != (tmp_path / "c").read_bytes()
 
 
