@@ -301,6 +301,14 @@ def test_designs_that_cannot_run_the_model(changes: dict[str, int], message: str
         lower(graph, config)
 
 
+def test_more_instructions_than_the_thresholds_count() -> None:
+    """Refused before the schedule, whose time grows with the square of their number."""
+    graph = skeleton_graph(spec(depth=22, heads=16, head_dim=2, image_size=20))
+    config = preset_config(graph, rows=16, columns=16, blocks=100)
+    with pytest.raises(DoesNotFitError, match="instructions of LOAD must be at most 65,535, not"):
+        lower(graph, config, skeleton=True, blocks=100)
+
+
 def test_row_blocks() -> None:
     assert row_blocks(197, 64, 197) == ((0, 99), (99, 197))
     assert row_blocks(197, 128, 197) == ((0, 197),)

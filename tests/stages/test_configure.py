@@ -61,8 +61,11 @@ def test_stated_rows_are_taken_and_the_rule_of_narrow_models_is_left() -> None:
     config = hardware.config
     assert (config.rows, config.columns, config.memory_ports) == (32, 32, 2)
     assert hardware.notes == ()
-    config = given(DIGITS, columns=64).config
+    hardware = given(DIGITS, columns=64)
+    config = hardware.config
     assert (config.rows, config.columns, config.memory_ports) == (16, 64, 1)
+    (note,) = hardware.notes
+    assert ": rows = 16 instead of 32, memory_ports = 1 instead of 2, because" in note
 
 
 def test_memories_follow_the_stated_array() -> None:
