@@ -18,19 +18,23 @@ from typing import Any
 from hwgen.boards import DEFAULT_BOARD, Board, get_board
 from hwgen.emit.folder import check_replaceable
 from hwgen.errors import ConfigError, HwgenError, MismatchError, SimulationError, UsageError
+from hwgen.explore.evaluate import processors
+from hwgen.explore.space import VARIED, Choices
 from hwgen.files import reason, resolve_target
 from hwgen.frontend.images import ImageSet, digits_dataset
 from hwgen.frontend.models import MODELS
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.spec import ModelSpec
+from hwgen.program.skeleton import skeleton_graph
 from hwgen.report.results import SimulationResult, SynthesisResult, design_digest
 from hwgen.report.terminal import Reporter
 from hwgen.sim.frame import Memory
 from hwgen.stages.configure import check_fits
 from hwgen.stages.design import Design, Shapes, design, design_name
 from hwgen.stages.emit import DesignFolder, emit, warn_of_changes
+from hwgen.stages.explore import ExploreRequest, explore, layer_bits
 from hwgen.stages.load import Loaded, Request, held_out_images, load
-from hwgen.stages.lower import Lowered, check_runs, lower, predicted_cycles
+from hwgen.stages.lower import Lowered, board_memory, check_runs, lower, predicted_cycles
 from hwgen.stages.options import DesignOptions
 from hwgen.stages.quantise import Accuracy, measure_accuracy, quantise
 from hwgen.stages.simulate import simulate
@@ -213,6 +217,82 @@ def run_all(request: Request, settings: Settings, reporter: Reporter) -> Evidenc
     evidence = run_flow(request, settings, reporter, until="synthesise", watch=watch)
     assert isinstance(evidence, Evidence)
     return evidence
+
+
+def find_design(
+    request: Request,
+    settings: Settings,
+    reporter: Reporter,
+    *,
+    fps: float,
+    source: str,
+    board_source: str,
+) -> tuple[Request, Settings, dict[str, Any]]:
+    """``hwgen run --fps``: the cheapest design that meets a frame rate takes the preset's place.
+
+    Rows, columns, ports, softmax lanes and row blocks that the user states are kept to; what else
+    he states is the same for every design.
+
+    Returns:
+        the request with the design's softmax slices, the settings with the design, and what was
+        found, for the output.
+
+    Raises:
+        InfeasibleError: no design meets it.
+        KeyboardInterrupt: the search was interrupted.
+    """
+    stated = dict(settings.options.values)
+    clock = stated.pop("clock_mhz", settings.board.clock.mhz)
+    assert isinstance(clock, int)
+    varied: dict[str, Any] = {name: (stated.pop(name),) for name in VARIED if name in stated}
+    skeleton = skeleton_graph(request.spec, weight_bits=request.weight_bits)
+    question = ExploreRequest(
+        spec=request.spec,
+        source=source,
+        weight_bits=layer_bits(skeleton.ops),
+        board=settings.board,
+        board_source=board_source,
+        fps=fps,
+        clock_mhz=clock,
+        memory=settings.memory(board_memory(settings.board, clock)),
+        choices=Choices(**varied, fixed=stated),
+        workers=processors(),
+    )
+    found = explore(question, reporter)
+    if found.answer.interrupted:
+        raise KeyboardInterrupt
+    if (failure := found.failure()) is not None:
+        raise failure
+    best = found.answer.designs[0]
+    reporter.say(
+        f"design: {best.point.candidate.text()}; predicted {best.fps:,.1f} FPS; the cheapest of"
+        f" {found.answer.designs_within_limits:,} within the limits of {settings.board.name}"
+    )
+    if why := found.why():
+        reporter.say(why)
+    described = found.describe(best)
+    values = {
+        "target_fps": fps,
+        "estimated_resources": described["resources"],
+        "designs_evaluated": found.answer.designs_evaluated,
+        "command": described["command"],
+    }
+    return (
+        replace(request, softmax_vec=best.point.candidate.softmax_vec),
+        replace(settings, options=DesignOptions(), design=found.design(best)),
+        values,
+    )
+
+
+def missed_rate(evidence: Evidence, fps: float | None) -> SimulationError | None:
+    """The error of a design whose simulated rate is below the one that was asked for."""
+    assert evidence.simulation is not None
+    if fps is None or evidence.simulation.fps >= fps:
+        return None
+    return SimulationError(
+        f"Simulated frame rate must be at least {fps:g} FPS, not {evidence.simulation.fps:,.6g}",
+        why="the cycle model promised more; ask for a little more, or keep to other values",
+    )
 
 
 def _check_hardware(request: Request, settings: Settings) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hwgen.emit.manifest import Manifest
+from hwgen.reading import printable
 from hwgen.report.results import SimulationResult, SynthesisResult, Usage
 
 
@@ -23,7 +24,7 @@ def rows(
     config = manifest.config
     predicted = manifest.program.predicted_cycles
     table = [
-        ["model", manifest.model],
+        ["model", printable(manifest.model)],
         ["board", f"{manifest.board.name}, {config.clock_mhz} MHz (assumed)"],
         ["array", f"{config.rows} x {config.columns} at {config.weight_bits} bits"],
         ["row blocks", f"{manifest.row_blocks}"],

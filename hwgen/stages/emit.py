@@ -47,7 +47,7 @@ class DesignFolder:
 
     def default_memory(self) -> Memory:
         """The memory of the board that the design is for."""
-        return board_memory(self.manifest.board, self.manifest.config)
+        return board_memory(self.manifest.board, self.manifest.config.clock_mhz)
 
 
 def emit(lowered: Lowered, path: Path, reporter: Reporter) -> DesignFolder:

@@ -47,7 +47,7 @@ def lower(chosen: Design, reporter: Reporter, *, check: bool = True) -> Lowered:
     with reporter.stage("lower"):
         reporter("compiling the graph", 0.0)
         program = lower_graph(graph, chosen.config, blocks=chosen.row_blocks)
-        memory = board_memory(chosen.board, chosen.config)
+        memory = board_memory(chosen.board, chosen.config.clock_mhz)
         predicted = predicted_cycles(program, memory)
         if check:
             reporter("checking the program against the graph", 0.5)
@@ -91,9 +91,9 @@ def predicted_cycles(program: Program, memory: Memory) -> int:
     return round(predict(program, model).cycles)
 
 
-def board_memory(board: Board, config: AcceleratorConfig) -> Memory:
-    """The board's memory, in cycles of the design's clock."""
+def board_memory(board: Board, clock_mhz: int) -> Memory:
+    """The board's memory, in cycles of a design's clock."""
     return Memory(
         latency=board.memory.latency_cycles,
-        bandwidth=board.memory.bytes_per_second / (config.clock_mhz * 1_000_000),
+        bandwidth=board.memory.bytes_per_second / (clock_mhz * 1_000_000),
     )
