@@ -93,7 +93,7 @@ class AcceleratorConfig:
         64,
         power_of_two=True,
     )
-    max_row_length: int = _parameter(256, "longest softmax row (tokens)", 1, 4095)
+    max_row_length: int = _parameter(256, "longest softmax row (tokens)", 2, 4095)
     max_channels: int = _parameter(256, "widest LayerNorm (channels)", 8, 4095)
     tile_rows: int = _parameter(
         64, "depth of an accumulator bank: most tokens of a matrix multiplication", 2, 4095

@@ -33,7 +33,7 @@ REFUSED = [
     ({"softmax_vec": 4}, "softmax_vec", 8),
     ({"softmax_vec": 24}, "softmax_vec", 16),
     ({"softmax_vec": 128}, "softmax_vec", 64),
-    ({"max_row_length": 0}, "max_row_length", 1),
+    ({"max_row_length": 1}, "max_row_length", 2),
     ({"max_row_length": 4096}, "max_row_length", 4095),
     ({"max_channels": 7}, "max_channels", 8),
     ({"max_channels": 5000}, "max_channels", 4095),

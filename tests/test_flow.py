@@ -181,15 +181,16 @@ def folder(path: Path, **extra: object) -> DesignFolder:
 
 
 def test_a_prediction_is_for_a_memory(tmp_path: Path, graph: IntegerGraph) -> None:
-    config = preset_config(graph, rows=16, columns=16, memory_ports=1)
+    # Two row blocks, where the rule would take one.
+    config = preset_config(graph, rows=16, columns=16, memory_ports=1, blocks=2)
     opened = folder(tmp_path)
-    opened = replace(opened, manifest=replace(opened.manifest, config=config))
+    opened = replace(opened, manifest=replace(opened.manifest, config=config, row_blocks=2))
     assert predicted_for(opened, graph, Memory(100, 46.5)) == 500
     # Of another memory something is known only if the folder's program is the graph's.
     assert predicted_for(opened, graph, Memory(101, 46.5)) is None
     (tmp_path / "program.bin").write_bytes(b"edited")
     assert predicted_for(opened, graph, Memory(101, 46.5)) is None
-    (tmp_path / "program.bin").write_bytes(lower(graph, config).image)
+    (tmp_path / "program.bin").write_bytes(lower(graph, config, blocks=2).image)
     fast, slow = (predicted_for(opened, graph, Memory(100, b)) for b in (46.0, 4.0))
     assert fast is not None
     assert slow is not None

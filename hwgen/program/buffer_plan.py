@@ -335,7 +335,7 @@ def sized_config(
     constant_beats = ceil_div(columns * 64, 128 * max(1, options.get("memory_ports", 1)))
     constant_fifo = max(128, 1 << (4 * constant_beats - 1).bit_length())
     computed: dict[str, Any] = {
-        "max_row_length": spec.tokens,
+        "max_row_length": max(PARAMETERS["max_row_length"].low, spec.tokens),
         "max_channels": max(PARAMETERS["max_channels"].low, spec.width),
         "tile_rows": tile_rows,
         "constant_fifo_beats": constant_fifo,

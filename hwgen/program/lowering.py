@@ -369,12 +369,11 @@ class _Builder:
                 item.drafts.insert(int(tiles[1] - tiles[0] <= _ACCUMULATOR_BANKS), load)
                 loaded = until
             self.items.append(item)
-        extra = []
         if self.layernorms:
-            extra.append(self._load_layernorm(0))
+            self.items[-1].drafts.insert(1, self._load_layernorm(0))
         if spec.pooling == "mean":
-            extra.append(self._load_ones())
-        self.items[-1].drafts[1:1] = extra
+            # Behind the tiles' STATIONARY: a queue of two holds no third load in front of it.
+            self.items[-1].drafts.append(self._load_ones())
         self.produced[op.output] = residual
 
     def _load_layernorm(self, number: int) -> Draft:

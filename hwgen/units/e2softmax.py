@@ -43,7 +43,7 @@ class _E2SoftmaxUnit(Unit):
         Parameter(
             name="max_length",
             default=1024,
-            minimum=1,
+            minimum=2,  # the Sum of one term has no leading one to find
             maximum=65536,
             build=True,
             doc="longest row that the hardware takes",

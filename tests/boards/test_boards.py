@@ -18,8 +18,9 @@ from hwgen.boards import CASCADE_ROWS, RESOURCES, Board, get_board, list_boards,
 from hwgen.config import AcceleratorConfig
 from hwgen.errors import ConfigError, FormatError, HwgenError
 from hwgen.frontend.models import MODELS
-from hwgen.stages.design import preset
+from hwgen.stages.configure import configure
 from hwgen.stages.lower import board_memory
+from hwgen.stages.options import DesignOptions
 from hwgen.synth.yosys import TARGETS
 
 FOLDER = Path(hwgen.boards.__file__).parent
@@ -386,7 +387,11 @@ memory_ports = 1
                 " nearest legal value: preset.rows"
             ),
         ),
-        ("columns = 16", "columns = 12", "preset.columns must be a multiple of rows / 2 = 8, not"),
+        (
+            "columns = 16",
+            "columns = 12",
+            "preset.columns must be 8 or a multiple of 16 up to 1024 with 16 rows, not 12",
+        ),
         ("memory_ports = 1", "memory_ports = 7", "preset.memory_ports must be in 1..6, not 7"),
         (
             "memory_ports = 1",
@@ -454,6 +459,6 @@ def test_mutated_files_are_boards_or_one_line(
         assert len(line) < len(str(path)) + 400
     else:
         assert Board.from_json(board.to_json()) == board
-        preset(board, MODELS["digits"])
+        configure(MODELS["digits"], board, DesignOptions(), 32)
         board_memory(board, board.clock.mhz)
         assert board.overruns({"dsp": board.limit("dsp")}) == {}

@@ -8,11 +8,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from hwgen.config import PARAMETERS
 from hwgen.errors import ConfigError, DoesNotFitError, MismatchError, ProgramError
 from hwgen.graph.interpreter import run_boundaries
 from hwgen.isa.instructions import Engine, Instruction, decode, encode
 from hwgen.program import lowering
 from hwgen.program.buffer_plan import bank_words_for, plan_buffers, preset_config, row_blocks
+from hwgen.program.cycle_model import MemoryModel, predict
 from hwgen.program.interpreter import run_program
 from hwgen.program.lowering import lower
 from hwgen.program.program import Program
@@ -100,6 +102,24 @@ def test_accumulator_banks_shallower_than_the_tokens() -> None:
     program = lower(graph, config)
     assert max(i["rows"] for i in program.instructions if i.opcode == "MATMUL") <= 20
     check(graph, program, seeds=(None, 1))
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("rows", "columns", "blocks"), DESIGNS)
+def test_the_smallest_queues_and_fifos(
+    model: str, rows: int, columns: int, blocks: int | None
+) -> None:
+    """No program waits for ever where every queue and FIFO has its least legal size."""
+    graph = random_graph(MODELS[model], 1)
+    config = preset_config(
+        graph, rows=rows, columns=columns, blocks=blocks, queue_depth=2, burst_beats=1,
+        read_fifo_beats=2, outstanding=1,
+    )  # fmt: skip
+    least = max(2 * config.constant_beats, PARAMETERS["constant_fifo_beats"].low)
+    config = config.replace(constant_fifo_beats=least)
+    program = lower(graph, config, blocks=blocks)
+    check(graph, program, seeds=(None, 1, 2))
+    assert predict(program, MemoryModel(bytes_per_cycle=16, latency=20)).cycles > 0
 
 
 def test_random_orders_of_events_agree() -> None:
@@ -299,6 +319,14 @@ def test_designs_that_cannot_run_the_model(changes: dict[str, int], message: str
     config = preset_config(graph, rows=16, columns=16).replace(**changes)
     with pytest.raises(ConfigError, match=message):
         lower(graph, config)
+
+
+def test_more_instructions_than_the_thresholds_count() -> None:
+    """Refused before the schedule, whose time grows with the square of their number."""
+    graph = skeleton_graph(spec(depth=22, heads=16, head_dim=2, image_size=20))
+    config = preset_config(graph, rows=16, columns=16, blocks=100)
+    with pytest.raises(DoesNotFitError, match="instructions of LOAD must be at most 65,535, not"):
+        lower(graph, config, skeleton=True, blocks=100)
 
 
 def test_row_blocks() -> None:

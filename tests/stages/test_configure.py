@@ -61,8 +61,11 @@ def test_stated_rows_are_taken_and_the_rule_of_narrow_models_is_left() -> None:
     config = hardware.config
     assert (config.rows, config.columns, config.memory_ports) == (32, 32, 2)
     assert hardware.notes == ()
-    config = given(DIGITS, columns=64).config
+    hardware = given(DIGITS, columns=64)
+    config = hardware.config
     assert (config.rows, config.columns, config.memory_ports) == (16, 64, 1)
+    (note,) = hardware.notes
+    assert ": rows = 16 instead of 32, memory_ports = 1 instead of 2, because" in note
 
 
 def test_memories_follow_the_stated_array() -> None:
@@ -212,3 +215,14 @@ def test_too_large_banks_are_no_fault_of_the_image() -> None:
 def test_beyond_every_design(changes: dict[str, int], message: str) -> None:
     with pytest.raises(DoesNotFitError, match=message):
         fits(replace(TINY, **changes))
+
+
+def test_the_smallest_model() -> None:
+    """One token: units that are no smaller than they can be."""
+    one = replace(
+        DIGITS, image_size=2, class_token=False, pooling="mean", width=8, heads=1, head_dim=8
+    )
+    assert one.tokens == 1
+    config = given(one).config
+    assert (config.max_row_length, config.max_channels, config.tile_rows) == (2, 8, 2)
+    assert given(one, max_row_length=2).row_blocks == 1

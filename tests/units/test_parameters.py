@@ -53,6 +53,7 @@ def test_options_are_spelt_with_hyphens() -> None:
         ("e2softmax", {"fraction_bits": "four"}, "--fraction-bits must be an integer in 0..15"),
         ("e2softmax", {"fraction_bits": 1.0}, "--fraction-bits must be an integer"),
         ("e2softmax", {"vec": True}, "--vec must be an integer"),
+        ("e2softmax", {"max_length": 1}, "--max-length must be in 2..65536, not 1.*: 2"),
         ("e2softmax", {"width": 3}, "among --vec, --fraction-bits, --max-length, not 'width'"),
         ("ailayernorm", {"lanes": 24}, "--lanes must be a power of two in 8..64, not 24.*: 16"),
         ("ailayernorm", {"squares": "none"}, "--squares must be 'compressed' or 'exact'"),
