@@ -19,8 +19,10 @@ from hwgen.boards import DEFAULT_BOARD, Board, get_board
 from hwgen.emit.folder import check_replaceable
 from hwgen.errors import ConfigError, HwgenError, MismatchError, SimulationError, UsageError
 from hwgen.files import reason, resolve_target
+from hwgen.frontend.expected import Agreement, load_expected
 from hwgen.frontend.images import ImageSet, digits_dataset
 from hwgen.frontend.models import MODELS
+from hwgen.graph.assumption import assumptions_to_json
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.spec import ModelSpec
 from hwgen.report.results import SimulationResult, SynthesisResult, design_digest
@@ -28,7 +30,13 @@ from hwgen.report.terminal import Reporter
 from hwgen.sim.frame import Memory
 from hwgen.stages.design import Design, check_fits, design, design_name
 from hwgen.stages.emit import DesignFolder, emit, warn_of_changes
-from hwgen.stages.load import Loaded, Request, held_out_images, load
+from hwgen.stages.load import (
+    Loaded,
+    Request,
+    compare_with_expected,
+    held_out_images,
+    load,
+)
 from hwgen.stages.lower import Lowered, lower, predicted_cycles
 from hwgen.stages.quantise import Accuracy, measure_accuracy, quantise
 from hwgen.stages.simulate import simulate
@@ -46,6 +54,7 @@ class Evidence:
     folder: DesignFolder
     simulation: SimulationResult | None = None
     synthesis: SynthesisResult | None = None
+    agreement: Agreement | None = None  #: of the float model with expected logits, of this run
 
     @classmethod
     def load(cls, path: Path) -> Evidence:
@@ -70,6 +79,7 @@ class Settings:
     memory_latency: int | None = None  #: cycles; by default the board's
     memory_bandwidth: float | None = None  #: bytes per cycle; by default the board's
     synthesise: bool = False
+    expect: Path | None = None  #: another framework's logits
 
     def folder(self, name: str) -> Path:
         """Where the design goes."""
@@ -162,17 +172,22 @@ def run_all(request: Request, settings: Settings, reporter: Reporter) -> Evidenc
     check_replaceable(settings.folder(design_name(request.spec, settings.board.name)))
     check_fits(request.spec, settings.board)
     images = settings.image_set(request.spec)
+    if settings.expect is not None:
+        load_expected(settings.expect, request.spec)
     labelled = images
     if request.spec == MODELS["digits"] and not isinstance(settings.images, Path):
         _, _, everything, labels = digits_dataset()
         labelled = ImageSet(images=everything, labels=labels, source="digits")
     loaded: Loaded | None = None
     accuracy: Accuracy | None = None
+    agreement: Agreement | None = None
 
     def watch(stage: str, artefact: Any) -> Any:
-        nonlocal loaded, accuracy
+        nonlocal loaded, accuracy, agreement
         if isinstance(artefact, Loaded):
             loaded = artefact
+            if settings.expect is not None:
+                agreement = compare_with_expected(loaded, settings.expect, lambda: images, reporter)
         elif isinstance(artefact, IntegerGraph):
             for warning in artefact.metadata.warnings:
                 reporter.warn(warning)
@@ -200,7 +215,7 @@ def run_all(request: Request, settings: Settings, reporter: Reporter) -> Evidenc
 
     evidence = run_flow(request, settings, reporter, until="synthesise", watch=watch)
     assert isinstance(evidence, Evidence)
-    return evidence
+    return replace(evidence, agreement=agreement)
 
 
 def simulate_design(
@@ -261,6 +276,7 @@ def describe_graph(graph: IntegerGraph) -> dict[str, Any]:
         "logit_saturation": dict(graph.metadata.logit_saturation),
         "warnings": list(graph.metadata.warnings),
         "notes": list(graph.metadata.notes),
+        "assumed": assumptions_to_json(graph.metadata.assumed),
     }
 
 
