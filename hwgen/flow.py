@@ -19,7 +19,7 @@ from hwgen.boards import DEFAULT_BOARD, Board, get_board
 from hwgen.emit.folder import check_replaceable
 from hwgen.errors import ConfigError, HwgenError, MismatchError, SimulationError, UsageError
 from hwgen.files import reason, resolve_target
-from hwgen.frontend.expected import Agreement, load_expected
+from hwgen.frontend.expected import Agreement
 from hwgen.frontend.images import ImageSet, digits_dataset
 from hwgen.frontend.models import MODELS
 from hwgen.graph.assumption import assumptions_to_json
@@ -172,8 +172,6 @@ def run_all(request: Request, settings: Settings, reporter: Reporter) -> Evidenc
     check_replaceable(settings.folder(design_name(request.spec, settings.board.name)))
     check_fits(request.spec, settings.board)
     images = settings.image_set(request.spec)
-    if settings.expect is not None:
-        load_expected(settings.expect, request.spec)
     labelled = images
     if request.spec == MODELS["digits"] and not isinstance(settings.images, Path):
         _, _, everything, labels = digits_dataset()

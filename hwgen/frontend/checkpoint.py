@@ -34,6 +34,10 @@ _NO_WEIGHTS = re.compile(r"(optim|(lr_)?sched|scaler|amp|loss_scaler|rng|loops|g
 _SAFE_TORCH = (2, 10)
 
 
+#: Keys that lead to a state dict.
+_Place = tuple[str, ...]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Checkpoint(Mapping[str, np.ndarray]):
     """The state dict of a checkpoint: name -> array, float32 where the file has floats."""
@@ -86,29 +90,28 @@ def load_checkpoint(path: str | Path, *, container: str | None = None) -> Checkp
         assumed["file"] = Assumption(quoted(found.chosen), f"in the folder{quoted(beside)}")
     notes: list[str] = []
     if found.index is not None:
-        tensors, place = _read_shards(found), ""
+        tensors, prefix = _read_shards(found), container or ""
     else:
-        tensors, place = _read_one(found.files[0], container, notes)
+        tensors, place, prefix = _read_one(found.files[0], container, notes)
+        if place:
+            assumed["container"] = Assumption(quoted(".".join(place)), "the only one of the file")
+    if prefix:
+        tensors = _behind_prefix(tensors, prefix, notes, found.index or found.files[0])
     if container is not None:
-        rest = container.removeprefix(place).strip(".")
-        if rest:  # what is no key of the file is what names begin with
-            tensors = _behind_prefix(tensors, rest, notes, found.index or found.files[0])
         assumed["container"] = Assumption(quoted(container), "option --container")
-    elif place:
-        assumed["container"] = Assumption(quoted(place), "the only one of the file")
     return Checkpoint(tensors=tensors, assumed=assumed, notes=tuple(notes))
 
 
 def _read_one(
     path: Path, container: str | None, notes: list[str]
-) -> tuple[dict[str, np.ndarray], str]:
-    """The tensors of a file, and the place of their state dict in it."""
+) -> tuple[dict[str, np.ndarray], _Place, str]:
+    """The tensors of a file, the place of their state dict, and a prefix that is asked for."""
     file = _open(path)
-    place, state = _choose(file, container, path)
+    place, state, prefix = _choose(file, container, path)
     if left := _tensors_beside(file, place):
         notes.append(f"not read, beside the state dict: {listing(left)}")
     tensors = {name: file.to_array(name, value) for name, value in _named(file, state, path)}
-    return tensors, ".".join(place)
+    return tensors, place, prefix
 
 
 def _behind_prefix(
@@ -135,7 +138,7 @@ def _read_shards(found: CheckpointFiles) -> dict[str, np.ndarray]:
     total = 0
     for path in found.files:
         file = _open(path)
-        _, state = _choose(file, None, path)
+        _, state, _ = _choose(file, None, path)
         for name, value in _named(file, state, path):
             if name in place:
                 raise CheckpointError(
@@ -167,31 +170,33 @@ def _read_shards(found: CheckpointFiles) -> dict[str, np.ndarray]:
 # State dicts within a file
 
 
-#: Keys that lead to a state dict.
-_Place = tuple[str, ...]
+def _choose(
+    file: _File, container: str | None, path: Path
+) -> tuple[_Place, Mapping[Any, Any], str]:
+    """Place and content of the state dict that is asked for, or of the only one.
 
-
-def _choose(file: _File, container: str | None, path: Path) -> tuple[_Place, Mapping[Any, Any]]:
-    """Place and content of the state dict that is asked for, or of the only one."""
+    What follows the place in ``container`` is a prefix of names, and comes third.
+    """
     if not isinstance(file.tree, Mapping):
         raise CheckpointError(
             f"{path}: must hold a state dict (names to tensors), not {type(file.tree).__name__}"
         )
     states = _state_dicts(file, file.tree)
     if not states:
-        return (), file.tree  # refused name by name
+        return (), file.tree, ""  # refused name by name
     if container is not None:
-        # The longest place that the option begins with: the rest is a prefix of names.
-        fitting = [p for p in states if not p or f"{container}.".startswith(f"{'.'.join(p)}.")]
+        fitting = [p for p in states if f"{container}.".startswith(f"{'.'.join(p)}.")]
+        if container == ".":
+            fitting = [p for p in states if not p]
         if fitting:
             place = max(fitting, key=len)
-            return place, states[place]
-    elif len(states) == 1:
-        return next(iter(states.items()))
+            return place, states[place], container[len(".".join(place)) :].strip(".")
+    if len(states) == 1:
+        place, state = next(iter(states.items()))
+        return place, state, container or ""
     places = sorted(".".join(place) or "." for place in states)
-    several = "several state dicts, of which one must" if len(places) > 1 else "a state dict to"
     raise CheckpointError(
-        f"{path}: holds {several} be chosen with --container, not"
+        f"{path}: holds several state dicts, of which one must be chosen with --container, not"
         f" {quoted(container) if container else 'none'}: {listing(places)}"
         + (" (trained weights and their moving average differ)" if container is None else "")
     )

@@ -7,6 +7,7 @@ by such a file is refused, whatever the tensors' names are.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -150,9 +151,9 @@ def read_configuration(folder: Path, before: Sequence[Statement] = ()) -> list[S
         CheckpointError, ModelError: it says a network that is not built here.
     """
     statements: list[Statement] = []
-    if (path := folder / CONFIG).exists():
+    if os.path.lexists(path := folder / CONFIG):
         statements.append(_read_config(path))
-    if (path := folder / PREPROCESSOR).exists():
+    if os.path.lexists(path := folder / PREPROCESSOR):
         statements.append(_read_preprocessor(path, [*before, *statements]))
     return statements
 

@@ -102,13 +102,11 @@ class FloatModel:
         broken = [n for n, a in found.items() if a.dtype.kind == "f" and not np.isfinite(a).all()]
         if broken:
             problems.append(f"NaN or infinity in: {listing(broken)}")
-        if misfit:
-            advice = (
-                prefix_advice(spec, found),
-                transposed_advice(expected, found),
-                shape_advice(spec, found),
-            )
-            problems += filter(None, advice)
+        if misfit and (advice := prefix_advice(spec, found)):
+            problems = [advice]  # every name is missing and another one surplus
+        elif misfit:
+            hints = (transposed_advice(expected, found), shape_advice(spec, found))
+            problems += filter(None, hints)
         if problems:
             raise CheckpointError(
                 f"Checkpoint must fit model {spec.name!r} ({spec.depth} blocks of width"
@@ -271,7 +269,7 @@ def _layer_norm(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float) 
 def _assumed_fields(spec: ModelSpec, sources: Mapping[str, str]) -> dict[str, Assumption]:
     """What the specification says and the tensors do not, and what every ViT here has."""
     taken = {name: Assumption(getattr(spec, name), sources.get(name, DEFAULT)) for name in _UNSAID}
-    taken["norm_order"] = Assumption("pre-norm", DEFAULT)
+    taken["norm_order"] = Assumption("pre-norm: attention, then MLP", DEFAULT)
     taken["attention_scale"] = Assumption("1/sqrt(head_dim)", DEFAULT)
     if spec.class_token:
         taken["class_token_position"] = Assumption("first", DEFAULT)

@@ -12,7 +12,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -181,7 +181,7 @@ def _shared_prefix(names: Iterable[str], theirs: Iterable[str] = ()) -> str:
 _ANCHORS = ("patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight")
 
 
-def prefix_advice(spec: ModelSpec, names: Iterable[str]) -> str | None:
+def prefix_advice(spec: ModelSpec, names: Collection[str]) -> str | None:
     """Return what to do where a model's names stand behind a prefix that not all tensors share."""
     anchors = (*_ANCHORS, *(t for c, t in spec.name_map if c == _ANCHORS[0]))
     prefixes = set()
@@ -196,12 +196,17 @@ def prefix_advice(spec: ModelSpec, names: Iterable[str]) -> str | None:
     if not prefixes:
         return None
     options = " or ".join(f"--container {quoted(prefix[:-1])}" for prefix in sorted(prefixes))
-    which = ", ".join(repr(prefix) for prefix in sorted(prefixes))
-    more = "" if len(prefixes) == 1 else "several, each with a model of its own: "
+    which = " and ".join(repr(quoted(prefix)) for prefix in sorted(prefixes))
+    if len(prefixes) > 1:
+        return f"names of models stand behind the prefixes {which}: choose one with {options}"
+    if _ANCHORS[0] in names:
+        return (
+            f"besides the model without a prefix there is one behind {which}: give {options} to"
+            " read that one, or save the other alone"
+        )
     return (
-        f"the names of a model stand behind the prefix {more}{which}, which not every tensor has;"
-        f" give {options} to read what stands behind it, or name the tensors in the name_map of a"
-        " model file"
+        f"the names of a model stand behind the prefix {which}, which not every tensor has: give"
+        f" {options} to read only those, or name all tensors in the name_map of a model file"
     )
 
 
@@ -406,6 +411,7 @@ def _fit_embeddings(
     position = found.get("pos_embed")
     if (
         spec.class_token
+        and "cls_token" in found
         and position is not None
         and _without_ones(position.shape) == _without_ones((spec.patches, spec.width))
     ):

@@ -63,7 +63,10 @@ class Request:
             UsageError: a checkpoint must be given.
         """
         path = checkpoint if checkpoint is not None else configuration_folder(model)
-        beside = None if path is None else find_checkpoint(path).folder
+        # A checkpoint that is missing is said when it is read: after what needs no weights.
+        beside = None
+        if path is not None and path.exists():
+            beside = find_checkpoint(path).folder
         described = describe(model, beside)
         spec = described.spec
         path = path if path is not None else default_checkpoint(spec)
