@@ -214,8 +214,10 @@ def _state_dicts(
             found |= _state_dicts(file, value, (*place, key))
     own = [key for key, value in tree.items() if file.is_tensor(value)]
     # Beside state dicts, single tensors (an epoch, statistics) are none; names with dots are one.
-    if own and (not found or any("." in str(key) for key in own)):
+    if own and not found:
         found[place] = tree
+    elif any("." in str(key) for key in own):
+        found[place] = {key: v for key, v in tree.items() if not isinstance(v, Mapping)}
     return found
 
 
