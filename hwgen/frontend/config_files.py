@@ -233,8 +233,8 @@ def _say_transformers(config: _Config, said: _Said) -> None:
                 f" {show(config.model_type)}: another network may have the same tensors"
             )
         # All of these classify by the class token.
-        said.say("class_token", True, "model_type")
-        said.say("pooling", "class_token", "model_type")
+        said.say("class_token", True, "class token by its model_type")
+        said.say("pooling", "class_token", "pooling by its model_type")
     said.say("width", config.hidden_size, "hidden_size")
     said.say("depth", config.num_hidden_layers, "num_hidden_layers")
     said.say("heads", config.num_attention_heads, "num_attention_heads")
