@@ -133,6 +133,7 @@ def test_names_choose_no_place(tmp_path: Path) -> None:
         ({"program": {}}, "program.image must be stated, and is missing"),
         ({"config": {}}, "exactly the keys"),
         ({"extra": {"logit_saturation": {"x": "much"}}}, "table of numbers"),
+        ({"extra": {"assumed": {"mean": 0.5}}}, "must have a value and a source"),
     ],
 )
 def test_malformed_manifests_are_refused(
