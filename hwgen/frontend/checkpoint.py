@@ -108,7 +108,7 @@ def _read_one(
     """The tensors of a file, the place of their state dict, and a prefix that is asked for."""
     file = _open(path)
     place, state, prefix = _choose(file, container, path)
-    if left := _tensors_beside(file, place):
+    if left := _unread(file, place):
         notes.append(f"not read, beside the state dict: {listing(left)}")
     tensors = {name: file.to_array(name, value) for name, value in _named(file, state, path)}
     return tensors, place, prefix
@@ -203,15 +203,20 @@ def _choose(
 
 
 def _state_dicts(
-    file: _File, tree: Mapping[Any, Any], place: _Place = ()
+    file: _File, tree: Mapping[Any, Any], place: _Place = (), seen: set[int] | None = None
 ) -> dict[_Place, Mapping[Any, Any]]:
-    """Every mapping of names to tensors in a tree."""
+    """Every mapping of names to tensors in a tree; one that is in several places, once.
+
+    A few bytes of pickle make a mapping that holds itself a thousand times, hence ``seen``.
+    """
+    seen = set() if seen is None else seen
+    seen.add(id(tree))
     found: dict[_Place, Mapping[Any, Any]] = {}
     for key, value in tree.items():
-        if not isinstance(key, str) or not isinstance(value, Mapping):
+        if not isinstance(key, str) or not isinstance(value, Mapping) or id(value) in seen:
             continue
         if len(place) < _MAX_NESTING and not _NO_WEIGHTS.fullmatch(key):
-            found |= _state_dicts(file, value, (*place, key))
+            found |= _state_dicts(file, value, (*place, key), seen)
     own = [key for key, value in tree.items() if file.is_tensor(value)]
     # Beside state dicts, single tensors (an epoch, statistics) are none; names with dots are one.
     if own and not found:
@@ -221,13 +226,26 @@ def _state_dicts(
     return found
 
 
-def _tensors_beside(file: _File, place: _Place) -> list[str]:
-    """Names of the tensors of a file that lie above its state dict, which nobody reads."""
+def _unread(file: _File, place: _Place) -> list[str]:
+    """Entries beside a state dict that hold tensors, which nobody reads."""
     tree, left = file.tree, []
     for key in place:
-        left += [str(name) for name, value in tree.items() if file.is_tensor(value)]
+        seen = {id(tree)}
+        left += [
+            str(name) for name, v in tree.items() if name != key and _holds_tensor(file, v, seen)
+        ]
         tree = tree[key]
     return sorted(left)
+
+
+def _holds_tensor(file: _File, value: Any, seen: set[int], depth: int = 0) -> bool:
+    if isinstance(value, Mapping | list | tuple):
+        if id(value) in seen or depth > _MAX_NESTING:
+            return False
+        seen.add(id(value))
+        inner = value.values() if isinstance(value, Mapping) else value
+        return any(_holds_tensor(file, item, seen, depth + 1) for item in inner)
+    return file.is_tensor(value)
 
 
 def _named(file: _File, state: Mapping[Any, Any], path: Path) -> Iterator[tuple[str, Any]]:

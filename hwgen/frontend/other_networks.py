@@ -133,30 +133,30 @@ def refuse_by_name(names: Iterable[str]) -> None:
                     )
 
 
-def refuse_what_is_said(values: Mapping[Any, Any], where: str, depth: int = 0) -> None:
+def refuse_what_is_said(values: Mapping[Any, Any], where: str) -> None:
     """Refuse a configuration that says another network, at any depth; other keys mean nothing here.
 
     Args:
         values: a configuration, a checkpoint's hyperparameters, a file's metadata.
         where: the file, for the message.
-        depth: of these values in the file.
 
     Raises:
         CheckpointError: names the key, its value and what it means.
     """
-    for key, value in values.items():
-        if not isinstance(key, str):
-            continue
-        if isinstance(value, Mapping):
-            if depth < _MAX_DEPTH:
-                refuse_what_is_said(value, where, depth + 1)
-            continue
-        told = _meaning(_plain(key), value)
-        if told is not None:
-            raise CheckpointError(
-                f"{where}: the network must be a plain pre-norm ViT or DeiT, not one with {told}:"
-                f" {quoted(key)} is {show(value)}, and its tensors may have the same names"
-            )
+    left: list[tuple[Mapping[Any, Any], int]] = [(values, 0)]
+    seen = {id(values)}  # a mapping of a pickle may hold itself
+    for tree, depth in left:
+        for key, value in tree.items():
+            if isinstance(value, Mapping):
+                if depth < _MAX_DEPTH and id(value) not in seen:
+                    seen.add(id(value))
+                    left.append((value, depth + 1))
+            elif isinstance(key, str) and (told := _meaning(_plain(key), value)):
+                raise CheckpointError(
+                    f"{where}: the network must be a plain pre-norm ViT or DeiT, not one with"
+                    f" {told}: {quoted(key)} is {show(value)}, and its tensors may have the same"
+                    " names"
+                )
 
 
 def _meaning(key: str, value: object) -> str | None:

@@ -170,6 +170,7 @@ def test_of_several_state_dicts_none_is_picked(tmp_path, content, places):
     for place in places:
         assert place in str(caught.value)
         got = load_checkpoint(path, container=place)
+        assert place == "." or len(got.notes) == 1  # the others are not read
         values.append(got["head.bias"].tolist())
         assert (got.assumed["container"].value, got.assumed["container"].source) == (
             place,
@@ -200,10 +201,27 @@ def test_a_container_of_safetensors(tmp_path):
 
 
 def test_tensors_beside_the_state_dict_are_named(tmp_path):
-    path = saved(tmp_path, {"state_dict": {"model": WEIGHTS, "b": [1.0]}, "pixel_mean": [0.5]})
-    got = load_checkpoint(path)
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    content = {"state_dict": {"model": WEIGHTS, "b": [1.0]}, "pixel_mean": [0.5], "epoch": 3}
+    got = load_checkpoint(saved(tmp_path, content))
     assert got.assumed["container"].value == "state_dict.model"
     assert got.notes == ("not read, beside the state dict: b, pixel_mean",)
+    # torch_ema keeps its averages as a list.
+    ema = {"decay": 0.99, "shadow_params": (torch.ones(2), torch.ones(3))}
+    got = load_checkpoint(saved(tmp_path, {"model": WEIGHTS, "ema": ema, "args": {"lr": 1}}))
+    assert got.notes == ("not read, beside the state dict: ema",)
+
+
+def test_a_file_that_holds_itself_many_times(tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    tree = {"w": torch.ones(2)}
+    many = [tree] * 1000
+    for i in range(1000):
+        tree[f"again{i}"] = tree
+    many += [many] * 1000
+    torch.save({"model": tree, "beside": many}, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match="must map names to tensors"):
+        load_checkpoint(tmp_path / "c.pt")
 
 
 @pytest.mark.parametrize(
