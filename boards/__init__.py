@@ -18,13 +18,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
-from hwgen.config import AcceleratorConfig
+from hwgen.config import PARAMETERS, AcceleratorConfig
 from hwgen.errors import ConfigError, FormatError
 from hwgen.reading import STRICT, printable, read_toml, show, validate
 
 _FOLDER = Path(__file__).parent
 #: Resources that every board states and every design is measured in.
 RESOURCES = ("lut", "ff", "dsp", "bram36")
+#: Rows of a cascade for which a board's table says how many fit: those of the array.
+CASCADE_ROWS = (16, 32, 64, 128)
 #: The board of a design for which the user names none.
 DEFAULT_BOARD = "zcu102"
 
@@ -48,19 +50,48 @@ def _title(text: str) -> str:
     return text
 
 
+#: What a column of the array may be made of.
+Primitive = Literal["DSP48E2", "none"]
+
+#: Families of devices whose DSP blocks are other ones: a beginning of the part, family, block.
+_OTHER_BLOCKS = (
+    ("xc7|xa7|xq7", "7 series", "DSP48E1"),
+    ("xcv[cephmn]|xav[cephmn]|xqv[cephmn]", "Versal", "DSP58"),
+    ("xc[2-6]|xa[2-6]|xq[2-6]", "of an older generation", "another DSP block"),
+)
+_AMD = "x[caq]"
+_LATTICE = "lf[ecdm]|lif|lcm|lamxo|ice"
+
+
+def _other_block(part: str) -> tuple[str, str] | None:
+    """Family and DSP block of a part that is known to lack DSP48E2."""
+    for beginning, family, block in _OTHER_BLOCKS:
+        if re.match(beginning, part, re.IGNORECASE):
+            return family, block
+    return None
+
+
+def _usual_primitive(values: dict[str, Any]) -> Primitive:
+    lacking = values["synthesis_target"] != "xcup" or _other_block(values["part"])
+    return "none" if lacking else "DSP48E2"
+
+
 class _Section(BaseModel):
     """A table of a board file: exactly these keys, nothing converted."""
 
     model_config = STRICT
 
 
+Size = Annotated[int, Field(ge=1, le=1 << 30)]
+
+
 class Resources(_Section):
     """What the device has."""
 
-    lut: int = Field(ge=1, le=1 << 30)
-    ff: int = Field(ge=1, le=1 << 30)
-    dsp: int = Field(ge=1, le=1 << 30)
-    bram36: int = Field(ge=1, le=1 << 30)  #: blocks of 36 Kbit
+    lut: Size
+    ff: Size
+    dsp: Size  #: of whatever kind
+    bram36: Size  #: blocks of 36 Kbit
 
     def __getitem__(self, resource: str) -> int:
         """One of :data:`RESOURCES` by name."""
@@ -105,7 +136,8 @@ class Preset(_Section):
     @model_validator(mode="after")
     def _check(self) -> Preset:
         # The stage that sizes the memories sizes this FIFO, too: here it must only suffice.
-        AcceleratorConfig(**dict(self), constant_fifo_beats=1 << 16)
+        fifo = PARAMETERS["constant_fifo_beats"].high
+        AcceleratorConfig(**dict(self), constant_fifo_beats=fifo)
         return self
 
 
@@ -116,6 +148,10 @@ class Board(_Section):
     title: Annotated[str, AfterValidator(_title)]
     part: Annotated[str, AfterValidator(_part)]  #: ordering name of the device
     synthesis_target: Literal["xcup", "ecp5"]  #: target of hwgen.synth
+    #: What the array's columns may be made of. Without DSP48E2, synthesis gets their plain twins.
+    dsp_primitive: Primitive = Field(default_factory=_usual_primitive)
+    #: Height and number of the uninterrupted DSP columns; None where they are not known.
+    dsp_column_heights: tuple[tuple[Size, Size], ...] | None = None
     resources: Resources
     budget: Budget
     clock: Clock
@@ -124,6 +160,8 @@ class Board(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> Board:
+        self._check_family()
+        self._check_columns()
         for resource in RESOURCES:
             if self.limit(resource) < 1:
                 raise FormatError(
@@ -137,6 +175,48 @@ class Board(_Section):
                 nearest=self.memory.ports,
             )
         return self
+
+    def _check_family(self) -> None:
+        """Refuse what the part's name contradicts, where it is recognised."""
+        target = self.synthesis_target
+        for maker, beginning, right in (("AMD", _AMD, "xcup"), ("Lattice", _LATTICE, "ecp5")):
+            if re.match(beginning, self.part, re.IGNORECASE) and target != right:
+                raise FormatError(
+                    f"synthesis_target must be {right!r}, not {target!r}",
+                    why=f"part {self.part!r} is {maker}'s",
+                    nearest=right,
+                )
+        if self.dsp_primitive == "none":
+            return
+        if target != "xcup":
+            why = f"synthesis_target {target!r} has no DSP48E2"
+        elif other := _other_block(self.part):
+            why = f"part {self.part!r} is {other[0]} and has {other[1]}"
+        else:
+            return
+        raise FormatError(
+            f"dsp_primitive must be 'none', not {self.dsp_primitive!r}", why=why, nearest="none"
+        )
+
+    def _check_columns(self) -> None:
+        if self.dsp_column_heights is None:
+            return
+        if self.dsp_primitive == "none":
+            raise FormatError(
+                "dsp_column_heights must be absent", why="dsp_primitive is 'none': no cascades"
+            )
+        total = sum(height * count for height, count in self.dsp_column_heights)
+        if total != self.resources.dsp:
+            raise FormatError(
+                f"dsp_column_heights must add up to resources.dsp = {self.resources.dsp},"
+                f" not {total}"
+            )
+
+    def cascades(self, rows: int) -> int | None:
+        """How many cascades of ``rows`` DSPs the columns hold; None where that is not known."""
+        if self.dsp_column_heights is None:
+            return None
+        return sum(count * (height // rows) for height, count in self.dsp_column_heights)
 
     @property
     def memory_bytes_per_cycle(self) -> float:

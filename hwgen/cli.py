@@ -19,6 +19,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,6 +34,7 @@ from hwgen.errors import (
     UnexpectedLogitsError,
     UsageError,
 )
+from hwgen.stages.options import BY_NAME, DesignOption, DesignOptions
 
 INTERRUPTED = 130
 
@@ -341,7 +343,8 @@ _weight_bits_option = click.option(
     type=click.IntRange(1, 8),
     default=8,
     show_default=True,
-    help="Width of the encoder's weights.",
+    help="Width of the encoder's weights. Below 8 the accuracy changes and nothing else: columns of"
+    " a complete accelerator take 8 bits, so bytes, cycles and LUTs are those of 8.",
 )
 _squares_option = click.option(
     "--squares",
@@ -352,14 +355,84 @@ _squares_option = click.option(
 )
 
 
+class _Words(click.ParamType[Any]):
+    """Numbers with commas between them."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The numbers as a tuple."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(number) for number in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} must be integers with commas between them.", param, ctx)
+
+
+class _DesignParameter(click.Option):
+    """An option that states a parameter of the design; ``--help`` shows it under its group."""
+
+    def __init__(self, chosen: DesignOption) -> None:
+        """All that is said of it stands in the table of options."""
+        several = chosen.name == "bank_words"
+        super().__init__(
+            [chosen.option, chosen.name],
+            type=_Words() if several else int,
+            metavar="N,N,..." if several else "N",
+            help=chosen.help,
+            callback=self._check,
+        )
+        self.group = chosen.group
+
+    @staticmethod
+    def _check(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+        assert param.name is not None
+        if value is not None:
+            BY_NAME[param.name].check(value)
+        return value
+
+
+class _DesignCommand(click.Command):
+    """A command with parameters of a design, all or those of ``stated``, among its options."""
+
+    def __init__(
+        self, *arguments: Any, stated: Sequence[str] = tuple(BY_NAME), **more: Any
+    ) -> None:
+        """The design's parameters follow the command's own."""
+        super().__init__(*arguments, **more)
+        self.params += [_DesignParameter(BY_NAME[name]) for name in stated]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The command's own options, then the design's, group by group."""
+        groups: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None and isinstance(param, click.Option):
+                title = "Options"
+                if isinstance(param, _DesignParameter):
+                    title = f"{param.group} of the design"
+                groups.setdefault(title, []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def _stated(given: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of the design that the user states."""
+    return {name: value for name, value in given.items() if value is not None}
+
+
 @commands.command(
+    cls=_DesignCommand,
+    stated=("softmax_vec",),
     epilog=_MODEL_HELP
     + "\n\n"
     + _examples(
         "hwgen quantize digits -o digits.graph",
         "hwgen quantize deit_tiny --checkpoint deit_tiny.safetensors -o tiny.graph",
         "hwgen quantize vit_base --checkpoint b.pt --calibration images/ --weight-bits 4 -o b.g",
-    )
+    ),
 )
 @click.argument("model")
 @_checkpoint_option
@@ -382,6 +455,7 @@ def quantize(
     squares: str,
     graph_path: Path,
     as_json: bool,
+    softmax_vec: int | None,
 ) -> None:
     """Quantise a checkpoint to an integer graph."""
     from hwgen import flow
@@ -398,6 +472,7 @@ def quantize(
         weight_bits=weight_bits,
         squares=squares,
         container=container,
+        softmax_vec=softmax_vec,
     )
     flow.check_output_file(graph_path)
     loaded = load(request, reporter)
@@ -496,6 +571,7 @@ _images_option = click.option(
 
 
 @commands.command(
+    cls=_DesignCommand,
     epilog=_MODEL_HELP
     + " Without MODEL: the embedded 'digits' and its held-out images.\n\n"
     + _examples(
@@ -503,7 +579,8 @@ _images_option = click.option(
         "hwgen run deit_tiny --checkpoint deit_tiny.safetensors",
         "hwgen run --board ./my_board.toml",
         "hwgen run deit_small --checkpoint s.pt --calibration train/ --images val.npz --json",
-    )
+        "hwgen run --rows 16 --columns 32 --ports 2 --softmax-lanes 16",
+    ),
 )
 @click.argument("model", default="digits")
 @_board_option("zcu102", "")
@@ -541,6 +618,7 @@ def run(
     synth: bool,
     out: Path | None,
     as_json: bool,
+    **parameters: Any,
 ) -> None:
     """Quantise, generate, simulate and check a model: every stage in order."""
     from hwgen import flow
@@ -555,9 +633,11 @@ def run(
         weight_bits=weight_bits,
         squares=squares,
         container=container,
+        softmax_vec=parameters["softmax_vec"],
     )
     settings = flow.Settings(
         board=board,
+        options=DesignOptions(values=_stated(parameters)),
         out=out,
         images=images,
         memory_latency=memory_latency,
@@ -573,13 +653,15 @@ def run(
 
 
 @commands.command(
-    epilog="SOURCE is a graph of 'hwgen quantize' (the board's preset array is taken), or a design."
-    "\n\n"
+    cls=_DesignCommand,
+    epilog="SOURCE is a graph of 'hwgen quantize', which gets the board's preset changed by the"
+    " options, or a design.\n\n"
     + _examples(
         "hwgen generate digits.graph -o rtl_out/digits",
+        "hwgen generate digits.graph --columns 32 --ports 2 --clock 250",
         "hwgen generate tiny.graph --board zcu102 -o rtl_out/tiny --json",
         "hwgen generate tiny.graph --board ./my_board.toml",
-    )
+    ),
 )
 @click.argument("source", type=click.Path(path_type=Path))
 @_board_option(None, "Default: the design's, else zcu102.")
@@ -591,15 +673,25 @@ def run(
 )
 @_json_option
 @click.pass_obj
-def generate(output: Output, source: Path, board: Any, out: Path | None, as_json: bool) -> None:
+def generate(
+    output: Output,
+    source: Path,
+    board: Any,
+    out: Path | None,
+    as_json: bool,
+    **parameters: Any,
+) -> None:
     """Write Verilog, program, packed weights and manifest."""
     from hwgen import flow
     from hwgen.report.terminal import Reporter
     from hwgen.stages.design import open_source
 
     reporter = Reporter()
-    start = open_source(source, board)
-    settings = flow.Settings(out=out) if board is None else flow.Settings(board=board, out=out)
+    options = DesignOptions(values=_stated(parameters))
+    start = open_source(source, board, options)
+    settings = flow.Settings(options=options, out=out)
+    if board is not None:
+        settings = replace(settings, board=board)
     folder = flow.run_flow(start, settings, reporter, until="emit")
     evidence = flow.Evidence(folder=folder)
     facts = flow.describe_evidence(evidence) | {"files": dict(folder.manifest.files)}
@@ -732,12 +824,20 @@ def _print_evidence(evidence: Any) -> None:
     print_table(title, rows(manifest, evidence.simulation, synthesis, usage))
 
 
+def _cascades(board: Any) -> dict[str, int] | None:
+    """Cascades that fit, by their rows; None where the placement of the DSPs is not known."""
+    from hwgen.boards import CASCADE_ROWS
+
+    fit = {str(rows): board.cascades(rows) for rows in CASCADE_ROWS}
+    return None if None in fit.values() else fit
+
+
 @commands.command(epilog=_examples("hwgen boards", "hwgen boards --json"))
 @_json_option
 @click.pass_obj
 def boards(output: Output, as_json: bool) -> None:
     """List the boards with their resources, clock and memory."""
-    from hwgen.boards import RESOURCES, get_board, list_boards
+    from hwgen.boards import CASCADE_ROWS, RESOURCES, Board, get_board, list_boards
     from hwgen.report.terminal import print_table
 
     found = [get_board(name) for name in list_boards()]
@@ -747,6 +847,8 @@ def boards(output: Output, as_json: bool) -> None:
             "title": board.title,
             "part": board.part,
             "clock_mhz": board.clock.mhz,
+            "dsp_primitive": board.dsp_primitive,
+            "cascades": _cascades(board),
             "resources": {resource: board.resources[resource] for resource in RESOURCES},
             "limits": {resource: board.limit(resource) for resource in RESOURCES},
             "memory_bytes_per_second": board.memory.bytes_per_second,
@@ -756,17 +858,27 @@ def boards(output: Output, as_json: bool) -> None:
         }
         for board in found
     ]
+    heights = "/".join(map(str, CASCADE_ROWS))
+
+    def columns(board: Board) -> str:
+        fit = _cascades(board)
+        if fit is None:
+            return "none" if board.dsp_primitive == "none" else f"{board.dsp_primitive}, unknown"
+        return f"{board.dsp_primitive}, {'/'.join(map(str, fit.values()))}"
+
     rows = [
         [
             board.name,
             board.part,
             f"{board.clock.mhz} MHz",
             *(f"{board.resources[resource]:,}" for resource in RESOURCES),
+            columns(board),
             f"{board.memory_bytes_per_cycle:.1f} B/cycle, {board.memory.latency_cycles} cycles",
         ]
         for board in found
     ]
-    header = ("board", "device", "clock", "LUT", "FF", "DSP", "BRAM36", "memory")
+    kind = f"DSP columns, cascades of {heights}"
+    header = ("board", "device", "clock", "LUT", "FF", "DSP", "BRAM36", kind, "memory")
     output.result({"boards": values}, lambda: print_table("Boards", rows, header=header))
 
 

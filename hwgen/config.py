@@ -6,7 +6,8 @@ Everything that is a property of the hardware stands here once; derived widths a
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from hwgen.errors import ConfigError
@@ -26,89 +27,127 @@ BANK_ROLES: tuple[str, ...] = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class AcceleratorConfig:
-    """Everything that decides the hardware.
+class Parameter:
+    """Meaning of a field of the configuration, and the values that it may have by itself."""
 
-    ``rows`` is the reduction size of the systolic array and the bytes of an activation word;
-    requantise lanes and LayerNorm lanes are ``rows / 2`` (one int16 word a cycle).
+    doc: str
+    low: int
+    high: int
+    power_of_two: bool = False
+
+    @property
+    def legal(self) -> str:
+        """The legal values in words: ``in 1..6``, ``8, 16, 32 or 64``."""
+        if not self.power_of_two:
+            return f"in {self.low}..{self.high}"
+        values = self.powers()
+        if len(values) > 4:
+            return f"a power of two in {self.low}..{self.high}"
+        return f"{', '.join(map(str, values[:-1]))} or {values[-1]}"
+
+    def powers(self) -> tuple[int, ...]:
+        """The powers of two in the range."""
+        return tuple(1 << k for k in range(self.high.bit_length()) if self.low <= 1 << k)
+
+    def nearest(self, value: int) -> int:
+        """The legal value next to ``value``, itself if it is one; the smaller of two."""
+        if self.power_of_two:
+            return min(self.powers(), key=lambda power: (abs(power - value), power))
+        return min(max(value, self.low), self.high)
+
+
+def _parameter(default: Any, doc: str, low: int, high: int, *, power_of_two: bool = False) -> Any:
+    parameter = Parameter(doc=doc, low=low, high=high, power_of_two=power_of_two)
+    return field(default=default, metadata={"parameter": parameter})
+
+
+def columns_for(rows: int) -> tuple[int, ...]:
+    """Every number of columns that an array of ``rows`` rows may have, ascending.
+
+    A group has ``rows / 2`` columns. An output tile of ``columns`` channels ends in the middle of a
+    word of ``rows`` bytes only if it is half a word.
+    """
+    return (rows // 2, *range(rows, PARAMETERS["columns"].high + 1, rows))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcceleratorConfig:
+    """Everything that decides the hardware; :data:`PARAMETERS` says what each field is.
+
+    Requantise lanes and LayerNorm lanes are ``rows / 2`` (one int16 word a cycle). Beside the
+    ranges of the fields there are rules between them: ``columns`` is ``rows / 2``, ``rows`` or a
+    multiple of ``rows``; a read FIFO holds two bursts, the constant FIFO two tiles.
     """
 
-    rows: int = 16  #: power of two, 16..128
-    columns: int = 16  #: multiple of rows / 2; divides rows or is a multiple of it
-    weight_bits: int = 8  #: width of an array column's weight, 1..8
-    softmax_vec: int = 32  #: slice length V of E2Softmax (part of the function)
-    max_row_length: int = 256  #: longest softmax row
-    max_channels: int = 256  #: widest LayerNorm
-    tile_rows: int = 64  #: depth of one accumulator bank: most tokens of a MATMUL
-    bank_words: tuple[int, ...] = (64,) * len(
-        BANK_ROLES
-    )  #: words per bank, in the order of BANK_ROLES
-    memory_ports: int = 1  #: AXI4 masters of 128 bits, 1..6
-    read_fifo_beats: int = 512  #: prefetch FIFO per memory port, beats of 16 bytes
-    constant_fifo_beats: int = 128  #: per-column constants in flight, wide beats
-    burst_beats: int = 16  #: longest AXI burst
-    outstanding: int = 16  #: AXI read bursts in flight per port
-    queue_depth: int = 8  #: instructions per engine queue
-    clock_mhz: int = 300
+    rows: int = _parameter(
+        16, "rows of the array (reduction); bytes of an activation word", 16, 128, power_of_two=True
+    )
+    columns: int = _parameter(
+        16, "columns of the array (output channels), rows / 2 or a multiple of rows", 8, 1024
+    )
+    weight_bits: int = _parameter(8, "width of an array column's weight", 1, 8)
+    softmax_vec: int = _parameter(
+        32,
+        "logits in a slice of E2Softmax (part of its function)",
+        8,
+        64,
+        power_of_two=True,
+    )
+    max_row_length: int = _parameter(256, "longest softmax row (tokens)", 1, 4095)
+    max_channels: int = _parameter(256, "widest LayerNorm (channels)", 8, 4095)
+    tile_rows: int = _parameter(
+        64, "depth of an accumulator bank: most tokens of a matrix multiplication", 2, 4095
+    )
+    bank_words: tuple[int, ...] = _parameter(
+        (64,) * len(BANK_ROLES),
+        f"words of each bank of the activation memory ({', '.join(BANK_ROLES)})",
+        1,
+        1 << 17,
+    )
+    memory_ports: int = _parameter(1, "AXI4 masters of 128 bits", 1, 6)
+    read_fifo_beats: int = _parameter(
+        512,
+        "prefetch FIFO of a memory port, beats of 16 bytes, two bursts or more",
+        2,
+        1 << 14,
+        power_of_two=True,
+    )
+    constant_fifo_beats: int = _parameter(
+        128,
+        "per-column constants in flight, beats of all ports together, two tiles or more",
+        3,
+        1 << 14,
+    )
+    burst_beats: int = _parameter(16, "longest AXI burst, beats", 1, 256, power_of_two=True)
+    outstanding: int = _parameter(16, "AXI read bursts in flight on a port", 1, 64)
+    queue_depth: int = _parameter(8, "instructions in an engine's queue", 2, 64)
+    clock_mhz: int = _parameter(300, "clock, MHz", 1, 1000)
 
     def __post_init__(self) -> None:
-        """Check every type and range; the message says what is legal."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            numbers = value if field.name == "bank_words" else (value,)
-            # type() and not isinstance: a JSON true is an int to Python.
-            if type(numbers) is not tuple or not all(type(n) is int for n in numbers):
-                kind = "a tuple of integers" if field.name == "bank_words" else "an integer"
-                raise ConfigError(f"{field.name} must be {kind}, not {value!r:.80}")
-        if self.rows not in (16, 32, 64, 128):
-            raise ConfigError(f"rows must be 16, 32, 64 or 128, not {self.rows!r}")
-        if self.columns <= 0 or self.columns % (self.rows // 2):
-            raise ConfigError(
-                f"columns must be a multiple of rows / 2 = {self.rows // 2}, not {self.columns!r}"
-            )
-        if self.rows % self.columns and self.columns % self.rows:
-            raise ConfigError(
-                f"columns must divide rows = {self.rows} or be a multiple of it, not "
-                f"{self.columns!r}"
-            )
-        self._range("weight_bits", 1, 8)
-        self._range("memory_ports", 1, 6)
-        self._range("tile_rows", 2, 4095)
-        self._range("max_row_length", 1, 4095)
-        self._range("max_channels", 8, 4095)
-        self._range("outstanding", 1, 64)
-        self._range("queue_depth", 2, 64)
-        self._range("clock_mhz", 1, 1000)
-        if self.softmax_vec not in (8, 16, 32, 64):
-            raise ConfigError(f"softmax_vec must be 8, 16, 32 or 64, not {self.softmax_vec!r}")
-        if self.burst_beats not in (1, 2, 4, 8, 16, 32, 64, 128, 256):
-            raise ConfigError(
-                f"burst_beats must be a power of two up to 256, not {self.burst_beats!r}"
-            )
-        if (
-            self.read_fifo_beats & (self.read_fifo_beats - 1)
-            or self.read_fifo_beats < 2 * self.burst_beats
-        ):
-            raise ConfigError(
-                "read_fifo_beats must be a power of two and hold two bursts "
-                f"({2 * self.burst_beats}), not {self.read_fifo_beats!r}"
-            )
-        if self.constant_fifo_beats < 2 * self.constant_beats:
-            raise ConfigError(
-                f"constant_fifo_beats must hold two tiles ({2 * self.constant_beats}), "
-                f"not {self.constant_fifo_beats!r}"
-            )
-        if len(self.bank_words) != len(BANK_ROLES) or not all(
-            0 < words <= 1 << 17 for words in self.bank_words
-        ):
-            raise ConfigError(
-                f"bank_words must be {len(BANK_ROLES)} sizes in 1..131072, not {self.bank_words!r}"
-            )
+        """Check every type and range; the message says what is legal, and the nearest value.
 
-    def _range(self, name: str, low: int, high: int) -> None:
-        value = getattr(self, name)
-        if not low <= value <= high:
-            raise ConfigError(f"{name} must be in {low}..{high}, not {value!r}")
+        Raises:
+            ConfigError: its ``field`` names the field that is not legal.
+        """
+        for name, parameter in PARAMETERS.items():
+            if name in _DEPENDENT:
+                _check_type(name, getattr(self, name))
+            else:
+                check_parameter(name, parameter, getattr(self, name))
+        if self.columns not in (legal := columns_for(self.rows)):
+            nearest = min(legal, key=lambda columns: (abs(columns - self.columns), columns))
+            expected = f"{legal[0]} or a multiple of {legal[1]} up to {legal[-1]}"
+            expected += f" with {self.rows} rows"
+            raise _refusal("columns", expected, self.columns, nearest)
+        self._check_fifo("read_fifo_beats", "two bursts", 2 * self.burst_beats)
+        self._check_fifo("constant_fifo_beats", "two tiles", 2 * self.constant_beats)
+
+    def _check_fifo(self, name: str, what: str, least: int) -> None:
+        value, parameter = getattr(self, name), PARAMETERS[name]
+        least = max(least, parameter.low)
+        if (nearest := max(parameter.nearest(value), least)) != value:
+            legal = parameter.legal if value > least else f"at least {least} ({what})"
+            raise _refusal(name, legal, value, nearest)
 
     @property
     def lanes(self) -> int:
@@ -172,3 +211,52 @@ class AcceleratorConfig:
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
         return cls(**plain)
+
+
+#: What every field of :class:`AcceleratorConfig` is, in the order of the class.
+PARAMETERS: Mapping[str, Parameter] = {
+    item.name: item.metadata["parameter"] for item in fields(AcceleratorConfig)
+}
+
+
+#: Fields whose legal values depend on others.
+_DEPENDENT = ("columns", "read_fifo_beats", "constant_fifo_beats")
+
+
+def _refusal(name: str, legal: str, value: object, nearest: object) -> ConfigError:
+    error = ConfigError(f"{name} must be {legal}, not {value_text(value):.80}", nearest=nearest)
+    error.field = name
+    return error
+
+
+def value_text(value: object) -> str:
+    """A value as the command line takes it: ``64,64,32`` for several numbers."""
+    return ",".join(map(repr, value)) if isinstance(value, tuple) else repr(value)
+
+
+def check_parameter(name: str, parameter: Parameter, value: object) -> None:
+    """Refuse a value that its field could not have whatever the others are.
+
+    Raises:
+        ConfigError: of another type, or outside the range; names the nearest legal value.
+    """
+    nearest: object
+    _check_type(name, value)
+    if isinstance(value, tuple):
+        count = len(BANK_ROLES)
+        sizes = tuple(map(parameter.nearest, value))[:count]
+        nearest = sizes + (parameter.low,) * (count - len(sizes))
+        legal = f"{count} sizes {parameter.legal}"
+    else:
+        assert isinstance(value, int)
+        nearest, legal = parameter.nearest(value), parameter.legal
+    if nearest != value:
+        raise _refusal(name, legal, value, nearest)
+
+
+def _check_type(name: str, value: object) -> None:
+    several = name == "bank_words"
+    numbers = value if several else (value,)
+    # type() and not isinstance: a JSON true is an int to Python.
+    if type(numbers) is not tuple or not all(type(number) is int for number in numbers):
+        raise _refusal(name, "a tuple of integers" if several else "an integer", value, None)

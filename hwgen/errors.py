@@ -71,6 +71,9 @@ class FormatError(HwgenError, ValueError):
 class ConfigError(HwgenError, ValueError):
     """A configuration is inconsistent or outside what the generator builds."""
 
+    #: Parameter of the design that is not legal, where it is one.
+    field: str | None = None
+
 
 class CheckpointError(HwgenError):
     """A checkpoint cannot be read, or lacks, repeats or misshapes a tensor."""

@@ -28,7 +28,8 @@ from hwgen.graph.spec import ModelSpec
 from hwgen.report.results import SimulationResult, SynthesisResult, design_digest
 from hwgen.report.terminal import Reporter
 from hwgen.sim.frame import Memory
-from hwgen.stages.design import Design, check_fits, design, design_name
+from hwgen.stages.configure import check_fits
+from hwgen.stages.design import Design, design, design_name
 from hwgen.stages.emit import DesignFolder, emit, warn_of_changes
 from hwgen.stages.load import (
     Loaded,
@@ -38,6 +39,7 @@ from hwgen.stages.load import (
     load,
 )
 from hwgen.stages.lower import Lowered, lower, predicted_cycles
+from hwgen.stages.options import DesignOptions
 from hwgen.stages.quantise import Accuracy, measure_accuracy, quantise
 from hwgen.stages.simulate import simulate
 from hwgen.stages.synthesise import describe_synthesis, save_synthesis, synthesise
@@ -74,6 +76,8 @@ class Settings:
     """What a flow needs beside its artefacts."""
 
     board: Board = field(default_factory=lambda: get_board(DEFAULT_BOARD))
+    #: What the user states of the design.
+    options: DesignOptions = field(default_factory=DesignOptions)
     out: Path | None = None  #: design folder; by default ``rtl_out/<model>_<board>``
     images: int | Path | None = None  #: how many to simulate, or which
     memory_latency: int | None = None  #: cycles; by default the board's
@@ -124,7 +128,7 @@ def _synthesise_stage(evidence: Evidence, settings: Settings, reporter: Reporter
 STAGES: tuple[Stage, ...] = (
     Stage("load", Request, Loaded, lambda a, s, r: load(a, r)),
     Stage("quantise", Loaded, IntegerGraph, lambda a, s, r: quantise(a, r)),
-    Stage("design", IntegerGraph, Design, lambda a, s, r: design(a, s.board, r)),
+    Stage("design", IntegerGraph, Design, lambda a, s, r: design(a, s.board, s.options, r)),
     Stage("lower", Design, Lowered, lambda a, s, r: lower(a, r)),
     Stage("emit", Lowered, DesignFolder, lambda a, s, r: emit(a, s.folder(a.design.name), r)),
     Stage("simulate", DesignFolder, Evidence, _simulate_stage),
@@ -170,7 +174,7 @@ def run_all(request: Request, settings: Settings, reporter: Reporter) -> Evidenc
     """
     # Everything that the user can have got wrong, before minutes of work.
     check_replaceable(settings.folder(design_name(request.spec, settings.board.name)))
-    check_fits(request.spec, settings.board)
+    check_fits(request.spec, settings.board, settings.options, request.softmax_vec)
     images = settings.image_set(request.spec)
     labelled = images
     if request.spec == MODELS["digits"] and not isinstance(settings.images, Path):
@@ -245,6 +249,8 @@ def describe_evidence(evidence: Evidence) -> dict[str, Any]:
         "model": manifest.model,
         "board": manifest.board.name,
         "config": manifest.config.to_json(),
+        "row_blocks": manifest.row_blocks,
+        "notes": list(manifest.notes),
         "predicted_cycles": manifest.program.predicted_cycles,
         "macs": manifest.program.macs,
         **manifest.extra,

@@ -31,6 +31,7 @@ from hwgen.stages import simulate as simulate_stage
 from hwgen.stages.design import Design, design_name, open_source
 from hwgen.stages.emit import DesignFolder, graph_bytes
 from hwgen.stages.load import Request, calibration_images, held_out_images
+from hwgen.stages.options import DesignOptions
 from hwgen.stages.simulate import account, predicted_for, simulate
 from hwgen.stages.synthesise import board_usage, save_synthesis, synthesise
 
@@ -90,14 +91,20 @@ def test_watch_may_replace_an_artefact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_design_survives_its_file(graph: IntegerGraph, tmp_path: Path) -> None:
     design = Design(
-        graph=graph, config=AcceleratorConfig(rows=32, columns=32), board=get_board("zcu102")
+        graph=graph,
+        config=AcceleratorConfig(rows=32, columns=32),
+        row_blocks=2,
+        board=get_board("zcu102"),
+        notes=("so",),
     )
     assert design.name == "digits_zcu102"
     path = tmp_path / "design"
     design.save(path)
     again = Design.load(path)
     assert again is not None
+    assert again.parameters == design.parameters
     assert (again.config, again.board) == (design.config, design.board)
+    assert again.notes == ("so",)
     assert graph_bytes(again.graph) == graph_bytes(graph)
     assert IntegerGraph.load(path).macs() == graph.macs()  # a design is a graph, too
     graph.save(path)
@@ -115,7 +122,10 @@ def test_design_survives_its_file(graph: IntegerGraph, tmp_path: Path) -> None:
         ({"board": "zcu102"}, "board must be a table, not 'zcu102'"),
         ({"config": 7}, "config: The configuration must be a table, not 7"),
         ({"config": {"k" * 5000: 1}}, "config: The configuration must have exactly the keys"),
-        ({"rows": 7}, r"rows must be a known key (board, config, schema_version)"),
+        (
+            {"rows": 7},
+            r"rows must be a known key (board, config, notes, row_blocks, schema_version)",
+        ),
     ],
 )
 def test_malformed_designs_are_refused(
@@ -123,6 +133,7 @@ def test_malformed_designs_are_refused(
 ) -> None:
     board, config = get_board("zcu102"), AcceleratorConfig()
     document = {"schema_version": 2, "board": board.to_json(), "config": config.to_json()}
+    document |= {"row_blocks": 1, "notes": []}
     path = tmp_path / "d"
     graph.save(path, more={"hwgen.design": json.dumps(document)})
     found = Design.load(path)
@@ -143,17 +154,17 @@ def test_malformed_designs_are_refused(
 def test_a_design_is_for_its_board(graph: IntegerGraph, tmp_path: Path) -> None:
     board = get_board("zcu102")
     path = tmp_path / "d"
-    Design(graph=graph, config=AcceleratorConfig(), board=board).save(path)
+    Design(graph=graph, config=AcceleratorConfig(), row_blocks=1, board=board).save(path)
     for given in (None, board):
-        opened = open_source(path, given)
+        opened = open_source(path, given, DesignOptions())
         assert isinstance(opened, Design)
         assert opened.board == board
     other = Board.from_json(board.to_json() | {"name": "other"})
     with pytest.raises(UsageError, match="must be the design's 'zcu102' or absent, not 'other'"):
-        open_source(path, other)
+        open_source(path, other, DesignOptions())
     other = Board.from_json(board.to_json() | {"clock": {"mhz": 200}})
     with pytest.raises(UsageError, match="the two boards 'zcu102' differ in clock"):
-        open_source(path, other)
+        open_source(path, other, DesignOptions())
 
 
 def test_design_names_are_identifiers() -> None:
@@ -328,7 +339,8 @@ def test_a_synthesis_is_reported_against_the_board(tmp_path: Path) -> None:
 def test_the_manifests_board_counts_not_that_of_its_name(tmp_path: Path) -> None:
     values = get_board("zcu102").to_json()
     values["resources"]["dsp"] = 5040
-    values["synthesis_target"] = "ecp5"
+    values |= {"part": "LFE5U-85F", "synthesis_target": "ecp5"}
+    values |= {"dsp_primitive": "none", "dsp_column_heights": None}
     opened = folder(tmp_path)
     opened = replace(opened, manifest=replace(opened.manifest, board=Board.from_json(values)))
     assert board_usage(opened.manifest.board, SYNTHESIS) == []
@@ -377,6 +389,39 @@ def test_a_failed_simulation_takes_the_older_result_with_it(
     assert (tmp_path / "simulation.json").exists() is left
 
 
+@pytest.mark.parametrize(
+    ("target", "liberty", "part"),
+    [
+        (None, None, "synthesis"),
+        ("xcup", None, "synthesis"),
+        ("ecp5", None, "simulation"),
+        (None, Path("cells.lib"), "simulation"),
+    ],
+)
+def test_only_xcup_gets_the_primitives(
+    target: str | None,
+    liberty: Path | None,
+    part: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from hwgen.synth import yosys
+
+    opened = folder(tmp_path)
+    files = {**opened.manifest.files, "twin.v": "", "dsp48e2.v": ""}
+    lists = {"simulation": ("x.v", "twin.v"), "synthesis": ("x.v", "dsp48e2.v")}
+    opened = replace(opened, manifest=replace(opened.manifest, files=files, **lists))
+
+    def run(paths: list[Path], top: str, chosen: str, **_: object) -> None:
+        assert chosen == (target or "xcup")
+        assert [path.name for path in paths] == list(lists[part])
+        raise NotImplementedError
+
+    monkeypatch.setattr(yosys, "synthesise", run)
+    with pytest.raises(NotImplementedError):
+        synthesise(opened, REPORTER, target=target, liberty=liberty)
+
+
 def test_an_edit_during_the_synthesis_does_not_get_its_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -422,7 +467,10 @@ def test_a_design_is_written_once(
         write(path, arrays, metadata)
 
     monkeypatch.setattr(graph_module, "write_safetensors", watch)
-    Design(graph=graph, config=AcceleratorConfig(), board=get_board("zcu102")).save(tmp_path / "d")
+    design = Design(
+        graph=graph, config=AcceleratorConfig(), row_blocks=1, board=get_board("zcu102")
+    )
+    design.save(tmp_path / "d")
     assert written == [{"hwgen.graph", "hwgen.design"}]
 
 

@@ -13,11 +13,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import PlainValidator, with_config
+from pydantic import Field, PlainValidator, with_config
 
 from hwgen import __version__
 from hwgen.boards import Board
-from hwgen.config import AcceleratorConfig
+from hwgen.config import PARAMETERS, AcceleratorConfig
 from hwgen.errors import FormatError
 from hwgen.graph.assumption import assumptions_from_json
 from hwgen.isa.registers import BY_NAME, COUNTERS
@@ -46,6 +46,8 @@ def check_file_name(name: object) -> str:
 
 #: A configuration as the value of a key: all its keys, checked by itself.
 ConfigTable = Annotated[AcceleratorConfig, PlainValidator(AcceleratorConfig.from_json)]
+#: How many row blocks a program cuts the tokens into.
+RowBlocks = Annotated[int, Field(ge=1, le=PARAMETERS["max_row_length"].high)]
 
 
 def digest(data: bytes) -> str:
@@ -110,10 +112,12 @@ class Manifest:
     model: str
     board: Board
     config: ConfigTable
+    row_blocks: RowBlocks  #: ranges of tokens that the program processes one behind the other
     program: ProgramFacts
     simulation: tuple[str, ...]  #: Verilog files for simulation
     synthesis: tuple[str, ...]  #: Verilog files for synthesis
     files: Mapping[str, str]  #: SHA-256 of every file beside the manifest
+    notes: tuple[str, ...] = ()  #: what was chosen although nobody asked for it, and why
     extra: Mapping[str, Any] = field(
         default_factory=dict
     )  #: accuracy, weight widths: for the report
@@ -153,6 +157,8 @@ class Manifest:
             "model": self.model,
             "board": self.board.to_json(),
             "config": self.config.to_json(),
+            "row_blocks": self.row_blocks,
+            "notes": list(self.notes),
             "program": asdict(self.program) | {"input_shape": list(self.program.input_shape)},
             "simulation": list(self.simulation),
             "synthesis": list(self.synthesis),

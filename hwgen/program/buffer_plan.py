@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
-from hwgen.config import BANK_ROLES, AcceleratorConfig
+from hwgen.config import BANK_ROLES, PARAMETERS, AcceleratorConfig
 from hwgen.errors import ConfigError, DoesNotFitError
 from hwgen.graph.ops import Op, Tensor
 from hwgen.graph.spec import ModelSpec
@@ -102,12 +102,15 @@ def row_blocks(
     count = blocks
     if count is None:
         count = max(2 if tokens // 2 >= rows + INJECTION_CYCLES else 1, ceil_div(tokens, tile_rows))
-    if not 1 <= count <= tokens or ceil_div(tokens, count) > tile_rows:
-        raise ConfigError(
-            f"Row blocks must be in {ceil_div(tokens, tile_rows)}..{tokens} for {tokens} tokens, "
-            f"not {count!r}",
+    least = ceil_div(tokens, tile_rows)
+    if not least <= count <= tokens:
+        error = ConfigError(
+            f"row_blocks must be in {least}..{tokens} for {tokens} tokens, not {count!r}",
             why=f"an accumulator bank holds {tile_rows} rows",
+            nearest=min(max(count, least), tokens),
         )
+        error.field = "row_blocks"
+        raise error
     # The larger blocks first: their LayerNorm has the longer matmul to hide behind.
     bounds = [ceil_div(tokens * i, count) for i in range(count + 1)]
     return tuple(pairwise(bounds))
@@ -297,30 +300,48 @@ def bank_words_for(
 def preset_config(
     graph: GraphLike, *, rows: int, columns: int, blocks: int | None = None, **options: Any
 ) -> AcceleratorConfig:
-    """A design whose memories fit the model exactly.
+    """A design whose memories fit the graph exactly: :func:`sized_config` with its slice length."""
+    vec = next((op.vec for op in graph.ops if hasattr(op, "vec")), AcceleratorConfig.softmax_vec)
+    values = {"softmax_vec": vec} | options
+    return sized_config(graph.spec, rows=rows, columns=columns, blocks=blocks, **values)
+
+
+def sized_config(
+    spec: ModelSpec, *, rows: int, columns: int, blocks: int | None = None, **options: Any
+) -> AcceleratorConfig:
+    """A design whose memories fit a model exactly.
 
     Args:
-        graph: the model.
+        spec: geometry of the model.
         rows: R of the array.
         columns: C of the array.
         blocks: row blocks, None for the rule.
         options: further fields of :class:`AcceleratorConfig`; they win over computed ones.
+
+    Raises:
+        ConfigError: a field that is not legal, or not with the others.
+        DoesNotFitError: more tokens, channels or words than a design may have.
     """
-    spec = graph.spec
-    tile_rows = options.pop("tile_rows", default_tile_rows(spec.tokens))
-    plan = plan_buffers(spec, rows=rows, columns=columns, tile_rows=tile_rows, blocks=blocks)
-    ports = options.get("memory_ports", 1)
-    constant_beats = ceil_div(columns * 64, 128 * ports)
+    demands = (
+        ("tokens", spec.tokens, "max_row_length", ("a larger patch", "a smaller image")),
+        ("channels", spec.width, "max_channels", ("a narrower model",)),
+    )
+    for what, demand, name, levers in demands:
+        if demand > (bound := PARAMETERS[name].high):
+            raise DoesNotFitError(what, demand, bound, what, levers)
+    tile_rows = default_tile_rows(spec.tokens)
+    if blocks is not None and blocks > 0:
+        tile_rows = max(tile_rows, ceil_div(spec.tokens, blocks))
+    constant_beats = ceil_div(columns * 64, 128 * max(1, options.get("memory_ports", 1)))
     constant_fifo = max(128, 1 << (4 * constant_beats - 1).bit_length())
-    vec = next((op.vec for op in graph.ops if hasattr(op, "vec")), 32)
     computed: dict[str, Any] = {
-        "rows": rows,
-        "columns": columns,
-        "softmax_vec": vec,
         "max_row_length": spec.tokens,
-        "max_channels": max(8, spec.width),
+        "max_channels": max(PARAMETERS["max_channels"].low, spec.width),
         "tile_rows": tile_rows,
-        "bank_words": plan.words,
         "constant_fifo_beats": constant_fifo,
     }
-    return AcceleratorConfig(**(computed | options))
+    config = AcceleratorConfig(rows=rows, columns=columns, **(computed | options))
+    if "bank_words" in options:
+        return config
+    plan = plan_buffers(spec, rows=rows, columns=columns, tile_rows=config.tile_rows, blocks=blocks)
+    return config.replace(bank_words=plan.words)

@@ -71,6 +71,8 @@ from hwgen.program.program import Boundary, Part, Program
 from hwgen.program.schedule import Draft, Item, schedule
 
 _PAGE = 4096
+#: Output tiles that MATMUL can finish before DRAIN has taken any.
+_ACCUMULATOR_BANKS = 2
 #: Estimated latency from the last row of a tile to its last word written, and of a vector unit.
 _DRAIN_LATENCY = 60
 _VECTOR_LATENCY = 80
@@ -359,7 +361,9 @@ class _Builder:
                     relocate=True,
                     parts=tuple(parts),
                 )
-                item.drafts.insert(1, load)
+                # Behind the tiles where they can be handed over before any is drained: the array
+                # starts earlier. More of them would wait for DRAIN, and DRAIN for these words.
+                item.drafts.insert(int(tiles[1] - tiles[0] <= _ACCUMULATOR_BANKS), load)
                 loaded = until
             self.items.append(item)
         extra = []

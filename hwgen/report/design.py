@@ -27,6 +27,7 @@ def rows(
         ["model", manifest.model],
         ["board", f"{manifest.board.name}, {config.clock_mhz} MHz (assumed)"],
         ["array", f"{config.rows} x {config.columns} at {config.weight_bits} bits"],
+        ["row blocks", f"{manifest.row_blocks}"],
         ["instructions", f"{manifest.program.instructions:,}"],
         ["MACs per frame", f"{manifest.program.macs:,}"],
         *_calibration(manifest.extra),
@@ -43,7 +44,7 @@ def rows(
         table += synthesis_rows(synthesis, usage)
     else:
         table.append(["synthesis", "none for these files (hwgen synth)"])
-    return table
+    return [*table, *(["note", note] for note in manifest.notes)]
 
 
 def _calibration(extra: Mapping[str, Any]) -> list[list[str]]:

@@ -6,20 +6,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from pydantic import with_config
 
 from hwgen.boards import Board
 from hwgen.config import AcceleratorConfig
-from hwgen.emit.manifest import ConfigTable
-from hwgen.errors import DoesNotFitError, UsageError
+from hwgen.emit.manifest import ConfigTable, RowBlocks
+from hwgen.errors import UsageError
 from hwgen.graph.graph import IntegerGraph
+from hwgen.graph.ops import Softmax
 from hwgen.graph.safetensors_file import read_safetensors
 from hwgen.graph.spec import ModelSpec
 from hwgen.reading import STRICT, check_version, load_json, printable, validate
 from hwgen.report.terminal import Reporter
+from hwgen.stages.configure import check_fits
+from hwgen.stages.options import DesignOptions
 
 #: Longest name of a design.
 _NAME_CHARACTERS = 64
@@ -49,6 +52,8 @@ class _Document:
     schema_version: int
     board: Board
     config: ConfigTable
+    row_blocks: RowBlocks
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,12 +62,20 @@ class Design:
 
     graph: IntegerGraph
     config: AcceleratorConfig
+    row_blocks: int  #: ranges of tokens that a program processes one behind the other
     board: Board
+    notes: tuple[str, ...] = ()  #: what was chosen although nobody asked for it, and why
 
     @property
     def name(self) -> str:
         """Name of the Verilog top and default name of the folder: ``<model>_<board>``."""
         return design_name(self.graph.spec, self.board.name)
+
+    @property
+    def parameters(self) -> dict[str, int | tuple[int, ...]]:
+        """What options can state of it, by the names of :data:`hwgen.stages.options.OPTIONS`."""
+        values = {item.name: getattr(self.config, item.name) for item in fields(self.config)}
+        return values | {"row_blocks": self.row_blocks}
 
     def save(self, path: Path) -> None:
         """Write the design; the file is also a graph."""
@@ -70,6 +83,8 @@ class Design:
             "schema_version": DESIGN_SCHEMA_VERSION,
             "board": self.board.to_json(),
             "config": self.config.to_json(),
+            "row_blocks": self.row_blocks,
+            "notes": list(self.notes),
         }
         text = json.dumps(document, sort_keys=True, separators=(",", ":"))
         self.graph.save(path, more={_DESIGN_KEY: text})
@@ -93,100 +108,41 @@ class Design:
             remedy="generate the design again",
         )
         document = validate(values, _Document, where=where)
-        return cls(graph=IntegerGraph.load(path), config=document.config, board=document.board)
+        return cls(
+            graph=IntegerGraph.load(path),
+            config=document.config,
+            row_blocks=document.row_blocks,
+            board=document.board,
+            notes=document.notes,
+        )
 
 
-def preset(board: Board, spec: ModelSpec) -> dict[str, int]:
-    """The board's preset array for a model, as fields of the configuration.
-
-    A layer that fills an array's rows fewer than four times spends most of its cycles on loading
-    and skew, so a narrow model gets half the rows, columns and ports of the preset, down to 16
-    rows.
-    """
-    values: dict[str, int] = {**dict(board.preset), "clock_mhz": board.clock.mhz}
-    while values["rows"] > 16 and spec.width < 4 * values["rows"]:
-        for name in ("rows", "columns", "memory_ports"):
-            values[name] = max(1, values[name] // 2)
-    return values
+def softmax_slices(graph: IntegerGraph) -> int:
+    """Slice length of a graph's softmax."""
+    return next(op.vec for op in graph.ops if isinstance(op, Softmax))
 
 
-def memory_blocks(spec: ModelSpec, rows: int, columns: int) -> int:
-    """36 Kbit block RAMs of the activation memory and the accumulators: a lower bound.
-
-    A block is 512 x 64, 1024 x 32, 2048 x 16 or 4096 x 8 bits with byte enables.
-    """
-    from hwgen.program.buffer_plan import default_tile_rows, plan_buffers
-
-    tile_rows = default_tile_rows(spec.tokens)
-    plan = plan_buffers(spec, rows=rows, columns=columns, tile_rows=tile_rows)
-    memories = [(words, 8 * rows) for words in plan.words] + [(tile_rows, 32 * columns)] * 2
-    return sum(
-        min(-(-depth // (512 << k)) * -(-width // (64 >> k)) for k in range(4))
-        for depth, width in memories
-    )
-
-
-def check_fits(spec: ModelSpec, board: Board) -> None:
-    """Refuse a model whose activations do not fit the board, before anything is computed.
-
-    Raises:
-        DoesNotFitError: names the demand, the bound, and the nearest image size that fits.
-    """
-    values = preset(board, spec)
-    rows, columns = values["rows"], values["columns"]
-    bound = board.limit("bram36")
-
-    def demand(size: int) -> int | None:
-        try:
-            return memory_blocks(replace(spec, image_size=size), rows, columns)
-        except DoesNotFitError:
-            return None
-
-    needed = demand(spec.image_size)
-    if needed is not None and needed <= bound:
-        return
-    smaller = range(spec.image_size - spec.patch, 0, -spec.patch)
-    nearest = next((n for n in smaller if (demand(n) or bound + 1) <= bound), None)
-    levers = ["a larger patch", "a narrower model"]
-    if nearest is not None:
-        tokens = replace(spec, image_size=nearest).tokens
-        levers.insert(0, f"images of {nearest} x {nearest} pixels ({tokens} tokens), which fit")
-    if needed is None:  # beyond what an address can name: the plan says what
-        try:
-            memory_blocks(spec, rows, columns)
-        except DoesNotFitError as error:
-            where = f"model {spec.name!r} on {board.name}"
-            raise DoesNotFitError(
-                error.resource, error.demand, error.bound, error.unit, levers, where=where
-            ) from error
-    assert needed is not None
-    raise DoesNotFitError(
-        "Block RAM for activations",
-        needed,
-        bound,
-        "blocks of 36 Kbit",
-        levers,
-        where=f"model {spec.name!r} on {board.name}"
-        f" ({board.budget['bram36']:.0%} of its block RAM)",
-    )
-
-
-def design(graph: IntegerGraph, board: Board, reporter: Reporter) -> Design:
-    """The board's preset array, with memories that fit the graph exactly."""
-    from hwgen.program.buffer_plan import preset_config
-
+def design(graph: IntegerGraph, board: Board, options: DesignOptions, reporter: Reporter) -> Design:
+    """The board's preset, changed by the options, with memories that fit the graph exactly."""
     with reporter.stage("design"):
-        check_fits(graph.spec, board)
-        config = preset_config(graph, **preset(board, graph.spec))
-        return Design(graph=graph, config=config, board=board)
+        hardware = check_fits(graph.spec, board, options, softmax_slices(graph))
+        for note in hardware.notes:
+            reporter.say(note)
+        return Design(
+            graph=graph,
+            config=hardware.config,
+            row_blocks=hardware.row_blocks,
+            board=board,
+            notes=hardware.notes,
+        )
 
 
-def open_source(path: Path, board: Board | None) -> IntegerGraph | Design:
-    """A design, or a graph that the board's preset will run.
+def open_source(path: Path, board: Board | None, options: DesignOptions) -> IntegerGraph | Design:
+    """A design, or a graph that the board's preset, changed by the options, will run.
 
     Raises:
         FormatError: the file is neither.
-        UsageError: the design is for another board.
+        UsageError: the design is for another board, or is not what the options state.
     """
     found = Design.load(path)
     if found is None:
@@ -202,4 +158,5 @@ def open_source(path: Path, board: Board | None) -> IntegerGraph | Design:
             "--board must say what the design's board says, or be absent:"
             f" the two boards {board.name!r} differ in {key}"
         )
+    options.check_agreement(found.parameters)
     return found

@@ -70,11 +70,17 @@ def emit(lowered: Lowered, path: Path, reporter: Reporter) -> DesignFolder:
         # Simulation and synthesis differ in these modules only: same name, ports and behaviour.
         primitives = component.synthesis_leaves()
         twins = {part: leaves.pop(part) for part in primitives}
-        simulation, synthesis = f"{chosen.name}_twin.v", f"{chosen.name}_dsp48e2.v"
+        simulation = synthesis = f"{chosen.name}_twin.v"
         files = {
             shared: convert(component, chosen.name, leaves, primitives).encode(),
             simulation: _leaf_texts(twins, chosen.name).encode(),
-            synthesis: _leaf_texts(primitives, chosen.name).encode(),
+        }
+        # Amaranth warns of a component that is built and not converted.
+        text = _leaf_texts(primitives, chosen.name)
+        if chosen.board.dsp_primitive == "DSP48E2":
+            synthesis = f"{chosen.name}_dsp48e2.v"
+            files[synthesis] = text.encode()
+        files |= {
             "program.bin": program.image,
             "boundaries.json": program.boundaries_bytes(),
             "labels.json": labels_bytes(program),
@@ -87,6 +93,8 @@ def emit(lowered: Lowered, path: Path, reporter: Reporter) -> DesignFolder:
             model=chosen.graph.spec.name,
             board=chosen.board,
             config=chosen.config,
+            row_blocks=chosen.row_blocks,
+            notes=chosen.notes,
             program=ProgramFacts(
                 image="program.bin",
                 boundaries="boundaries.json",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
 
+from hwgen.config import AcceleratorConfig
 from hwgen.errors import FormatError, UsageError
 from hwgen.frontend.checkpoint import load_checkpoint
 from hwgen.frontend.checkpoint_files import find_checkpoint
@@ -40,6 +41,7 @@ class Request:
     container: str | None = None  #: which of several state dicts
     sources: Mapping[str, str] = field(default_factory=dict)  #: of the specification's fields
     notes: tuple[str, ...] = ()
+    softmax_vec: int = AcceleratorConfig.softmax_vec  #: slice length of E2Softmax
 
     @classmethod
     def of(
@@ -51,6 +53,7 @@ class Request:
         weight_bits: int = 8,
         squares: str = "compressed",
         container: str | None = None,
+        softmax_vec: int | None = None,
     ) -> Request:
         """Resolve names; a known model without a checkpoint is wrong usage.
 
@@ -85,6 +88,7 @@ class Request:
             container=container,
             sources=described.sources,
             notes=described.notes,
+            softmax_vec=cls.softmax_vec if softmax_vec is None else softmax_vec,
         )
 
 

@@ -39,7 +39,7 @@ def lower(chosen: Design, reporter: Reporter, *, check: bool = True) -> Lowered:
     graph = chosen.graph
     with reporter.stage("lower"):
         reporter("compiling the graph", 0.0)
-        program = lower_graph(graph, chosen.config)
+        program = lower_graph(graph, chosen.config, blocks=chosen.row_blocks)
         memory = board_memory(chosen.board, chosen.config)
         predicted = predicted_cycles(program, memory)
         if check:

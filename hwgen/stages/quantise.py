@@ -26,6 +26,7 @@ def quantise(loaded: Loaded, reporter: Reporter) -> IntegerGraph:
             images.images,
             weight_bits=request.weight_bits,
             squares=request.squares,
+            vec=request.softmax_vec,
             image_source=images.identity,
         )
 

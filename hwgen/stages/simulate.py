@@ -134,7 +134,7 @@ def predicted_for(folder: DesignFolder, graph: IntegerGraph, memory: Memory) -> 
     if all(manifest.extra.get(name) == value for name, value in settings.items()):
         return manifest.program.predicted_cycles
     try:
-        program = lower_graph(graph, manifest.config)
+        program = lower_graph(graph, manifest.config, blocks=manifest.row_blocks)
     except HwgenError:
         return None
     try:

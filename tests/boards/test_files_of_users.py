@@ -64,6 +64,8 @@ def test_a_design_does_not_need_its_board_file(command: Any, tmp_path: Path) -> 
     manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())
     assert manifest["board"] == mine.to_json()
     assert manifest["board"]["title"] == "Mine"
+    assert manifest["simulation"] == ["digits_zcu102.v", "digits_zcu102_twin.v"]
+    assert manifest["synthesis"] == ["digits_zcu102.v", "digits_zcu102_dsp48e2.v"]
     status, result = command("simulate", "d", "--images", "1")
     assert (status, result["matches_reference"], result["memory_latency"]) == (0, True, 333)
     assert result["memory_bandwidth"] == pytest.approx(20)
@@ -77,6 +79,35 @@ def test_the_name_of_the_board_is_that_of_the_design(command: Any, tmp_path: Pat
     status, made = command("generate", "g", "--board", "my.toml")
     assert (status, made["board"], made["name"]) == (0, "Lab-7", "digits_Lab_7")
     assert [path.name for path in (tmp_path / "rtl_out").iterdir()] == ["digits_Lab_7"]
+
+
+ECP5 = """\
+name = "versa"
+title = "Lattice ECP5 Versa"
+part = "LFE5UM5G-85F-8BG381"
+synthesis_target = "ecp5"
+resources = {lut = 83640, ff = 83640, dsp = 156, bram36 = 104}
+budget = {lut = 0.7, ff = 0.5, dsp = 0.8, bram36 = 0.8}
+clock = {mhz = 100}
+memory = {bytes_per_second = 1_000_000_000, latency_cycles = 50, ports = 1, port_bits = 128}
+preset = {rows = 16, columns = 16, memory_ports = 1}
+"""
+
+
+def test_other_devices_get_no_primitive(command: Any, tmp_path: Path) -> None:
+    """Neither in a list of files nor beside it: the plain twin of the column is in both lists."""
+    (tmp_path / "versa.toml").write_text(ECP5)
+    status, made = command("generate", "g", "--board", "versa.toml", "-o", "d")
+    assert status == 0, made
+    manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())
+    assert manifest["board"]["dsp_primitive"] == "none"
+    verilog = ["digits_versa.v", "digits_versa_twin.v"]
+    assert manifest["simulation"] == manifest["synthesis"] == verilog
+    assert sorted(path.name for path in (tmp_path / "d").glob("*.v")) == verilog
+    assert not any("dsp48" in (tmp_path / "d" / name).read_text().lower() for name in verilog)
+    assert set(manifest["files"]) | {"manifest.json"} == {
+        path.name for path in (tmp_path / "d").iterdir()
+    }
 
 
 @pytest.mark.parametrize("name", ["../x", "/tmp/x", "a b", "", ".x", "x\\n", "x" * 33])

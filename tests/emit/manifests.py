@@ -18,6 +18,7 @@ def manifest(files: Mapping[str, str], **extra: object) -> Manifest:
         model="digits",
         board=get_board("zcu102"),
         config=AcceleratorConfig(),
+        row_blocks=1,
         program=ProgramFacts(
             image="program.bin",
             boundaries="b.json",

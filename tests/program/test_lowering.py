@@ -56,6 +56,13 @@ def test_every_boundary_equals_the_graph_interpreters(
     check(graph, lower(graph, config, blocks=blocks), seeds=(None, 1))
 
 
+def test_position_words_come_before_tiles_that_wait_for_them() -> None:
+    """More tiles a piece than accumulator banks: their load ends only when some are drained."""
+    graph = random_graph(spec(width=400, heads=2, head_dim=16, depth=1), 1)
+    config = preset_config(graph, rows=16, columns=8)
+    check(graph, lower(graph, config), seeds=(None, 1))
+
+
 def test_graphs_under_test_are_alive() -> None:
     """Codes are spread; a constant graph would match anything."""
     for model in MODELS.values():
@@ -299,7 +306,7 @@ def test_row_blocks() -> None:
     assert row_blocks(197, 128, 197) == ((0, 197),)
     assert row_blocks(17, 16, 17) == ((0, 17),)
     assert len(row_blocks(577, 32, 197)) == 3
-    with pytest.raises(ConfigError, match=r"Row blocks must be in 2\.\.17 for 17 tokens, not 1"):
+    with pytest.raises(ConfigError, match=r"row_blocks must be in 2\.\.17 for 17 tokens, not 1"):
         row_blocks(17, 16, 9, 1)
 
 

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a board's preset, a model and what the user states to a configuration that is legal.
+
+What the user states is taken as it is or refused. What he leaves unsaid comes from the preset or
+follows from the model, and gives way where it does not fit: never in silence, but with a note.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hwgen.boards import Board
+from hwgen.config import PARAMETERS, AcceleratorConfig, value_text
+from hwgen.errors import ConfigError, DoesNotFitError, UsageError
+from hwgen.graph.spec import ModelSpec
+from hwgen.stages.options import BY_NAME, DesignOptions
+
+#: A layer that fills an array's rows fewer times than this spends most of its cycles on loading
+#: and skew.
+_FILLS = 4
+#: The unsaid parameter that gives way to a said one; every other one depends on said ones only.
+_GIVES_WAY = {"columns": "rows", "read_fifo_beats": "burst_beats"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """A configuration, how many row blocks a program cuts the tokens into, and what is to be said.
+
+    ``notes``: one sentence for every value that is not the preset's although nobody asked for it.
+    """
+
+    config: AcceleratorConfig
+    row_blocks: int
+    notes: tuple[str, ...] = ()
+
+
+def configure(spec: ModelSpec, board: Board, options: DesignOptions, softmax_vec: int) -> Hardware:
+    """The board's preset, changed by the options, with memories that fit the model exactly.
+
+    Args:
+        spec: geometry of the model.
+        board: its preset and memory ports.
+        options: what the user states.
+        softmax_vec: slice length of the graph's softmax.
+
+    Raises:
+        UsageError: an option that the model, the board or another option does not permit; names
+            the nearest legal value.
+        DoesNotFitError: more tokens, channels or words than any design may have.
+    """
+    from hwgen.program.buffer_plan import (
+        default_tile_rows,
+        plan_buffers,
+        row_blocks,
+        sized_config,
+    )
+
+    said = dict(options.values)
+    _check_said(spec, board, said, softmax_vec)
+    preset, notes = _preset(board, spec, said)
+    blocks: Any = said.get("row_blocks")
+    values: dict[str, Any] = preset | said | {"softmax_vec": softmax_vec}
+    values.pop("row_blocks", None)
+    while True:
+        try:
+            config = sized_config(spec, blocks=blocks, **values)
+            ranges = row_blocks(spec.tokens, config.rows, config.tile_rows, blocks)
+            break
+        except ConfigError as error:
+            notes.append(_give_way(error, values, said))
+    if "bank_words" in said:
+        plan = plan_buffers(
+            spec,
+            rows=config.rows,
+            columns=config.columns,
+            tile_rows=config.tile_rows,
+            blocks=len(ranges),
+        )
+        _check_banks(config.bank_words, plan.words)
+    if "tile_rows" not in said and blocks is not None:
+        usual = default_tile_rows(spec.tokens)
+        if config.tile_rows != usual:
+            notes.append(
+                f"tile_rows = {config.tile_rows} is taken instead of {usual}: row_blocks = {blocks}"
+                f" with {spec.tokens} tokens needs it"
+            )
+    return Hardware(config=config, row_blocks=len(ranges), notes=tuple(notes))
+
+
+def _refuse(name: str, legal: str, value: object, nearest: object, why: str | None = None) -> None:
+    text = f"{BY_NAME[name].option} must be {legal}, not {value}"
+    raise UsageError(text, why=why, nearest=nearest)
+
+
+def _check_said(spec: ModelSpec, board: Board, said: Mapping[str, Any], softmax_vec: int) -> None:
+    """Refuse what model, graph and board do not permit, whatever the other options are."""
+    if (ports := said.get("memory_ports", 1)) > board.memory.ports:
+        limit = board.memory.ports
+        _refuse("memory_ports", f"at most the {limit} of {board.name}", ports, limit)
+    if (vec := said.get("softmax_vec", softmax_vec)) != softmax_vec:
+        why = "the slice length is part of the softmax's function"
+        _refuse("softmax_vec", f"the graph's {softmax_vec}", vec, softmax_vec, why)
+    for name, demand, what in (
+        ("max_row_length", spec.tokens, "tokens"),
+        ("max_channels", spec.width, "channels"),
+    ):
+        if said.get(name, demand) < demand:
+            _refuse(name, f"at least the model's {demand} {what}", said[name], demand)
+
+
+def _check_banks(given: tuple[int, ...], needed: tuple[int, ...]) -> None:
+    nearest = tuple(map(max, given, needed))
+    if nearest != given:
+        legal = f"at least the model's {value_text(needed)}"
+        _refuse("bank_words", legal, value_text(given), value_text(nearest))
+
+
+def _preset(
+    board: Board, spec: ModelSpec, said: Mapping[str, Any]
+) -> tuple[dict[str, int], list[str]]:
+    """The board's preset as fields of the configuration, and what is to be said of it.
+
+    A narrow model gets half the rows, columns and ports, down to 16 rows, where the user does not
+    choose the rows.
+    """
+    before: dict[str, int] = dict(board.preset)
+    values = {**before, "clock_mhz": board.clock.mhz}
+    if "rows" in said:
+        return values, []
+    least = PARAMETERS["rows"].low
+    while values["rows"] > least and spec.width < _FILLS * values["rows"]:
+        for name in ("rows", "columns", "memory_ports"):
+            if name not in said:
+                values[name] = max(1, values[name] // 2)
+    changes = [
+        f"{name} = {value} instead of {before[name]}"
+        for name, value in values.items()
+        if value != before.get(name, value)
+    ]
+    if not changes:
+        return values, []
+    note = (
+        f"The preset of {board.name} is changed for this model: {', '.join(changes)}, because its"
+        f" width {spec.width} fills an array of {before['rows']} rows fewer than {_FILLS} times"
+    )
+    return values, [note]
+
+
+def _give_way(error: ConfigError, values: dict[str, Any], said: Mapping[str, Any]) -> str:
+    """Move the unsaid one of two parameters that do not fit together; returns what is to be said.
+
+    Raises:
+        UsageError: both are said.
+    """
+    name = error.field
+    assert name is not None
+    moved = name if name not in said else _GIVES_WAY.get(name, name)
+    if moved in said:
+        raise BY_NAME[name].refusal(error) from error
+    before = values.get(moved, getattr(AcceleratorConfig, moved))
+    nearest = error.nearest
+    if moved != name:
+        fitting = [v for v in PARAMETERS[moved].powers() if _permits(values | {moved: v}, name)]
+        if not fitting:
+            raise BY_NAME[name].refusal(error) from error
+        nearest = min(fitting, key=lambda value: (abs(value - before), value))
+    values[moved] = nearest
+    return f"{moved} = {nearest} is taken instead of {before}: {error.what}"
+
+
+def _permits(values: Mapping[str, Any], name: str) -> bool:
+    """Whether the other parameters permit the value of one."""
+    try:
+        AcceleratorConfig(**values)
+    except ConfigError as error:
+        return error.field != name
+    return True
+
+
+def memory_blocks(config: AcceleratorConfig) -> int:
+    """36 Kbit block RAMs of the activation memory and the accumulators: a lower bound.
+
+    A block is 512 x 64, 1024 x 32, 2048 x 16 or 4096 x 8 bits with byte enables.
+    """
+    memories = [(words, config.word_bits) for words in config.bank_words]
+    memories += [(config.tile_rows, 32 * config.columns)] * 2
+    return sum(
+        min(-(-depth // (512 << k)) * -(-width // (64 >> k)) for k in range(4))
+        for depth, width in memories
+    )
+
+
+def check_fits(spec: ModelSpec, board: Board, options: DesignOptions, softmax_vec: int) -> Hardware:
+    """The hardware, refused where its activations do not fit the board.
+
+    Needs shapes only: it is asked before the checkpoint is read.
+
+    Raises:
+        DoesNotFitError: names the demand, the bound, and the nearest image size that fits.
+        UsageError: as :func:`configure` does.
+    """
+    bound = board.limit("bram36")
+    levers = ["a larger patch", "a narrower model"]
+    if "bank_words" in options.values:
+        levers.append(f"smaller {BY_NAME['bank_words'].option}")
+
+    def demand(size: int) -> int:
+        """Block RAMs with images of another size; beyond the bound where no design is legal."""
+        try:
+            smaller = configure(replace(spec, image_size=size), board, options, softmax_vec)
+        except (DoesNotFitError, UsageError):
+            return bound + 1
+        return memory_blocks(smaller.config)
+
+    def with_nearest() -> list[str]:
+        sizes = range(spec.image_size - spec.patch, 0, -spec.patch)
+        nearest = next((size for size in sizes if demand(size) <= bound), None)
+        if nearest is None:
+            return levers
+        tokens = replace(spec, image_size=nearest).tokens
+        fits = f"images of {nearest} x {nearest} pixels ({tokens} tokens), which fit"
+        return [fits, *levers]
+
+    where = f"model {spec.name!r} on {board.name}"
+    try:
+        hardware = configure(spec, board, options, softmax_vec)
+    except DoesNotFitError as error:  # beyond what an address or a counter can name
+        raise DoesNotFitError(
+            error.resource, error.demand, error.bound, error.unit, with_nearest(), where=where
+        ) from error
+    needed = memory_blocks(hardware.config)
+    if needed <= bound:
+        return hardware
+    raise DoesNotFitError(
+        "Block RAM for activations",
+        needed,
+        bound,
+        "blocks of 36 Kbit",
+        with_nearest(),
+        where=f"{where} ({board.budget['bram36']:.0%} of its block RAM)",
+    )

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parameters of a design that a user may state: one table for options, help and checks.
+
+Meaning and range of a parameter are the configuration's own (:data:`hwgen.config.PARAMETERS`). The
+width of the columns' weights is no option: every complete accelerator has 8-bit columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hwgen.config import PARAMETERS, AcceleratorConfig, Parameter, check_parameter, value_text
+from hwgen.errors import ConfigError, UsageError
+
+Value = int | tuple[int, ...]
+
+#: Not of the hardware: how the program runs on it.
+ROW_BLOCKS = Parameter(
+    doc="ranges of tokens that are processed one behind the other, so that vector units hide behind"
+    " the array",
+    low=1,
+    high=PARAMETERS["max_row_length"].high,
+)
+
+
+@dataclass(frozen=True)
+class DesignOption:
+    """One option: the parameter's name, a field of the configuration or ``row_blocks``."""
+
+    name: str
+    group: str
+    option: str = ""  #: by default the name's
+    default: str = "the board's"
+
+    def __post_init__(self) -> None:
+        """Name the option after its parameter where nothing else is said."""
+        if not self.option:
+            object.__setattr__(self, "option", f"--{self.name.replace('_', '-')}")
+
+    @property
+    def parameter(self) -> Parameter:
+        """Meaning and range."""
+        return ROW_BLOCKS if self.name == "row_blocks" else PARAMETERS[self.name]
+
+    @property
+    def help(self) -> str:
+        """What ``--help`` says."""
+        doc = self.parameter.doc
+        return f"{doc[0].upper()}{doc[1:]}: {self.parameter.legal}. Default: {self.default}."
+
+    def check(self, value: Value) -> None:
+        """Refuse what is not legal whatever the other parameters are.
+
+        Raises:
+            UsageError: names the nearest legal value.
+        """
+        try:
+            check_parameter(self.name, self.parameter, value)
+        except ConfigError as error:
+            raise self.refusal(error) from error
+
+    def refusal(self, error: ConfigError) -> UsageError:
+        """The configuration's refusal as one of the option."""
+        what = f"{self.option}{error.what.removeprefix(self.name)}"
+        nearest = None if error.nearest is None else value_text(error.nearest)
+        return UsageError(what, why=error.why, nearest=nearest)
+
+
+_ARRAY, _VECTOR = "Array", "Vector units"
+_ON_CHIP, _EXTERNAL = "On-chip memories and queues", "External memory"
+_MODEL = "by the model"
+
+
+def _usual(name: str) -> str:
+    return str(getattr(AcceleratorConfig, name))
+
+
+#: Every option, in the order of the help text.
+OPTIONS: tuple[DesignOption, ...] = (
+    DesignOption("rows", _ARRAY),
+    DesignOption("columns", _ARRAY),
+    DesignOption("row_blocks", _ARRAY, default="2 where the array stays filled"),
+    DesignOption("clock_mhz", _ARRAY, "--clock", "the board's; an assumption, nothing is timed"),
+    DesignOption("softmax_vec", _VECTOR, "--softmax-lanes", _usual("softmax_vec")),
+    DesignOption("max_row_length", _VECTOR, default=_MODEL),
+    DesignOption("max_channels", _VECTOR, default=_MODEL),
+    DesignOption("tile_rows", _ON_CHIP, default=_MODEL),
+    DesignOption("bank_words", _ON_CHIP, default=_MODEL),
+    DesignOption("constant_fifo_beats", _ON_CHIP, default="by columns and ports"),
+    DesignOption("queue_depth", _ON_CHIP, default=_usual("queue_depth")),
+    DesignOption("memory_ports", _EXTERNAL, "--ports"),
+    DesignOption("read_fifo_beats", _EXTERNAL, default=_usual("read_fifo_beats")),
+    DesignOption("burst_beats", _EXTERNAL, default=_usual("burst_beats")),
+    DesignOption("outstanding", _EXTERNAL, default=_usual("outstanding")),
+)
+
+#: The options by the names of their parameters.
+BY_NAME: Mapping[str, DesignOption] = {option.name: option for option in OPTIONS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DesignOptions:
+    """What the user states of a design; everything else follows from board and model.
+
+    ``values`` has names of :data:`OPTIONS`; each is legal by itself.
+    """
+
+    values: Mapping[str, Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check every value by itself.
+
+        Raises:
+            UsageError: names the nearest legal value.
+        """
+        for name, value in self.values.items():
+            BY_NAME[name].check(value)
+
+    def check_agreement(self, design: Mapping[str, Value]) -> None:
+        """Refuse what contradicts a design that exists.
+
+        Args:
+            design: its values, by the names of :data:`OPTIONS`.
+
+        Raises:
+            UsageError: names the option and the design's value.
+        """
+        for name, value in self.values.items():
+            if value != design[name]:
+                option = BY_NAME[name].option
+                own, other = value_text(design[name]), value_text(value)
+                raise UsageError(f"{option} must be the design's {own} or absent, not {other}")

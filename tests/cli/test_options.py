@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every parameter of a design is an option: through the real command line, in this process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hwgen.cli import main
+from hwgen.config import AcceleratorConfig
+from hwgen.emit.manifest import Manifest
+from hwgen.graph.graph import IntegerGraph
+from hwgen.graph.ops import Softmax
+from hwgen.program.buffer_plan import row_blocks
+from hwgen.stages.options import OPTIONS
+
+NARROW = (
+    "The preset of zcu102 is changed for this model: rows = 16 instead of 32, columns = 16 instead"
+    " of 32, memory_ports = 1 instead of 2, because its width 64 fills an array of 32 rows fewer"
+    " than 4 times"
+)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command did."""
+
+    status: int
+    json: dict[str, Any]
+    err: str
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """``call("generate", "g", "--rows", 32)`` with ``--json`` in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Done:
+        status = main([*map(str, arguments), "--json"])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err, err
+        return Done(status, json.loads(out), err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A graph of the digits."""
+    path = tmp_path_factory.mktemp("graph") / "digits"
+    assert main(["quantize", "digits", "-o", str(path), "--json"]) == 0
+    return path
+
+
+@pytest.fixture
+def graph(digits: Path, tmp_path: Path) -> str:
+    """The graph as ``g`` in the empty folder."""
+    shutil.copy(digits, tmp_path / "g")
+    return "g"
+
+
+class NoHardware:
+    """In the place of the accelerator: no modules."""
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.leaves = self.synthesis_leaves = dict
+
+
+@pytest.fixture
+def no_verilog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the Verilog, which takes most of the time, where nothing looks at it."""
+    monkeypatch.setattr("hwgen.rtl.accelerator.Accelerator", NoHardware)
+    monkeypatch.setattr("hwgen.emit.verilog.convert", lambda *_: "// left out\n")
+
+
+@pytest.mark.parametrize("verb", ["run", "generate"])
+def test_help_shows_every_option_in_its_group(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([verb, "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for option in OPTIONS:
+        assert f"{option.option} N" in text
+        assert option.help in text
+        heading = text.index(f"{option.group} of the design:")
+        assert heading < text.index(f"{option.option} N")
+    assert text.index("Options:") < text.index("Array of the design:")
+    assert "[MODEL]" not in text[text.index("Options:") :]
+
+
+def test_help_says_what_narrow_weights_buy(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("run", "quantize"):
+        assert main([verb, "--help"]) == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert "Below 8 the accuracy changes and nothing else" in text
+        assert "bytes, cycles and LUTs are those of 8" in text
+        assert "--softmax-lanes" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "nearest"),
+    [
+        (("--rows", 24), 16),
+        (("--columns", 24), 16),
+        (("--rows", 64, "--columns", 16), 32),
+        (("--ports", 7), 6),
+        (("--softmax-lanes", 48), 32),
+        (("--clock", 2000), 1000),
+        (("--row-blocks", 18), 17),
+        (("--max-row-length", 16), 17),
+        (("--max-channels", 63), 64),
+        (("--tile-rows", 1), 2),
+        (("--tile-rows", 8, "--row-blocks", 2), 3),
+        (("--bank-words", "1,2,3"), "1,2,3,1,1,1,1"),
+        (("--bank-words", "136,68,68,136,34,34,1"), "136,68,68,136,34,34,136"),
+        (("--read-fifo-beats", 300), 256),
+        (("--burst-beats", 64, "--read-fifo-beats", 64), 128),
+        (("--constant-fifo-beats", 8), 16),
+        (("--burst-beats", 24), 16),
+        (("--outstanding", 0), 1),
+        (("--queue-depth", 1), 2),
+    ],
+    ids=str,
+)
+def test_an_illegal_value_is_wrong_usage_and_the_nearest_is_named(
+    options: tuple[object, ...], nearest: object, call: Command, tmp_path: Path
+) -> None:
+    done = call("run", "--images", "1", *options)
+    assert done.status == 2
+    assert done.json["error"].startswith(f"{options[-2]} must be ")
+    assert done.json["error"].endswith(f"; nearest legal value: {nearest}")
+    assert done.json["error"] in done.err
+    assert not list(tmp_path.iterdir())  # before any work
+
+
+@pytest.mark.parametrize("options", [("--rows", "x"), ("--bank-words", "1,x"), ("--rows",)])
+def test_what_is_no_number(options: tuple[str, ...], call: Command) -> None:
+    done = call("generate", "g", *options)
+    assert done.status == 2
+    assert options[0] in done.json["error"]
+
+
+@pytest.mark.usefixtures("no_verilog")
+def test_the_preset_is_not_changed_in_silence(graph: str, call: Command) -> None:
+    done = call("generate", graph)
+    assert done.status == 0
+    assert NARROW in done.err.splitlines()
+    assert done.json["notes"] == [NARROW]
+    report = call("report", done.json["out"])
+    assert report.json["notes"] == [NARROW]
+    assert report.json["row_blocks"] == done.json["row_blocks"] == 1
+
+
+@pytest.mark.usefixtures("no_verilog")
+def test_notes_are_shown_as_a_table(
+    graph: str, call: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = call("generate", graph, "--row-blocks", 2).json["out"]
+    assert main(["report", out]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "row blocks 2" in text
+    assert f"note {NARROW}" in text
+
+
+def test_options_decide_the_design(graph: str, call: Command) -> None:
+    options = {
+        "--rows": ("rows", 32),
+        "--columns": ("columns", 16),
+        "--ports": ("memory_ports", 3),
+        "--clock": ("clock_mhz", 200),
+        "--max-row-length": ("max_row_length", 100),
+        "--max-channels": ("max_channels", 100),
+        "--tile-rows": ("tile_rows", 30),
+        "--bank-words": ("bank_words", [100, 90, 80, 200, 70, 60, 150]),
+        "--constant-fifo-beats": ("constant_fifo_beats", 77),
+        "--queue-depth": ("queue_depth", 5),
+        "--read-fifo-beats": ("read_fifo_beats", 64),
+        "--burst-beats": ("burst_beats", 32),
+        "--outstanding": ("outstanding", 7),
+        "--softmax-lanes": ("softmax_vec", 32),
+    }
+    arguments = []
+    for option, (_, value) in options.items():
+        text = ",".join(map(str, value)) if isinstance(value, list) else value
+        arguments += [option, text]
+    done = call("generate", graph, *arguments, "--row-blocks", 3, "-o", "d")
+    assert done.status == 0, done.err
+    for name, value in options.values():
+        assert done.json["config"][name] == value
+    assert done.json["row_blocks"] == Manifest.load(Path("d")).row_blocks == 3
+    assert done.json["notes"] == []
+    # Bytes per cycle follow the clock.
+    assert done.json["memory_bandwidth"] == pytest.approx(14e9 / 200e6)
+    assert {f"--{option.option[2:]}" for option in OPTIONS} == {*options, "--row-blocks"}
+
+
+@pytest.mark.usefixtures("no_verilog")
+def test_row_blocks_decide_the_program(graph: str, call: Command) -> None:
+    programs = {}
+    for blocks in (1, 2, 5):
+        done = call("generate", graph, "--row-blocks", blocks, "-o", f"d{blocks}")
+        assert done.status == 0, done.err
+        programs[blocks] = Path(f"d{blocks}", "program.bin").read_bytes()
+        longest = max(stop - start for start, stop in row_blocks(17, 16, 17, blocks))
+        assert done.json["config"]["bank_words"][4] == 2 * longest
+    assert len(set(programs.values())) == 3
+    assert call("generate", graph, "-o", "d").json["row_blocks"] == 1
+    assert Path("d", "program.bin").read_bytes() == programs[1]
+
+
+@pytest.mark.usefixtures("no_verilog")
+def test_slice_length_is_the_graphs(graph: str, call: Command) -> None:
+    done = call("generate", graph, "--softmax-lanes", 16)
+    assert done.status == 2
+    assert "--softmax-lanes must be the graph's 32, not 16" in done.json["error"]
+    assert call("quantize", "digits", "--softmax-lanes", 16, "-o", "h").status == 0
+    slices = {op.vec for op in IntegerGraph.load("h").ops if isinstance(op, Softmax)}
+    assert slices == {16}
+    done = call("generate", "h")
+    assert done.json["config"]["softmax_vec"] == 16
+
+
+def test_what_does_not_fit_with_the_options_given(call: Command, tmp_path: Path) -> None:
+    """The configuration that would be built is checked, before the checkpoint is read."""
+    arguments = ("run", "deit_base", "--checkpoint", "none")
+    done = call(*arguments, "--rows", 128, "--columns", 1024)
+    assert done.status == 1
+    assert done.json["resource"] == "Block RAM for activations"
+    # Accumulators of 1,024 columns: two banks of 197 x 32 bits each, 512 x 64 bits a block.
+    assert done.json["demand"] > 2 * 1024 * 32 / 64
+    assert not list(tmp_path.iterdir())
+    done = call(*arguments, "--rows", 128)
+    assert "none" in done.json["error"]  # this one fits; what fails is the checkpoint

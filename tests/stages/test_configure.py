@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From preset, model and options to a configuration: what is taken, moved, refused, and said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from hwgen.boards import Board, get_board
+from hwgen.errors import DoesNotFitError, UsageError
+from hwgen.frontend.models import MODELS
+from hwgen.graph.spec import ModelSpec
+from hwgen.program.buffer_plan import bank_words_for, preset_config, row_blocks
+from hwgen.program.skeleton import skeleton_graph
+from hwgen.stages.configure import Hardware, check_fits, configure, memory_blocks
+from hwgen.stages.options import DesignOptions
+
+ZCU102 = get_board("zcu102")
+DIGITS, TINY = MODELS["digits"], MODELS["deit_tiny"]
+#: 1025 tokens: beyond the usual depth of an accumulator bank.
+LONG = replace(TINY, image_size=512)
+
+
+def board(**changes: dict[str, int]) -> Board:
+    """The ZCU102 with other values in some tables."""
+    tables = ZCU102.to_json()
+    return Board.from_json(
+        tables | {name: tables[name] | change for name, change in changes.items()}
+    )
+
+
+def given(spec: ModelSpec, on: Board = ZCU102, **values: Any) -> Hardware:
+    return configure(spec, on, DesignOptions(values=values), 32)
+
+
+def test_without_options_it_is_the_preset_fitted_to_the_model() -> None:
+    hardware = given(TINY)
+    expected = preset_config(skeleton_graph(TINY), **dict(ZCU102.preset), clock_mhz=300)
+    assert hardware.config == expected
+    assert hardware.row_blocks == len(row_blocks(197, 32, 197)) == 2
+    assert hardware.notes == ()
+
+
+def test_a_narrow_model_changes_the_preset_and_it_is_said() -> None:
+    hardware = given(DIGITS)
+    config = hardware.config
+    assert (config.rows, config.columns, config.memory_ports) == (16, 16, 1)
+    assert hardware.notes == (
+        (
+            "The preset of zcu102 is changed for this model: rows = 16 instead of 32, columns = 16"
+            " instead of 32, memory_ports = 1 instead of 2, because its width 64 fills an array of"
+            " 32 rows fewer than 4 times"
+        ),
+    )
+
+
+def test_stated_rows_are_taken_and_the_rule_of_narrow_models_is_left() -> None:
+    hardware = given(DIGITS, rows=32)
+    config = hardware.config
+    assert (config.rows, config.columns, config.memory_ports) == (32, 32, 2)
+    assert hardware.notes == ()
+    config = given(DIGITS, columns=64).config
+    assert (config.rows, config.columns, config.memory_ports) == (16, 64, 1)
+
+
+def test_memories_follow_the_stated_array() -> None:
+    config = given(DIGITS, rows=64, columns=64, row_blocks=2).config
+    assert config.bank_words == bank_words_for(
+        skeleton_graph(DIGITS), 64, columns=64, tile_rows=17, blocks=2
+    )
+    assert config.bank_words != given(DIGITS, rows=64, columns=64).config.bank_words
+    wide = given(TINY, columns=1024, memory_ports=1).config
+    assert wide.constant_fifo_beats >= 2 * wide.constant_beats > 128
+
+
+@pytest.mark.parametrize(
+    ("values", "moved", "note"),
+    [
+        (
+            {"rows": 128},
+            {"columns": 64},
+            (
+                "columns = 64 is taken instead of 32: columns must be 64 or a multiple of 128 up to"
+                " 1024 with 128 rows, not 32"
+            ),
+        ),
+        (
+            {"columns": 16},
+            {"rows": 32},
+            (
+                "rows = 32 is taken instead of 64: columns must be 32 or a multiple of 64 up to"
+                " 1024 with 64 rows, not 16"
+            ),
+        ),
+        (
+            {"read_fifo_beats": 8, "rows": 32},
+            {"burst_beats": 4},
+            (
+                "burst_beats = 4 is taken instead of 16: read_fifo_beats must be at least 32 (two"
+                " bursts), not 8"
+            ),
+        ),
+    ],
+)
+def test_what_is_unsaid_gives_way_and_it_is_said(
+    values: dict[str, int], moved: dict[str, int], note: str
+) -> None:
+    rows = 64 if "columns" in values else 32
+    hardware = given(MODELS["deit_base"], board(preset={"rows": rows}), **values)
+    for name, value in (values | moved).items():
+        assert getattr(hardware.config, name) == value
+    assert hardware.notes == (note,)
+
+
+def test_row_blocks() -> None:
+    assert given(TINY, row_blocks=1).row_blocks == 1
+    assert given(TINY, tile_rows=66).row_blocks == 3
+    assert given(LONG).config.tile_rows == 513
+    hardware = given(LONG, row_blocks=1)
+    assert (hardware.row_blocks, hardware.config.tile_rows) == (1, 1025)
+    assert hardware.notes == (
+        "tile_rows = 1025 is taken instead of 513: row_blocks = 1 with 1025 tokens needs it",
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rows": 64, "columns": 16}, r"--columns must be 32 or .* 64 rows, not 16; .*: 32$"),
+        ({"columns": 24}, r"--columns must be .*, not 24; nearest legal value: 16$"),
+        (
+            {"burst_beats": 32, "read_fifo_beats": 32},
+            r"--read-fifo-beats must be at least 64 \(two bursts\), not 32; .*: 64$",
+        ),
+        ({"constant_fifo_beats": 8}, r"--constant-fifo-beats must be at least 16 .*: 16$"),
+        ({"max_row_length": 16}, r"--max-row-length must be .* 17 tokens, not 16; .*: 17$"),
+        ({"max_channels": 63}, r"--max-channels must be .* 64 channels, not 63; .*: 64$"),
+        ({"row_blocks": 18}, r"--row-blocks must be in 1\.\.17 .*, not 18 .*: 17$"),
+        (
+            {"tile_rows": 8, "row_blocks": 2},
+            r"--row-blocks must be in 3\.\.17 .*, not 2 \(an .* holds 8 rows\); .*: 3$",
+        ),
+        (
+            {"bank_words": (200, 9, 68, 136, 34, 34, 136)},
+            (
+                r"--bank-words must be at least the model's 136,68,68,136,34,34,136, not 200,9,.*;"
+                r" nearest legal value: 200,68,68,136,34,34,136$"
+            ),
+        ),
+        ({"softmax_vec": 16}, r"--softmax-lanes must be the graph's 32, not 16 .*: 32$"),
+    ],
+)
+def test_what_the_model_does_not_permit(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        given(DIGITS, **values)
+
+
+def test_more_ports_than_the_board_has() -> None:
+    two = board(memory={"ports": 2})
+    assert given(DIGITS, two, memory_ports=2).config.memory_ports == 2
+    with pytest.raises(UsageError, match=r"--ports must be at most the 2 of zcu102, not 3; .*: 2$"):
+        given(DIGITS, two, memory_ports=3)
+
+
+def test_nearest_values_are_accepted() -> None:
+    """The figures of the messages above, put in place."""
+    given(DIGITS, rows=64, columns=32)
+    given(DIGITS, constant_fifo_beats=16)
+    given(DIGITS, max_row_length=17, max_channels=64)
+    given(DIGITS, tile_rows=8, row_blocks=3)
+    given(DIGITS, bank_words=(200, 68, 68, 136, 34, 34, 136))
+
+
+def fits(spec: ModelSpec, **values: Any) -> Hardware:
+    return check_fits(spec, ZCU102, DesignOptions(values=values), 32)
+
+
+def test_what_fits_is_what_is_built() -> None:
+    assert fits(DIGITS, columns=32) == given(DIGITS, columns=32)
+
+
+@pytest.mark.parametrize("values", [{}, {"rows": 64, "columns": 128}, {"row_blocks": 4}])
+def test_the_image_that_fits_is_found_for_the_options_given(values: dict[str, int]) -> None:
+    spec = MODELS["vit_base"]
+    large = replace(spec, image_size=480)
+    with pytest.raises(DoesNotFitError) as caught:
+        fits(large, **values)
+    error = caught.value
+    assert error.resource == "Block RAM for activations"
+    assert error.demand == memory_blocks(given(large, **values).config) > error.bound == 729
+    nearest = int(error.levers[0].split()[2])
+    smaller = replace(spec, image_size=nearest)
+    fits(smaller, **values)
+    with pytest.raises(DoesNotFitError):
+        fits(replace(spec, image_size=nearest + spec.patch), **values)
+
+
+def test_too_large_banks_are_no_fault_of_the_image() -> None:
+    with pytest.raises(DoesNotFitError, match=r"try: a larger patch; .*; smaller --bank-words"):
+        fits(DIGITS, bank_words=(1 << 17,) * 7)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": 1024}, "tokens must be at most 4,095 tokens, not 4,097"),
+        ({"width": 4800, "heads": 75}, "channels must be at most 4,095 channels, not 4,800"),
+    ],
+)
+def test_beyond_every_design(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(DoesNotFitError, match=message):
+        fits(replace(TINY, **changes))

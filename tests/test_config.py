@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration refuses what cannot be built, and its nearest value can."""
+
+from __future__ import annotations
+
+import pytest
+
+from hwgen.config import BANK_ROLES, PARAMETERS, AcceleratorConfig, columns_for
+from hwgen.errors import ConfigError
+
+LEGAL = AcceleratorConfig()
+#: What a wide array brings with it.
+WIDE = {"constant_fifo_beats": 1 << 14}
+
+#: A change that is not legal: the field that is to blame, and its nearest value.
+REFUSED = [
+    ({"rows": 24}, "rows", 16),
+    ({"rows": 25}, "rows", 32),
+    ({"rows": 0}, "rows", 16),
+    ({"rows": 10**30, "columns": 64}, "rows", 128),
+    ({"columns": 0}, "columns", 8),
+    ({"columns": 12}, "columns", 8),
+    ({"columns": 24}, "columns", 16),
+    ({"columns": 31}, "columns", 32),
+    ({"columns": 5000, **WIDE}, "columns", 1024),
+    ({"rows": 64, "columns": 0}, "columns", 32),
+    ({"rows": 64, "columns": 16}, "columns", 32),
+    ({"rows": 64, "columns": 96}, "columns", 64),
+    ({"rows": 128}, "columns", 64),
+    ({"rows": 128, "columns": 1000, **WIDE}, "columns", 1024),
+    ({"weight_bits": 0}, "weight_bits", 1),
+    ({"weight_bits": 9}, "weight_bits", 8),
+    ({"softmax_vec": 4}, "softmax_vec", 8),
+    ({"softmax_vec": 24}, "softmax_vec", 16),
+    ({"softmax_vec": 128}, "softmax_vec", 64),
+    ({"max_row_length": 0}, "max_row_length", 1),
+    ({"max_row_length": 4096}, "max_row_length", 4095),
+    ({"max_channels": 7}, "max_channels", 8),
+    ({"max_channels": 5000}, "max_channels", 4095),
+    ({"tile_rows": 1}, "tile_rows", 2),
+    ({"tile_rows": 4096}, "tile_rows", 4095),
+    ({"bank_words": (64,) * 6 + (0,)}, "bank_words", (64,) * 6 + (1,)),
+    ({"bank_words": (1 << 20,) * 7}, "bank_words", (1 << 17,) * 7),
+    ({"bank_words": (64,) * 5}, "bank_words", (64,) * 5 + (1, 1)),
+    ({"bank_words": (64,) * 9}, "bank_words", (64,) * 7),
+    ({"memory_ports": 0}, "memory_ports", 1),
+    ({"memory_ports": 7}, "memory_ports", 6),
+    ({"read_fifo_beats": 0}, "read_fifo_beats", 32),
+    ({"read_fifo_beats": 1, "burst_beats": 1}, "read_fifo_beats", 2),
+    ({"read_fifo_beats": 16}, "read_fifo_beats", 32),
+    ({"read_fifo_beats": 500}, "read_fifo_beats", 512),
+    ({"read_fifo_beats": 1 << 40}, "read_fifo_beats", 1 << 14),
+    ({"burst_beats": 256, "read_fifo_beats": 256}, "read_fifo_beats", 512),
+    ({"constant_fifo_beats": 2}, "constant_fifo_beats", 16),
+    (
+        {"constant_fifo_beats": 2, "columns": 8, "memory_ports": 6},
+        "constant_fifo_beats",
+        3,
+    ),
+    ({"constant_fifo_beats": 15}, "constant_fifo_beats", 16),
+    ({"constant_fifo_beats": 1 << 20}, "constant_fifo_beats", 1 << 14),
+    ({"columns": 1024}, "constant_fifo_beats", 1024),
+    ({"burst_beats": 0}, "burst_beats", 1),
+    ({"burst_beats": 12}, "burst_beats", 8),
+    ({"burst_beats": 512}, "burst_beats", 256),
+    ({"outstanding": 0}, "outstanding", 1),
+    ({"outstanding": 65}, "outstanding", 64),
+    ({"queue_depth": 1}, "queue_depth", 2),
+    ({"queue_depth": 65}, "queue_depth", 64),
+    ({"clock_mhz": 0}, "clock_mhz", 1),
+    ({"clock_mhz": 1001}, "clock_mhz", 1000),
+]
+
+
+@pytest.mark.parametrize(("changes", "field", "nearest"), REFUSED, ids=str)
+def test_the_nearest_legal_value_is_named(
+    changes: dict[str, object], field: str, nearest: object
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{field} must be .*, not ") as caught:
+        LEGAL.replace(**changes)
+    assert (caught.value.field, caught.value.nearest) == (field, nearest)
+    assert getattr(LEGAL.replace(**changes | {field: nearest}), field) == nearest
+
+
+def test_every_field_has_a_refused_value() -> None:
+    assert {field for _, field, _ in REFUSED} == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_the_ends_of_every_range_are_legal(name: str) -> None:
+    parameter = PARAMETERS[name]
+    for value in (parameter.low, parameter.high):
+        changes: dict[str, object] = {name: value}
+        if name == "bank_words":
+            changes = {name: (value,) * len(BANK_ROLES)}
+        # What else has to change with it.
+        if name == "rows":
+            changes["columns"] = max(value, 16)
+        if name == "columns":
+            changes["constant_fifo_beats"] = 1 << 14
+        if name == "constant_fifo_beats":
+            changes |= {"memory_ports": 6, "columns": 8}
+        if name in ("burst_beats", "read_fifo_beats"):
+            changes = {"burst_beats": 1, "read_fifo_beats": 1 << 14} | changes
+        assert LEGAL.replace(**changes).to_json()[name] is not None
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("value", [None, "16", 16.0, True, (16,), [16]])
+def test_other_types_are_refused(name: str, value: object) -> None:
+    if name == "bank_words" and value == (16,):
+        value = (16.0,) * 7
+    kind = "a tuple of integers" if name == "bank_words" else "an integer"
+    with pytest.raises(ConfigError, match=f"{name} must be {kind}, not"):
+        LEGAL.replace(**{name: value})
+
+
+def test_columns_for() -> None:
+    assert columns_for(16)[:4] == (8, 16, 32, 48)
+    assert columns_for(128)[:3] == (64, 128, 256)
+    for rows in (16, 32, 64, 128):
+        for columns in columns_for(rows):
+            LEGAL.replace(rows=rows, columns=columns, constant_fifo_beats=1 << 14)
+        assert columns_for(rows)[-1] == PARAMETERS["columns"].high
+
+
+def test_legal_values_in_words() -> None:
+    assert PARAMETERS["rows"].legal == "16, 32, 64 or 128"
+    assert PARAMETERS["memory_ports"].legal == "in 1..6"
+    assert PARAMETERS["burst_beats"].legal == "a power of two in 1..256"
