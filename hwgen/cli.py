@@ -30,6 +30,7 @@ from hwgen.errors import (
     ConfigError,
     DoesNotFitError,
     HwgenError,
+    InfeasibleError,
     MismatchError,
     UnexpectedLogitsError,
     UsageError,
@@ -115,6 +116,12 @@ def describe_error(error: BaseException) -> dict[str, Any]:
         values |= {"expect": error.agreement, "assumed": error.assumed}
     if isinstance(error, HwgenError) and error.changed_files:
         values["changed_files"] = list(error.changed_files)
+    if isinstance(error, InfeasibleError):
+        values |= {
+            "feasible": False,
+            "binding_resource": error.binding_resource,
+            "best_fps": error.best_fps,
+        }
     if isinstance(error, DoesNotFitError):
         values |= {
             "resource": error.resource,
@@ -494,27 +501,34 @@ def quantize(
     output.result(facts, lambda: print_table(str(graph_path), rows))
 
 
+#: Where the context keeps the board's name or file as the user gave it.
+_BOARD_SOURCE = "hwgen.board_source"
+
+
 def _open_board(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
-    from hwgen.boards import open_board
+    from hwgen.boards import get_board, list_boards, open_board
 
     if value is None:
         return None
+    ctx.meta[_BOARD_SOURCE] = value  # for the command that builds a design
     try:
-        return open_board(value)
+        board = open_board(value)
     except ConfigError as error:  # an illegal option value
         raise UsageError(error.what, nearest=error.nearest) from error
+    if board.name in list_boards() and board != get_board(board.name):
+        text = f"{value} is named {board.name!r} as a board of hwgen, and says other things"
+        print(f"warning: {text}; results will bear that name", file=sys.stderr)
+    return board
 
 
-def _board_option(default: str | None, help_text: str) -> Callable[..., Any]:
-    """``--board``: the command gets the board itself."""
-    return click.option(
-        "--board",
-        metavar="NAME|FILE",
-        default=default,
-        show_default=True,
-        callback=_open_board,
-        help=f"A board of 'hwgen boards', or a .toml file of your own. {help_text}".rstrip(),
-    )
+#: The command gets the board itself, or None.
+_board_option = click.option(
+    "--board",
+    metavar="NAME|FILE",
+    callback=_open_board,
+    help="A board of 'hwgen boards', or a .toml file of your own. Default: the design's, else"
+    " zcu102.",
+)
 
 
 class _Finite(click.FloatRange):
@@ -573,17 +587,32 @@ _images_option = click.option(
 @commands.command(
     cls=_DesignCommand,
     epilog=_MODEL_HELP
-    + " Without MODEL: the embedded 'digits' and its held-out images.\n\n"
+    + " Without MODEL: the design's, else the embedded 'digits' and its held-out images.\n\n"
     + _examples(
         "hwgen run",
         "hwgen run deit_tiny --checkpoint deit_tiny.safetensors",
         "hwgen run --board ./my_board.toml",
         "hwgen run deit_small --checkpoint s.pt --calibration train/ --images val.npz --json",
         "hwgen run --rows 16 --columns 32 --ports 2 --softmax-lanes 16",
+        "hwgen run deit_tiny --checkpoint deit_tiny.safetensors --fps 400 --synth",
+        "hwgen run deit_tiny --checkpoint deit_tiny.safetensors --design tiny.design",
     ),
 )
-@click.argument("model", default="digits")
-@_board_option("zcu102", "")
+@click.argument("model", required=False)
+@click.option(
+    "--fps",
+    type=_Finite(0, 1e9, min_open=True),
+    metavar="N",
+    help="Build the cheapest design that reaches N frames per second; see 'hwgen explore'.",
+)
+@click.option(
+    "--design",
+    "design_path",
+    type=click.Path(path_type=Path),
+    metavar="DESIGN",
+    help="Build this design ('hwgen generate --design-out' writes one).",
+)
+@_board_option
 @_checkpoint_option
 @_container_option
 @_calibration_option
@@ -601,10 +630,12 @@ _images_option = click.option(
     help="Design folder. Default: rtl_out/<model>_<board>.",
 )
 @_json_option
-@click.pass_obj
+@click.pass_context
 def run(
-    output: Output,
-    model: str,
+    context: click.Context,
+    model: str | None,
+    fps: float | None,
+    design_path: Path | None,
     board: Any,
     checkpoint: Path | None,
     container: str | None,
@@ -619,24 +650,17 @@ def run(
     out: Path | None,
     as_json: bool,
     **parameters: Any,
-) -> None:
+) -> int:
     """Quantise, generate, simulate and check a model: every stage in order."""
     from hwgen import flow
+    from hwgen.boards import DEFAULT_BOARD
     from hwgen.report.terminal import Reporter
+    from hwgen.stages.design import known_model, open_design
     from hwgen.stages.load import Request
 
+    output: Output = context.obj
     reporter = Reporter()
-    request = Request.of(
-        model,
-        checkpoint=checkpoint,
-        calibration=calibration,
-        weight_bits=weight_bits,
-        squares=squares,
-        container=container,
-        softmax_vec=parameters["softmax_vec"],
-    )
     settings = flow.Settings(
-        board=board,
         options=DesignOptions(values=_stated(parameters)),
         out=out,
         images=images,
@@ -645,39 +669,89 @@ def run(
         synthesise=synth,
         expect=expect,
     )
+    if board is not None:
+        settings = replace(settings, board=board)
+    softmax_vec = parameters["softmax_vec"]
+    if design_path is not None:
+        if fps is not None:
+            raise UsageError("--fps and --design must not be given together")
+        design = open_design(design_path, board, settings.options)
+        if design is None:
+            raise UsageError(f"--design must be a design, and {design_path} is a graph")
+        if design.graph is not None:
+            reporter.say(f"the model is quantised anew; the graph in {design_path} is not used")
+        settings = replace(settings, board=design.board, design=design)
+        softmax_vec = design.shapes.softmax_vec
+        model = model or known_model(design)
+    request = Request.of(
+        model or "digits",
+        checkpoint=checkpoint,
+        calibration=calibration,
+        weight_bits=weight_bits,
+        squares=squares,
+        container=container,
+        softmax_vec=softmax_vec,
+    )
+    explored: dict[str, Any] = {}
+    if fps is not None:
+        source = context.meta.get(_BOARD_SOURCE, DEFAULT_BOARD)
+        request, settings, explored = flow.find_design(
+            request, settings, reporter, fps=fps, source=model or "digits", board_source=source
+        )
     evidence = flow.run_all(request, settings, reporter)
-    values = flow.describe_evidence(evidence)
+    values = flow.describe_evidence(evidence) | explored
     if evidence.agreement is not None:
         values["expect"] = evidence.agreement.to_json()
+    missed = flow.missed_rate(evidence, fps)
+    if missed is not None:
+        values |= describe_error(missed)
+        print(f"error: {missed}", file=sys.stderr)
     output.result(values, lambda: _print_evidence(evidence))
+    return 0 if missed is None else missed.exit_status
 
 
 @commands.command(
     cls=_DesignCommand,
     epilog="SOURCE is a graph of 'hwgen quantize', which gets the board's preset changed by the"
-    " options, or a design.\n\n"
+    " options, or a design; a design without a graph needs --graph.\n\n"
     + _examples(
         "hwgen generate digits.graph -o rtl_out/digits",
         "hwgen generate digits.graph --columns 32 --ports 2 --clock 250",
         "hwgen generate tiny.graph --board zcu102 -o rtl_out/tiny --json",
         "hwgen generate tiny.graph --board ./my_board.toml",
+        "hwgen generate tiny.design --graph tiny.graph --design-out tiny_with_graph.design",
     ),
 )
 @click.argument("source", type=click.Path(path_type=Path))
-@_board_option(None, "Default: the design's, else zcu102.")
+@click.option(
+    "--graph",
+    "graph_path",
+    type=click.Path(path_type=Path),
+    metavar="GRAPH",
+    help="The graph that the design runs, in the place of its own.",
+)
+@_board_option
 @click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path),
     help="Design folder. Default: rtl_out/<model>_<board>.",
 )
+@click.option(
+    "--design-out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the design with its graph: one file to generate from, or for 'run --design'.",
+)
 @_json_option
 @click.pass_obj
 def generate(
     output: Output,
     source: Path,
+    graph_path: Path | None,
     board: Any,
     out: Path | None,
+    design_out: Path | None,
     as_json: bool,
     **parameters: Any,
 ) -> None:
@@ -688,14 +762,194 @@ def generate(
 
     reporter = Reporter()
     options = DesignOptions(values=_stated(parameters))
-    start = open_source(source, board, options)
+    inputs = [source] if graph_path is None else [source, graph_path]
+    if design_out is not None:
+        flow.check_output_file(design_out, inputs)
+    start = open_source(source, graph_path, board, options, reporter)
     settings = flow.Settings(options=options, out=out)
     if board is not None:
         settings = replace(settings, board=board)
-    folder = flow.run_flow(start, settings, reporter, until="emit")
+
+    folder = flow.generate_all(start, settings, reporter, design_out=design_out)
     evidence = flow.Evidence(folder=folder)
     facts = flow.describe_evidence(evidence) | {"files": dict(folder.manifest.files)}
+    if design_out is not None:
+        facts["design"] = str(design_out)
     output.result(facts, lambda: _print_evidence(evidence))
+
+
+class _Several(click.ParamType[Any]):
+    """Values of one parameter to try: ``16`` or ``16,32``, each legal by itself."""
+
+    name = "numbers"
+
+    def __init__(self, parameter: str) -> None:
+        self.option = BY_NAME[parameter]
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The values as a tuple."""
+        numbers = _Words().convert(value, param, ctx)
+        for number in numbers:
+            self.option.check(number)
+        return numbers
+
+
+def _choice_option(parameter: str) -> Callable[..., Any]:
+    option = BY_NAME[parameter]
+    return click.option(
+        option.option,
+        parameter,
+        type=_Several(parameter),
+        multiple=True,
+        metavar="N[,N...]",
+        help=f"Try these only ({option.parameter.doc}). Default: all that are legal.",
+    )
+
+
+def _budget_option(name: str, parameter: str, what: str) -> Callable[..., Any]:
+    def check(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+        if value is not None and value > 1 and value != int(value):
+            nearest = f"{value:.0f}"
+            raise UsageError(
+                f"--{name} must be a fraction up to 1 or a whole number, not {value:g}",
+                nearest=nearest,
+            )
+        return value
+
+    return click.option(
+        f"--{name}",
+        parameter,
+        type=_Finite(0, 1e9, min_open=True),
+        callback=check,
+        metavar="F",
+        help=f"{what} that a design may use: up to 1 a fraction of the device, above a count."
+        " Default: the board's budget.",
+    )
+
+
+@commands.command(
+    epilog="SOURCE is a known model (see 'hwgen models'), a JSON model file or a graph of 'hwgen"
+    " quantize'; no checkpoint is needed.\n\n"
+    "With --fps: the cheapest design that meets it, by the mean share of the limits of LUT, FF, DSP"
+    " and block RAM. Without: the Pareto front over frame rate, LUT, DSP and block RAM. Cycles are"
+    " predicted by the event-driven model, LUT and FF estimated, DSP and block RAM as Yosys counts"
+    " them.\n\n"
+    + _examples(
+        "hwgen explore deit_tiny --fps 400 -o tiny400.design",
+        "hwgen explore deit_base --board zcu102 --csv front.csv",
+        "hwgen explore digits.graph --fps 20000 --dsp 0.1 --rows 16,32 --json",
+        "hwgen explore deit_small --board ./my_board.toml --clock 250 --bram 600",
+    )
+)
+@click.argument("source")
+@_board_option
+@click.option(
+    "--fps",
+    type=_Finite(0, 1e9, min_open=True),
+    metavar="N",
+    help="Frames per second that the design must reach. Default: none, the Pareto front.",
+)
+@click.option(
+    "--clock",
+    "clock_mhz",
+    type=int,
+    metavar="MHZ",
+    help="Clock of the designs, an assumption: nothing is timed. Default: the board's.",
+)
+@_budget_option("lut", "lut", "LUTs")
+@_budget_option("ff", "ff", "Flip-flops")
+@_budget_option("dsp", "dsp", "DSPs")
+@_budget_option("bram", "bram36", "Block RAMs of 36 Kbit")
+@_choice_option("rows")
+@_choice_option("columns")
+@_choice_option("memory_ports")
+@_choice_option("softmax_vec")
+@_choice_option("row_blocks")
+@_latency_option
+@_bandwidth_option
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Processes; the answer is the same for any number. Default: one for each processor.",
+)
+@click.option(
+    "-o",
+    "--output",
+    "design_path",
+    type=click.Path(path_type=Path),
+    metavar="DESIGN",
+    help="Write the design (of a front: the fastest), without weights.",
+)
+@click.option(
+    "--csv", "csv_path", type=click.Path(path_type=Path), help="Write the designs as a table, too."
+)
+@_json_option
+@click.pass_context
+def explore(
+    context: click.Context,
+    source: str,
+    board: Any,
+    fps: float | None,
+    clock_mhz: int | None,
+    memory_latency: int | None,
+    memory_bandwidth: float | None,
+    workers: int | None,
+    design_path: Path | None,
+    csv_path: Path | None,
+    as_json: bool,
+    **given: Any,
+) -> int:
+    """Find the design for a frame rate, or what a board can do."""
+    from hwgen import flow
+    from hwgen.boards import DEFAULT_BOARD, get_board
+    from hwgen.explore.space import VARIED
+    from hwgen.report.terminal import Reporter, print_table
+    from hwgen.stages.explore import HEADER, ExploreRequest, explore, rows, summary, write_csv
+
+    output: Output = context.obj
+    reporter = Reporter()
+    if clock_mhz is not None:
+        BY_NAME["clock_mhz"].check(clock_mhz)
+    request = ExploreRequest.of(
+        source,
+        board=board or get_board(DEFAULT_BOARD),
+        board_source=context.meta.get(_BOARD_SOURCE, DEFAULT_BOARD),
+        fps=fps,
+        clock_mhz=clock_mhz,
+        memory_latency=memory_latency,
+        memory_bandwidth=memory_bandwidth,
+        budget={name: given[name] for name in ("lut", "ff", "dsp", "bram36") if given[name]},
+        choices={name: sum(given[name], ()) for name in VARIED if given[name]},
+        workers=workers,
+    )
+    for path in (design_path, csv_path):
+        if path is not None:
+            flow.check_output_file(path)
+    found = explore(request, reporter)
+    values = found.to_json()
+    if csv_path is not None and found.answer.designs:
+        write_csv(found, csv_path)
+        values["csv"] = str(csv_path)
+    if design_path is not None and found.chosen is not None:
+        found.design(found.chosen).save(design_path)
+        values["design"] = str(design_path)
+    failure = found.failure()
+    if failure is not None:
+        values = describe_error(failure) | values
+        print(f"error: {failure}", file=sys.stderr)
+
+    def table() -> None:
+        title = "Designs that meet the target" if fps is not None else "Pareto front"
+        if found.answer.designs:
+            print_table(title, rows(found), header=HEADER)
+        print_table("", summary(found))
+
+    output.result(values, table)
+    if found.answer.interrupted:
+        print("error: interrupted; what was found until then is above", file=sys.stderr)
+        return INTERRUPTED
+    return 0 if failure is None else failure.exit_status
 
 
 @commands.command(

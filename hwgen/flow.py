@@ -10,7 +10,7 @@ are files with a schema version, and a flow can start from any of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from typing import Any
 from hwgen.boards import DEFAULT_BOARD, Board, get_board
 from hwgen.emit.folder import check_replaceable
 from hwgen.errors import ConfigError, HwgenError, MismatchError, SimulationError, UsageError
+from hwgen.explore.evaluate import processors
+from hwgen.explore.space import VARIED, Choices
 from hwgen.files import reason, resolve_target
 from hwgen.frontend.expected import Agreement
 from hwgen.frontend.images import ImageSet, digits_dataset
@@ -25,12 +27,14 @@ from hwgen.frontend.models import MODELS
 from hwgen.graph.assumption import assumptions_to_json
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.spec import ModelSpec
+from hwgen.program.skeleton import skeleton_graph
 from hwgen.report.results import SimulationResult, SynthesisResult, design_digest
 from hwgen.report.terminal import Reporter
 from hwgen.sim.frame import Memory
 from hwgen.stages.configure import check_fits
-from hwgen.stages.design import Design, design, design_name
+from hwgen.stages.design import Design, Shapes, design, design_name
 from hwgen.stages.emit import DesignFolder, emit, warn_of_changes
+from hwgen.stages.explore import ExploreRequest, explore, layer_bits
 from hwgen.stages.load import (
     Loaded,
     Request,
@@ -38,7 +42,7 @@ from hwgen.stages.load import (
     held_out_images,
     load,
 )
-from hwgen.stages.lower import Lowered, lower, predicted_cycles
+from hwgen.stages.lower import Lowered, board_memory, check_runs, lower, predicted_cycles
 from hwgen.stages.options import DesignOptions
 from hwgen.stages.quantise import Accuracy, measure_accuracy, quantise
 from hwgen.stages.simulate import simulate
@@ -78,6 +82,8 @@ class Settings:
     board: Board = field(default_factory=lambda: get_board(DEFAULT_BOARD))
     #: What the user states of the design.
     options: DesignOptions = field(default_factory=DesignOptions)
+    #: The design that a quantised model gets, in the place of the board's preset.
+    design: Design | None = None
     out: Path | None = None  #: design folder; by default ``rtl_out/<model>_<board>``
     images: int | Path | None = None  #: how many to simulate, or which
     memory_latency: int | None = None  #: cycles; by default the board's
@@ -116,6 +122,12 @@ def _simulate_stage(folder: DesignFolder, settings: Settings, reporter: Reporter
     return simulate_design(folder, settings, reporter)
 
 
+def _design_stage(graph: IntegerGraph, settings: Settings, reporter: Reporter) -> Design:
+    if settings.design is not None:
+        return settings.design.with_graph(graph)
+    return design(graph, settings.board, settings.options, reporter)
+
+
 def _synthesise_stage(evidence: Evidence, settings: Settings, reporter: Reporter) -> Evidence:
     if not settings.synthesise:
         return evidence
@@ -128,7 +140,7 @@ def _synthesise_stage(evidence: Evidence, settings: Settings, reporter: Reporter
 STAGES: tuple[Stage, ...] = (
     Stage("load", Request, Loaded, lambda a, s, r: load(a, r)),
     Stage("quantise", Loaded, IntegerGraph, lambda a, s, r: quantise(a, r)),
-    Stage("design", IntegerGraph, Design, lambda a, s, r: design(a, s.board, s.options, r)),
+    Stage("design", IntegerGraph, Design, _design_stage),
     Stage("lower", Design, Lowered, lambda a, s, r: lower(a, r)),
     Stage("emit", Lowered, DesignFolder, lambda a, s, r: emit(a, s.folder(a.design.name), r)),
     Stage("simulate", DesignFolder, Evidence, _simulate_stage),
@@ -173,8 +185,8 @@ def run_all(request: Request, settings: Settings, reporter: Reporter) -> Evidenc
     Top-1 is measured on every held-out image that has a label; simulated are ``settings.images``.
     """
     # Everything that the user can have got wrong, before minutes of work.
-    check_replaceable(settings.folder(design_name(request.spec, settings.board.name)))
-    check_fits(request.spec, settings.board, settings.options, request.softmax_vec)
+    check_replaceable(settings.folder(design_name(request.spec.name, settings.board.name)))
+    _check_hardware(request, settings)
     images = settings.image_set(request.spec)
     labelled = images
     if request.spec == MODELS["digits"] and not isinstance(settings.images, Path):
@@ -218,6 +230,122 @@ def run_all(request: Request, settings: Settings, reporter: Reporter) -> Evidenc
     evidence = run_flow(request, settings, reporter, until="synthesise", watch=watch)
     assert isinstance(evidence, Evidence)
     return replace(evidence, agreement=agreement)
+
+
+def find_design(
+    request: Request,
+    settings: Settings,
+    reporter: Reporter,
+    *,
+    fps: float,
+    source: str,
+    board_source: str,
+) -> tuple[Request, Settings, dict[str, Any]]:
+    """``hwgen run --fps``: the cheapest design that meets a frame rate takes the preset's place.
+
+    Rows, columns, ports, softmax lanes and row blocks that the user states are kept to; what else
+    he states is the same for every design.
+
+    Returns:
+        the request with the design's softmax slices, the settings with the design, and what was
+        found, for the output.
+
+    Raises:
+        InfeasibleError: no design meets it.
+        KeyboardInterrupt: the search was interrupted.
+    """
+    stated = dict(settings.options.values)
+    clock = stated.pop("clock_mhz", settings.board.clock.mhz)
+    assert isinstance(clock, int)
+    varied: dict[str, Any] = {name: (stated.pop(name),) for name in VARIED if name in stated}
+    skeleton = skeleton_graph(request.spec, weight_bits=request.weight_bits)
+    question = ExploreRequest(
+        spec=request.spec,
+        source=source,
+        weight_bits=layer_bits(skeleton.ops),
+        board=settings.board,
+        board_source=board_source,
+        fps=fps,
+        clock_mhz=clock,
+        memory=settings.memory(board_memory(settings.board, clock)),
+        choices=Choices(**varied, fixed=stated),
+        workers=processors(),
+    )
+    found = explore(question, reporter)
+    if found.answer.interrupted:
+        raise KeyboardInterrupt
+    if (failure := found.failure()) is not None:
+        raise failure
+    best = found.answer.designs[0]
+    reporter.say(
+        f"design: {best.point.candidate.text()}; predicted {best.fps:,.1f} FPS; the cheapest of"
+        f" {found.answer.designs_within_limits:,} within the limits of {settings.board.name}"
+    )
+    if why := found.why():
+        reporter.say(why)
+    described = found.describe(best)
+    values = {
+        "target_fps": fps,
+        "estimated_resources": described["resources"],
+        "designs_evaluated": found.answer.designs_evaluated,
+        "command": described["command"],
+    }
+    return (
+        replace(request, softmax_vec=best.point.candidate.softmax_vec),
+        replace(settings, options=DesignOptions(), design=found.design(best)),
+        values,
+    )
+
+
+def missed_rate(evidence: Evidence, fps: float | None) -> SimulationError | None:
+    """The error of a design whose simulated rate is below the one that was asked for."""
+    assert evidence.simulation is not None
+    if fps is None or evidence.simulation.fps >= fps:
+        return None
+    return SimulationError(
+        f"Simulated frame rate must be at least {fps:g} FPS, not {evidence.simulation.fps:,.6g}",
+        why="the cycle model promised more; ask for a little more, or keep to other values",
+    )
+
+
+def _check_hardware(request: Request, settings: Settings) -> None:
+    """Refuse what the model cannot run on: the hardware that will be built, from shapes alone."""
+    spec, chosen = request.spec, settings.design
+    if chosen is None:
+        hardware = check_fits(spec, settings.board, settings.options, request.softmax_vec)
+        check_runs(spec, hardware.config, hardware.row_blocks)
+    else:
+        chosen.shapes.check(Shapes.of(spec, request.softmax_vec), f"model {spec.name!r}")
+        check_runs(spec, chosen.config, chosen.row_blocks)
+
+
+def generate_all(
+    start: IntegerGraph | Design,
+    settings: Settings,
+    reporter: Reporter,
+    *,
+    design_out: Path | None = None,
+) -> DesignFolder:
+    """``hwgen generate``: the design folder, and the design with its graph as a file.
+
+    The file is written as soon as the program has been checked.
+    """
+    if isinstance(start, Design):
+        name = start.name
+    else:
+        name = design_name(start.spec.name, settings.board.name)
+    folder = settings.folder(name)
+    check_replaceable(folder)
+    if design_out is not None and folder.resolve() in design_out.resolve().parents:
+        raise UsageError(f"--design-out must lie outside the design folder {folder}")
+
+    def keep_design(stage: str, artefact: Any) -> None:
+        if design_out is not None and isinstance(artefact, Lowered):
+            artefact.design.save(design_out)
+
+    made = run_flow(start, settings, reporter, until="emit", watch=keep_design)
+    assert isinstance(made, DesignFolder)
+    return made
 
 
 def simulate_design(
@@ -284,12 +412,19 @@ def describe_graph(graph: IntegerGraph) -> dict[str, Any]:
     }
 
 
-def check_output_file(path: Path) -> None:
+def check_output_file(path: Path, inputs: Sequence[Path] = ()) -> None:
     """Refuse an output file early, before minutes of work.
+
+    Args:
+        path: the file.
+        inputs: what is read to make it.
 
     Raises:
         ConfigError: its folder does not exist, or it is a folder itself, a pipe or a device.
+        UsageError: it is one of the inputs.
     """
+    if any(path.exists() and other.exists() and path.samefile(other) for other in inputs):
+        raise UsageError(f"Output must be another file than the input, not {path}")
     if path.is_dir():
         raise ConfigError("Output must be a file, not a folder", where=str(path))
     if not path.absolute().parent.is_dir():

@@ -62,7 +62,7 @@ def read_toml(path: str | os.PathLike[str], model: type[T], *, limit: int = MAX_
     """
     where = printable(str(path))
     text = _decode(read_bytes(path, limit=limit), where)
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if len(line) > _MAX_TOML_LINE:
             raise FormatError(
                 f"Line {number} must have at most {_MAX_TOML_LINE} characters, not {len(line)}",
@@ -186,17 +186,17 @@ def read_bytes(path: str | os.PathLike[str], *, limit: int = MAX_JSON_BYTES) -> 
         text = reason(error) if isinstance(error, OSError) else str(error)
         raise FormatError(f"File must be readable: {text}", where=where) from error
     try:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, device or socket"
+        mode = os.fstat(handle).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, device or socket"
             raise FormatError(f"File must be a regular one, not {kind}", where=where)
         with os.fdopen(handle, "rb", closefd=False) as stream:
-            data = stream.read(limit + 1) if status.st_size <= limit else b""
+            data = stream.read(limit + 1)
     except OSError as error:
         raise FormatError(f"File must be readable: {reason(error)}", where=where) from error
     finally:
         os.close(handle)
-    if max(status.st_size, len(data)) > limit:
+    if len(data) > limit:
         raise FormatError(f"File must have at most {limit:,} bytes", where=where)
     return data
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import pytest
 
 from hwgen import flow
 from hwgen.boards import Board, get_board
-from hwgen.config import AcceleratorConfig
 from hwgen.errors import FormatError, MismatchError, SimulationError, UsageError
 from hwgen.flow import STAGES, Evidence, Settings, Stage, run_flow
 from hwgen.frontend.images import digits_dataset
@@ -28,10 +26,8 @@ from hwgen.report.results import SimulationResult, SynthesisResult, design_diges
 from hwgen.report.terminal import Reporter
 from hwgen.sim.frame import Frame, FrameResults, Memory
 from hwgen.stages import simulate as simulate_stage
-from hwgen.stages.design import Design, design_name, open_source
-from hwgen.stages.emit import DesignFolder, graph_bytes
+from hwgen.stages.emit import DesignFolder
 from hwgen.stages.load import Request, calibration_images, held_out_images
-from hwgen.stages.options import DesignOptions
 from hwgen.stages.simulate import account, predicted_for, simulate
 from hwgen.stages.synthesise import board_usage, save_synthesis, synthesise
 
@@ -87,95 +83,6 @@ def test_watch_may_replace_an_artefact(monkeypatch: pytest.MonkeyPatch) -> None:
     stages = (Stage("double", int, int, lambda a, s, r: 2 * a),)
     monkeypatch.setattr(flow, "STAGES", stages)
     assert run_flow(4, Settings(), REPORTER, until="double", watch=lambda n, a: a + 1) == 9
-
-
-def test_design_survives_its_file(graph: IntegerGraph, tmp_path: Path) -> None:
-    design = Design(
-        graph=graph,
-        config=AcceleratorConfig(rows=32, columns=32),
-        row_blocks=2,
-        board=get_board("zcu102"),
-        notes=("so",),
-    )
-    assert design.name == "digits_zcu102"
-    path = tmp_path / "design"
-    design.save(path)
-    again = Design.load(path)
-    assert again is not None
-    assert again.parameters == design.parameters
-    assert (again.config, again.board) == (design.config, design.board)
-    assert again.notes == ("so",)
-    assert graph_bytes(again.graph) == graph_bytes(graph)
-    assert IntegerGraph.load(path).macs() == graph.macs()  # a design is a graph, too
-    graph.save(path)
-    assert Design.load(path) is None
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(FormatError, match="design"):
-        Design.load(path)
-
-
-@pytest.mark.parametrize(
-    ("change", "line"),
-    [
-        ({"schema_version": 1}, "Design must have schema version 2, not 1; generate the design"),
-        ({"board": None}, "board must be a table, not null"),
-        ({"board": "zcu102"}, "board must be a table, not 'zcu102'"),
-        ({"config": 7}, "config: The configuration must be a table, not 7"),
-        ({"config": {"k" * 5000: 1}}, "config: The configuration must have exactly the keys"),
-        (
-            {"rows": 7},
-            r"rows must be a known key (board, config, notes, row_blocks, schema_version)",
-        ),
-    ],
-)
-def test_malformed_designs_are_refused(
-    graph: IntegerGraph, tmp_path: Path, change: dict[str, object], line: str
-) -> None:
-    board, config = get_board("zcu102"), AcceleratorConfig()
-    document = {"schema_version": 2, "board": board.to_json(), "config": config.to_json()}
-    document |= {"row_blocks": 1, "notes": []}
-    path = tmp_path / "d"
-    graph.save(path, more={"hwgen.design": json.dumps(document)})
-    found = Design.load(path)
-    assert found is not None
-    assert (found.board, found.config) == (board, config)
-    graph.save(path, more={"hwgen.design": json.dumps(document | change)})
-    with pytest.raises(FormatError) as caught:
-        Design.load(path)
-    assert str(caught.value).startswith(f"{path}, hwgen.design: {line}")
-    assert len(str(caught.value)) < 500
-    # Whatever the depth, no RecursionError.
-    deep = json.dumps(document | {"config": {}}).replace("{}", "[" * 100_000 + "]" * 100_000)
-    graph.save(path, more={"hwgen.design": deep})
-    with pytest.raises(FormatError, match="nested at most 32 deep"):
-        Design.load(path)
-
-
-def test_a_design_is_for_its_board(graph: IntegerGraph, tmp_path: Path) -> None:
-    board = get_board("zcu102")
-    path = tmp_path / "d"
-    Design(graph=graph, config=AcceleratorConfig(), row_blocks=1, board=board).save(path)
-    for given in (None, board):
-        opened = open_source(path, given, DesignOptions())
-        assert isinstance(opened, Design)
-        assert opened.board == board
-    other = Board.from_json(board.to_json() | {"name": "other"})
-    with pytest.raises(UsageError, match="must be the design's 'zcu102' or absent, not 'other'"):
-        open_source(path, other, DesignOptions())
-    other = Board.from_json(board.to_json() | {"clock": {"mhz": 200}})
-    with pytest.raises(UsageError, match="the two boards 'zcu102' differ in clock"):
-        open_source(path, other, DesignOptions())
-
-
-def test_design_names_are_identifiers() -> None:
-    spec = MODELS["digits"]
-    assert design_name(replace(spec, name="my model-2"), "zcu102") == "my_model_2_zcu102"
-    assert design_name(replace(spec, name="2b"), "zcu102") == "design_2b_zcu102"
-    names = {design_name(replace(spec, name=n), "zcu102") for n in ("x" * 200, "x" * 201)}
-    names |= {design_name(replace(spec, name=n), "zcu102") for n in ("ä", "ö", "_")}
-    assert len(names) == 5
-    assert max(map(len, names)) == 64
-    assert all(name.isidentifier() and name.isascii() for name in names)
 
 
 def test_request_needs_a_checkpoint() -> None:
@@ -451,27 +358,6 @@ def test_an_edit_during_the_synthesis_does_not_get_its_result(
     monkeypatch.setattr(yosys, "synthesise", run)
     result = synthesise(opened, REPORTER)
     assert result.design == before != design_digest(tmp_path, opened.manifest)
-
-
-def test_a_design_is_written_once(
-    graph: IntegerGraph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No moment at which the file is a graph without its hardware."""
-    from hwgen.graph import graph as graph_module
-
-    written: list[set[str]] = []
-    write = graph_module.write_safetensors
-
-    def watch(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-        written.append(set(metadata))
-        write(path, arrays, metadata)
-
-    monkeypatch.setattr(graph_module, "write_safetensors", watch)
-    design = Design(
-        graph=graph, config=AcceleratorConfig(), row_blocks=1, board=get_board("zcu102")
-    )
-    design.save(tmp_path / "d")
-    assert written == [{"hwgen.graph", "hwgen.design"}]
 
 
 def test_saturation_is_told_in_words() -> None:

@@ -251,6 +251,7 @@ def test_a_large_file_takes_no_memory(read: Any, tmp_path: Path) -> None:
         ("name = 1979-05-27", "name must be a text, a number, true, false, a list or a table"),
         ("name = nan", "name must be a finite number, not nan"),
         ("a." * 600 + "a = 1", "Line 1 must have at most 1000 characters, not 1205"),
+        ("\n" + '"\u2028".' * 400 + "a = 1", "Line 2 must have at most 1000 characters, not 1605"),
         (
             ("a = " + "[" * 900 + "\n") + ("[" * 900 + "\n") * 20,
             f"Tables and lists must be nested at most {MAX_DEPTH} deep",

@@ -132,6 +132,9 @@ class Manifest:
                     f"{name} must be a Verilog identifier of at most 64 characters,"
                     f" not {show(getattr(self, name))}"
                 )
+        for name in ("simulation", "synthesis"):
+            if not getattr(self, name):
+                raise FormatError(f"{name} must name at least one file, not none")
         for name in (*self.simulation, *self.synthesis, *self.files):
             check_file_name(name)
         saturation = self.extra.get("logit_saturation", {})

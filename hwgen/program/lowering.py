@@ -9,13 +9,14 @@ with the first block; between them a tile's weights serve all tokens at once.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from math import gcd
 
 import numpy as np
 
 from hwgen.config import AcceleratorConfig
-from hwgen.errors import ConfigError
+from hwgen.errors import ConfigError, DoesNotFitError
 from hwgen.graph.ops import (
     AttentionLogits,
     AttentionValues,
@@ -35,6 +36,7 @@ from hwgen.isa.instructions import (
     CONSTANT_BYTES,
     INSTRUCTION_BYTES,
     OFFSET_BITS,
+    WAIT_BITS,
     DrainMode,
     Engine,
     Instruction,
@@ -98,8 +100,9 @@ def lower(
     Raises:
         ConfigError: the design cannot run the model: columns too narrow, softmax of another slice
             length, rows or channels beyond a unit's size.
-        DoesNotFitError: a tensor does not fit its bank; raised before anything is packed.
-        ProgramError: more instructions than the thresholds can count.
+        DoesNotFitError: a tensor does not fit its bank, which is said before anything is packed, or
+            more instructions than the thresholds can count.
+        ProgramError: a number beyond an instruction's field.
     """
     _check(graph, config, allow_slices)
     plan = plan_buffers(
@@ -1090,8 +1093,20 @@ class _Builder:
 
     # Finish ---------------------------------------------------------------------------------
 
+    def _check_counts(self) -> None:
+        """Refuse what the thresholds cannot count, before the work of ordering it."""
+        counts = Counter(BY_NAME[d.opcode].engine for item in self.items for d in item.drafts)
+        engine, count = counts.most_common(1)[0]
+        assert engine is not None
+        if count >= 1 << WAIT_BITS:
+            levers = ("fewer row blocks", "more array columns", "a smaller model")
+            raise DoesNotFitError(
+                f"instructions of {engine.name}", count, (1 << WAIT_BITS) - 1, levers=levers
+            )
+
     def finish(self) -> Program:
         """Order the items, find the thresholds, place the data, encode."""
+        self._check_counts()
         order = schedule(self.items)
         drafts = [draft for number in order for draft in self.items[number].drafts]
         area = round_up((len(drafts) + 1) * INSTRUCTION_BYTES, _PAGE)

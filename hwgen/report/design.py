@@ -8,6 +8,7 @@ from typing import Any
 
 from hwgen.emit.manifest import Manifest
 from hwgen.graph.assumption import Assumption, assumptions_from_json
+from hwgen.reading import printable
 from hwgen.report.results import SimulationResult, SynthesisResult, Usage
 
 
@@ -24,7 +25,7 @@ def rows(
     config = manifest.config
     predicted = manifest.program.predicted_cycles
     table = [
-        ["model", manifest.model],
+        ["model", printable(manifest.model)],
         ["board", f"{manifest.board.name}, {config.clock_mhz} MHz (assumed)"],
         ["array", f"{config.rows} x {config.columns} at {config.weight_bits} bits"],
         ["row blocks", f"{manifest.row_blocks}"],

@@ -1,24 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage design: the hardware that runs a graph on a board."""
+"""Stage design: the hardware that runs a model on a board.
+
+A design's file is a safetensors container with one metadata entry, ``hwgen.design``: a JSON object
+with a schema version. With its graph the file is the graph's with one more entry; without, it
+holds no tensors, and any graph of the same shapes goes with it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import with_config
 
 from hwgen.boards import Board
 from hwgen.config import AcceleratorConfig
 from hwgen.emit.manifest import ConfigTable, RowBlocks
-from hwgen.errors import UsageError
+from hwgen.errors import FormatError, ModelError, UsageError
+from hwgen.frontend.models import model_names
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.ops import Softmax
-from hwgen.graph.safetensors_file import read_safetensors
-from hwgen.graph.spec import ModelSpec
+from hwgen.graph.safetensors_file import read_safetensors, write_safetensors
+from hwgen.graph.spec import ModelSpec, Pooling
 from hwgen.reading import STRICT, check_version, load_json, printable, validate
 from hwgen.report.terminal import Reporter
 from hwgen.stages.configure import check_fits
@@ -30,13 +37,13 @@ DESIGN_SCHEMA_VERSION = 2
 _DESIGN_KEY = "hwgen.design"
 
 
-def design_name(spec: ModelSpec, board: str) -> str:
+def design_name(model: str, board: str) -> str:
     """``<model>_<board>``, a Verilog identifier: it does not depend on the folder.
 
     Spaces, dots and dashes become underscores; a name with other characters, or a long one, gets a
     digest as well, so that it does not fall together with its like.
     """
-    plain = f"{spec.name}_{board}"
+    plain = f"{model}_{board}"
     name = re.sub(r"[^A-Za-z0-9_]", "_", plain)
     name = name if re.match(r"[A-Za-z_]", name) else f"design_{name}"
     if re.fullmatch(r"[-A-Za-z0-9_. ]*", plain) and len(name) <= _NAME_CHARACTERS:
@@ -46,30 +53,115 @@ def design_name(spec: ModelSpec, board: str) -> str:
 
 @with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """What a design knows of a model: all that decides tensor shapes and the softmax's slices."""
+
+    image_size: int
+    channels: int
+    patch: int
+    width: int
+    depth: int
+    heads: int
+    head_dim: int
+    mlp_hidden: int
+    classes: int
+    class_token: bool
+    pooling: Pooling
+    softmax_vec: int  #: slice length of E2Softmax
+
+    def __post_init__(self) -> None:
+        """Refuse what no model has."""
+        try:
+            self.spec("model")
+        except ModelError as error:
+            raise FormatError(error.what) from error
+
+    @classmethod
+    def of(cls, spec: ModelSpec, softmax_vec: int) -> Shapes:
+        """The shapes of a model."""
+        names = [item.name for item in fields(cls) if item.name != "softmax_vec"]
+        return cls(**{name: getattr(spec, name) for name in names}, softmax_vec=softmax_vec)
+
+    def spec(self, name: str) -> ModelSpec:
+        """A model of these shapes; what does not decide shapes is as by default."""
+        values: dict[str, Any] = asdict(self)
+        del values["softmax_vec"]
+        half = (0.5,) * self.channels if type(self.channels) is int else ()
+        return ModelSpec(name=name, mean=half, std=half, **values)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the fields as canonical JSON."""
+        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def check(self, other: Shapes, where: str) -> None:
+        """Refuse a model or graph of other shapes.
+
+        Args:
+            other: its shapes.
+            where: what it is, for the message.
+
+        Raises:
+            ModelError: names the first field that differs, in the order of the fields.
+        """
+        own = asdict(self)
+        for name, value in asdict(other).items():
+            if value != own[name]:
+                raise ModelError(
+                    f"{name} must be the design's {own[name]}, not {value}",
+                    where=where,
+                    why="a design is made for the shapes of one model",
+                )
+
+
+@with_config(STRICT)
+@dataclass(frozen=True, kw_only=True)
 class _Document:
-    """The entry of a design's file beside the graph's."""
+    """The entry of a design's file."""
 
     schema_version: int
+    model: str
+    shapes: Shapes
+    shapes_digest: str
     board: Board
     config: ConfigTable
     row_blocks: RowBlocks
     notes: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        """Check what the types do not say."""
+        if self.shapes_digest != self.shapes.digest:
+            raise FormatError("shapes_digest must be the SHA-256 of the shapes, and is not")
+        if not self.model:
+            raise FormatError("model must be a name, not an empty text")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Design:
-    """A graph with the hardware that runs it; its file is the graph's with one more entry."""
+    """The hardware that runs a model, how its program is cut, and the graph, if it is there yet.
 
-    graph: IntegerGraph
+    Raises:
+        ModelError: the graph has other shapes than the design.
+    """
+
+    model: str  #: name of the model: for the names of design and folder
+    shapes: Shapes
     config: AcceleratorConfig
     row_blocks: int  #: ranges of tokens that a program processes one behind the other
     board: Board
     notes: tuple[str, ...] = ()  #: what was chosen although nobody asked for it, and why
+    graph: IntegerGraph | None = None
+
+    def __post_init__(self) -> None:
+        """Check the graph's shapes."""
+        if self.graph is not None:
+            self.shapes.check(shapes_of(self.graph), f"graph of {self.graph.spec.name!r}")
 
     @property
     def name(self) -> str:
         """Name of the Verilog top and default name of the folder: ``<model>_<board>``."""
-        return design_name(self.graph.spec, self.board.name)
+        return design_name(self.model, self.board.name)
 
     @property
     def parameters(self) -> dict[str, int | tuple[int, ...]]:
@@ -77,17 +169,43 @@ class Design:
         values = {item.name: getattr(self.config, item.name) for item in fields(self.config)}
         return values | {"row_blocks": self.row_blocks}
 
+    def describe(self) -> dict[str, Any]:
+        """The hardware as plain values."""
+        return {
+            "board": self.board.name,
+            "config": self.config.to_json(),
+            "row_blocks": self.row_blocks,
+        }
+
+    def with_graph(self, graph: IntegerGraph) -> Design:
+        """This design for a graph of the same shapes.
+
+        Raises:
+            ModelError: names the first field in which the shapes differ.
+        """
+        return replace(self, model=graph.spec.name, graph=graph)
+
     def save(self, path: Path) -> None:
-        """Write the design; the file is also a graph."""
+        """Write the design, with its graph if it has one: the file is then also a graph.
+
+        Raises:
+            FormatError: the file cannot be written.
+        """
         document = {
             "schema_version": DESIGN_SCHEMA_VERSION,
+            "model": self.model,
+            "shapes": asdict(self.shapes),
+            "shapes_digest": self.shapes.digest,
             "board": self.board.to_json(),
             "config": self.config.to_json(),
             "row_blocks": self.row_blocks,
             "notes": list(self.notes),
         }
         text = json.dumps(document, sort_keys=True, separators=(",", ":"))
-        self.graph.save(path, more={_DESIGN_KEY: text})
+        if self.graph is None:
+            write_safetensors(path, {}, {_DESIGN_KEY: text})
+        else:
+            self.graph.save(path, more={_DESIGN_KEY: text})
 
     @classmethod
     def load(cls, path: Path) -> Design | None:
@@ -95,8 +213,9 @@ class Design:
 
         Raises:
             FormatError: the file is neither, or is of another version.
+            ModelError: the design is for other shapes than those of the graph in the file.
         """
-        _, metadata = read_safetensors(path)
+        tensors, metadata = read_safetensors(path)
         if _DESIGN_KEY not in metadata:
             return None
         where = f"{printable(str(path))}, {_DESIGN_KEY}"
@@ -105,40 +224,61 @@ class Design:
             *(values, DESIGN_SCHEMA_VERSION),
             what="Design",
             where=where,
-            remedy="generate the design again",
+            remedy="it was made by another version of hwgen: explore or generate it again",
         )
         document = validate(values, _Document, where=where)
+        # Without a graph nothing says what tensors are.
+        graph = IntegerGraph.load(path) if tensors or len(metadata) > 1 else None
         return cls(
-            graph=IntegerGraph.load(path),
+            model=document.model,
+            shapes=document.shapes,
             config=document.config,
             row_blocks=document.row_blocks,
             board=document.board,
             notes=document.notes,
+            graph=graph,
         )
 
 
-def softmax_slices(graph: IntegerGraph) -> int:
-    """Slice length of a graph's softmax."""
-    return next(op.vec for op in graph.ops if isinstance(op, Softmax))
+def shapes_of(graph: IntegerGraph) -> Shapes:
+    """The shapes of a graph."""
+    slices = (op.vec for op in graph.ops if isinstance(op, Softmax))
+    return Shapes.of(graph.spec, next(slices, AcceleratorConfig.softmax_vec))
 
 
 def design(graph: IntegerGraph, board: Board, options: DesignOptions, reporter: Reporter) -> Design:
     """The board's preset, changed by the options, with memories that fit the graph exactly."""
     with reporter.stage("design"):
-        hardware = check_fits(graph.spec, board, options, softmax_slices(graph))
+        shapes = shapes_of(graph)
+        hardware = check_fits(graph.spec, board, options, shapes.softmax_vec)
         for note in hardware.notes:
             reporter.say(note)
         return Design(
-            graph=graph,
+            model=graph.spec.name,
+            shapes=shapes,
             config=hardware.config,
             row_blocks=hardware.row_blocks,
             board=board,
             notes=hardware.notes,
+            graph=graph,
         )
 
 
-def open_source(path: Path, board: Board | None, options: DesignOptions) -> IntegerGraph | Design:
-    """A design, or a graph that the board's preset, changed by the options, will run.
+def known_model(chosen: Design) -> str:
+    """The design's model, where its name is enough to make it.
+
+    Raises:
+        UsageError: it is none of the known ones.
+    """
+    if chosen.model not in model_names():
+        raise UsageError(
+            f"MODEL must be given: the design's model {chosen.model!r} is none of the known ones"
+        )
+    return chosen.model
+
+
+def open_design(path: Path, board: Board | None, options: DesignOptions) -> Design | None:
+    """A design that neither board nor options contradict; None if the file is a graph without one.
 
     Raises:
         FormatError: the file is neither.
@@ -146,7 +286,7 @@ def open_source(path: Path, board: Board | None, options: DesignOptions) -> Inte
     """
     found = Design.load(path)
     if found is None:
-        return IntegerGraph.load(path)
+        return None
     if board is not None and board.name != found.board.name:
         raise UsageError(
             f"--board must be the design's {found.board.name!r} or absent, not {board.name!r}"
@@ -159,4 +299,45 @@ def open_source(path: Path, board: Board | None, options: DesignOptions) -> Inte
             f" the two boards {board.name!r} differ in {key}"
         )
     options.check_agreement(found.parameters)
+    return found
+
+
+def open_source(
+    path: Path,
+    graph_path: Path | None,
+    board: Board | None,
+    options: DesignOptions,
+    reporter: Reporter,
+) -> IntegerGraph | Design:
+    """A design with its graph, or a graph that the board's preset, changed by the options, runs.
+
+    Args:
+        path: the design or graph.
+        graph_path: the design's graph, which takes the place of one that the design has.
+        board: the board, where the user names one.
+        options: what the user states.
+        reporter: told which graph is taken where there are two.
+
+    Raises:
+        FormatError: a file is neither design nor graph.
+        ModelError: the design is for other shapes than the graph's.
+        UsageError: the design is contradicted, or there is no graph, or one too many.
+    """
+    found = open_design(path, board, options)
+    if found is None:
+        if graph_path is not None:
+            raise UsageError(f"--graph must be given with a design, and {path} is a graph itself")
+        return IntegerGraph.load(path)
+    if graph_path is not None:
+        if found.graph is not None:
+            reporter.say(f"the graph {graph_path} is taken, not the one that {path} holds")
+        graph = IntegerGraph.load(graph_path)
+        found.shapes.check(shapes_of(graph), f"graph {graph_path}")
+        return found.with_graph(graph)
+    if found.graph is None:
+        vec = found.shapes.softmax_vec
+        raise UsageError(
+            f"--graph must be given: the design {path} holds no graph"
+            f" ('hwgen quantize {found.model} --softmax-lanes {vec} -o GRAPH' makes one)"
+        )
     return found

@@ -48,7 +48,7 @@ class DesignFolder:
 
     def default_memory(self) -> Memory:
         """The memory of the board that the design is for."""
-        return board_memory(self.manifest.board, self.manifest.config)
+        return board_memory(self.manifest.board, self.manifest.config.clock_mhz)
 
 
 def emit(lowered: Lowered, path: Path, reporter: Reporter) -> DesignFolder:
@@ -84,13 +84,13 @@ def emit(lowered: Lowered, path: Path, reporter: Reporter) -> DesignFolder:
             "program.bin": program.image,
             "boundaries.json": program.boundaries_bytes(),
             "labels.json": labels_bytes(program),
-            "graph.safetensors": graph_bytes(chosen.graph),
+            "graph.safetensors": graph_bytes(lowered.graph),
         }
-        widths = sorted({op.weight_bits for op in chosen.graph.ops if isinstance(op, _WEIGHTED)})
+        widths = sorted({op.weight_bits for op in lowered.graph.ops if isinstance(op, _WEIGHTED)})
         manifest = Manifest(
             name=chosen.name,
             top=chosen.name,
-            model=chosen.graph.spec.name,
+            model=chosen.model,
             board=chosen.board,
             config=chosen.config,
             row_blocks=chosen.row_blocks,
@@ -114,10 +114,10 @@ def emit(lowered: Lowered, path: Path, reporter: Reporter) -> DesignFolder:
                 "weight_bits": widths,
                 "memory_latency": lowered.memory.latency,
                 "memory_bandwidth": lowered.memory.bandwidth,
-                "calibration_source": chosen.graph.metadata.image_source,
-                "calibration_images": chosen.graph.metadata.calibration_images,
-                "logit_saturation": dict(chosen.graph.metadata.logit_saturation),
-                "assumed": assumptions_to_json(chosen.graph.metadata.assumed),
+                "calibration_source": lowered.graph.metadata.image_source,
+                "calibration_images": lowered.graph.metadata.calibration_images,
+                "logit_saturation": dict(lowered.graph.metadata.logit_saturation),
+                "assumed": assumptions_to_json(lowered.graph.metadata.assumed),
             },
         )
         known = _known_synthesis(path)

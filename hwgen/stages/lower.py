@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from hwgen.boards import Board
 from hwgen.config import AcceleratorConfig
+from hwgen.errors import UsageError
+from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.interpreter import run_boundaries
+from hwgen.graph.spec import ModelSpec
 from hwgen.program.program import Program
 from hwgen.report.terminal import Reporter
 from hwgen.sim.compare import compare
@@ -21,6 +24,7 @@ class Lowered:
     """A design with its program, and what the cycle model says of it."""
 
     design: Design
+    graph: IntegerGraph  #: the design's
     program: Program
     memory: Memory
     predicted_cycles: int
@@ -30,6 +34,7 @@ def lower(chosen: Design, reporter: Reporter, *, check: bool = True) -> Lowered:
     """Compile the graph and run the program's interpreter on one image against the graph's.
 
     Raises:
+        UsageError: the design has no graph.
         DoesNotFitError: the configuration is too small for the graph.
         MismatchError: the program does not compute what the graph does.
     """
@@ -37,10 +42,12 @@ def lower(chosen: Design, reporter: Reporter, *, check: bool = True) -> Lowered:
     from hwgen.program.lowering import lower as lower_graph
 
     graph = chosen.graph
+    if graph is None:
+        raise UsageError(f"Design {chosen.name!r} must have a graph to be lowered, and has none")
     with reporter.stage("lower"):
         reporter("compiling the graph", 0.0)
         program = lower_graph(graph, chosen.config, blocks=chosen.row_blocks)
-        memory = board_memory(chosen.board, chosen.config)
+        memory = board_memory(chosen.board, chosen.config.clock_mhz)
         predicted = predicted_cycles(program, memory)
         if check:
             reporter("checking the program against the graph", 0.5)
@@ -52,7 +59,28 @@ def lower(chosen: Design, reporter: Reporter, *, check: bool = True) -> Lowered:
                 lanes=chosen.config.lanes,
                 tile_columns=chosen.config.columns,
             )
-    return Lowered(design=chosen, program=program, memory=memory, predicted_cycles=predicted)
+    return Lowered(
+        design=chosen,
+        graph=graph,
+        program=program,
+        memory=memory,
+        predicted_cycles=predicted,
+    )
+
+
+def check_runs(spec: ModelSpec, config: AcceleratorConfig, row_blocks: int) -> None:
+    """Refuse hardware that cannot run a model; needs shapes only, so it costs a second at most.
+
+    Raises:
+        ConfigError: another slice length, or rows or channels beyond a unit's size.
+        DoesNotFitError: a tensor does not fit its bank, or a program its counters.
+        ProgramError: the program would have numbers beyond an instruction's fields.
+    """
+    from hwgen.program.lowering import lower as lower_graph
+    from hwgen.program.skeleton import skeleton_graph
+
+    shapes = skeleton_graph(spec, vec=config.softmax_vec)
+    lower_graph(shapes, config, skeleton=True, blocks=row_blocks)
 
 
 def predicted_cycles(program: Program, memory: Memory) -> int:
@@ -63,9 +91,9 @@ def predicted_cycles(program: Program, memory: Memory) -> int:
     return round(predict(program, model).cycles)
 
 
-def board_memory(board: Board, config: AcceleratorConfig) -> Memory:
-    """The board's memory, in cycles of the design's clock."""
+def board_memory(board: Board, clock_mhz: int) -> Memory:
+    """The board's memory, in cycles of a design's clock."""
     return Memory(
         latency=board.memory.latency_cycles,
-        bandwidth=board.memory.bytes_per_second / (config.clock_mhz * 1_000_000),
+        bandwidth=board.memory.bytes_per_second / (clock_mhz * 1_000_000),
     )

@@ -258,8 +258,10 @@ def test_contradictions(changes: dict[str, Any], line: str) -> None:
 
 def test_memory_follows_the_clock_of_the_design() -> None:
     board = get_board("zcu102")
-    assert board_memory(board, AcceleratorConfig()).bandwidth == board.memory_bytes_per_cycle
-    slower = board_memory(board, AcceleratorConfig(clock_mhz=150))
+    assert (
+        board_memory(board, AcceleratorConfig().clock_mhz).bandwidth == board.memory_bytes_per_cycle
+    )
+    slower = board_memory(board, 150)
     assert slower.bandwidth == 2 * board.memory_bytes_per_cycle
     assert slower.latency == board.memory.latency_cycles
 
@@ -453,5 +455,5 @@ def test_mutated_files_are_boards_or_one_line(
     else:
         assert Board.from_json(board.to_json()) == board
         preset(board, MODELS["digits"])
-        board_memory(board, AcceleratorConfig(clock_mhz=board.clock.mhz))
+        board_memory(board, board.clock.mhz)
         assert board.overruns({"dsp": board.limit("dsp")}) == {}

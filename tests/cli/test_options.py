@@ -3,85 +3,26 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hwgen.cli import main
-from hwgen.config import AcceleratorConfig
 from hwgen.emit.manifest import Manifest
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.ops import Softmax
 from hwgen.program.buffer_plan import row_blocks
 from hwgen.stages.options import OPTIONS
 
+Command = Callable[..., Any]
+
 NARROW = (
     "The preset of zcu102 is changed for this model: rows = 16 instead of 32, columns = 16 instead"
     " of 32, memory_ports = 1 instead of 2, because its width 64 fills an array of 32 rows fewer"
     " than 4 times"
 )
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command did."""
-
-    status: int
-    json: dict[str, Any]
-    err: str
-
-
-Command = Callable[..., Done]
-
-
-@pytest.fixture
-def call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
-    """``call("generate", "g", "--rows", 32)`` with ``--json`` in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> Done:
-        status = main([*map(str, arguments), "--json"])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err, err
-        return Done(status, json.loads(out), err)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A graph of the digits."""
-    path = tmp_path_factory.mktemp("graph") / "digits"
-    assert main(["quantize", "digits", "-o", str(path), "--json"]) == 0
-    return path
-
-
-@pytest.fixture
-def graph(digits: Path, tmp_path: Path) -> str:
-    """The graph as ``g`` in the empty folder."""
-    shutil.copy(digits, tmp_path / "g")
-    return "g"
-
-
-class NoHardware:
-    """In the place of the accelerator: no modules."""
-
-    def __init__(self, config: AcceleratorConfig) -> None:
-        self.leaves = self.synthesis_leaves = dict
-
-
-@pytest.fixture
-def no_verilog(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the Verilog, which takes most of the time, where nothing looks at it."""
-    monkeypatch.setattr("hwgen.rtl.accelerator.Accelerator", NoHardware)
-    monkeypatch.setattr("hwgen.emit.verilog.convert", lambda *_: "// left out\n")
 
 
 @pytest.mark.parametrize("verb", ["run", "generate"])

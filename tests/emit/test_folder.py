@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from hwgen.boards import get_board
 from hwgen.config import AcceleratorConfig
 from hwgen.emit import folder as folder_module
-from hwgen.emit.folder import write_folder
+from hwgen.emit.folder import check_replaceable, write_folder
 from hwgen.emit.manifest import Manifest, ProgramFacts, digest
 from hwgen.errors import ConfigError, FormatError
 
@@ -181,6 +182,7 @@ def test_a_folder_of_an_older_version_can_be_replaced(tmp_path: Path) -> None:
     (path / "manifest.json").write_text(json.dumps(older))
     with pytest.raises(FormatError, match="generate the design again"):
         Manifest.load(path)
+    check_replaceable(path)
     write(path, "other")
     assert Manifest.load(path).board == get_board("zcu102")
     (path / "manifest.json").write_text(json.dumps(older))
@@ -196,6 +198,55 @@ def test_every_key_must_be_there(tmp_path: Path, key: str) -> None:
     with pytest.raises(FormatError, match=r"^m: ") as caught:
         Manifest.from_json(values, where="m")
     assert key.removesuffix("_version") in str(caught.value)
+
+
+ODD_VALUES: tuple[object, ...] = (
+    *(None, True, 0, -1, 1.5, 1 << 62, 1 << 64, 10**5000, 1e308, float("nan"), float("inf")),
+    *("", "x" * 3000, "\x1b[31m", "\ud800", "../x", [], {}, [[]], {"a": {}}, [[[1]] * 40]),
+)
+
+
+def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield place
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from places(item, (*place, key))
+
+
+def changed(value: Any, place: tuple[Any, ...], new: object) -> Any:
+    if not place:
+        return new
+    copy = value.copy()
+    copy[place[0]] = changed(value[place[0]], place[1:], new)
+    return copy
+
+
+def test_any_value_anywhere_is_fine_or_refused_in_one_line() -> None:
+    values = manifest(files()).to_json()
+    accepted = set()
+    for place in places(values):
+        for new in ODD_VALUES:
+            try:
+                read = Manifest.from_json(changed(values, place, new), where="m")
+            except FormatError as error:
+                assert str(error).startswith("m: ")
+                assert str(error).isprintable()
+                assert len(str(error)) < 500
+            else:
+                assert Manifest.from_json(json.loads(read.to_bytes())) == read
+                accepted.add(place[0])
+    # Free texts, and numbers for which the odd value is a legal one.
+    assert accepted <= {
+        "model",
+        "generator",
+        "tools",
+        "extra",
+        "files",
+        "config",
+        "program",
+        "board",
+    }
+    assert len(accepted) > 4
 
 
 def test_missing_and_broken_manifests(tmp_path: Path) -> None:

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cycles that no program of a design can go below, from the model's shapes alone.
+
+Each engine works in order, so the work of any of them is a bound; the array's is the sharpest. The
+bounds hold for :mod:`hwgen.program.cycle_model`, whose named timings they use: the explorer leaves
+a design out without running the model when its bound already loses. The tests compare them with
+the model over the whole space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import gcd
+
+from hwgen.config import AcceleratorConfig
+from hwgen.graph.spec import ModelSpec
+from hwgen.isa.instructions import BEAT_BYTES
+from hwgen.program import cycle_model as timing
+from hwgen.program.buffer_plan import ceil_div, row_blocks
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A matmul with packed weights: every tile and pass streams all rows."""
+
+    rows: int
+    passes: int
+    tiles: int
+    columns: int  #: written, padding of heads included
+    count: int = 1  #: layers of this shape
+
+
+def _layers(spec: ModelSpec, config: AcceleratorConfig) -> Iterator[_Layer]:
+    rows, columns = config.rows, config.columns
+    tokens, width = spec.tokens, spec.width
+    heads = spec.heads * ceil_div(spec.head_dim, rows) * rows
+
+    def layer(streamed: int, reduction: int, outputs: int, count: int = 1) -> _Layer:
+        tiles = ceil_div(outputs, columns)
+        return _Layer(streamed, ceil_div(reduction, rows), tiles, outputs, count)
+
+    yield layer(spec.patches, spec.patch_values, width)
+    yield layer(tokens, width, heads, 3 * spec.depth)
+    yield layer(tokens, heads, width, spec.depth)
+    yield layer(tokens, width, spec.mlp_hidden, spec.depth)
+    yield layer(tokens, spec.mlp_hidden, width, spec.depth)
+    yield layer(1, width, spec.classes)
+
+
+def cycle_bound(
+    spec: ModelSpec,
+    config: AcceleratorConfig,
+    blocks: int,
+    memory: timing.MemoryModel,
+) -> int:
+    """A lower bound of the cycles of a frame; costs microseconds.
+
+    Args:
+        spec: shapes of the model.
+        config: the design.
+        blocks: its row blocks.
+        memory: external memory.
+    """
+    rows, columns, lanes, groups = config.rows, config.columns, config.lanes, config.groups
+    tokens, depth = spec.tokens, spec.depth
+    ranges = [stop - start for start, stop in row_blocks(tokens, rows, config.tile_rows, blocks)]
+    slot = BEAT_BYTES / memory.bytes_per_cycle
+    head_slices = ceil_div(spec.head_dim, rows)
+
+    # Array. From the start of a pass to the next start: its rows, or swap and shifting in.
+    swap = timing.READ + 1
+    least = rows + timing.INJECT + swap
+    array = 0
+    drain = 0
+    fill = lanes // 2 + timing.CONSTANTS_SETTLE
+    beats = 0
+    for layer in _layers(spec, config):
+        array += layer.count * layer.passes * layer.tiles * max(layer.rows, least)
+        valid = ceil_div(layer.columns, lanes)
+        idle = layer.tiles * groups - valid
+        drain += layer.count * (valid * max(layer.rows, fill) + idle * fill)
+        record = config.constant_beats + layer.passes * config.weight_beats_per_pass
+        beats += layer.count * layer.tiles * record
+    key_tiles, value_tiles = ceil_div(tokens, columns), ceil_div(head_slices * rows, columns)
+    key_passes, value_passes = key_tiles * head_slices, value_tiles * ceil_div(tokens, rows)
+    key_interval = max(rows + timing.COLUMNS_EMIT + swap, columns)
+    value_interval = rows * max(1, columns // rows) + timing.ROWS_INJECT + swap
+    softmax = layernorm = 0
+    for block in ranges:
+        attention = (key_passes - 1) * max(block, key_interval) + max(block, least)
+        attention += (value_passes - 1) * max(block, value_interval) + max(block, least)
+        array += depth * spec.heads * attention
+        written = ceil_div(tokens, lanes) + ceil_div(head_slices * rows, lanes)
+        idle = (key_tiles + value_tiles) * groups - written
+        drain += depth * spec.heads * (written * max(block, fill) + idle * fill)
+        per_row = ceil_div(tokens, min(rows, config.softmax_vec))
+        softmax += depth * spec.heads * ((block + 1) * per_row + timing.softmax_latency(config))
+        norm = (block + 1) * ceil_div(spec.width, lanes) + timing.layernorm_latency(config)
+        layernorm += 2 * depth * norm
+    if len(ranges) == 1:  # one LayerNorm for all tokens: nothing of the array's is beside it
+        array += layernorm
+
+    # Before the first pass: the image. After the last: the logits.
+    line = spec.patch * spec.channels
+    image_beats = ceil_div(spec.image_size**2 * spec.channels, BEAT_BYTES)
+    image = image_beats * max(1.0, slot, BEAT_BYTES / gcd(line, BEAT_BYTES))
+    before = timing.START + 2 * memory.latency + int(image)
+    after = memory.latency + ceil_div(spec.classes, lanes) * timing.STORE_WORD
+    # External memory: every tile once.
+    stream = beats * max(1.0, config.memory_ports * slot)
+    return before + after + max(array - least, drain, softmax, layernorm, int(stream))

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cycles of many designs, on several processes; an interrupt loses nothing that was found."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import repeat
+from types import TracebackType
+from typing import Any
+
+from hwgen.explore.space import Candidate
+from hwgen.graph.spec import ModelSpec
+from hwgen.program.cycle_model import MemoryModel, predict
+from hwgen.program.lowering import lower
+from hwgen.program.skeleton import SkeletonGraph, skeleton_graph
+
+#: Bytes per cycle that no configuration can use.
+_IDEAL = 1e9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What all designs of an exploration have in common."""
+
+    spec: ModelSpec
+    memory: MemoryModel
+    fixed: Mapping[str, Any]  #: further fields of every configuration
+
+    def with_ideal_memory(self) -> Problem:
+        """The same with a memory whose bandwidth never counts."""
+        return replace(self, memory=replace(self.memory, bytes_per_cycle=_IDEAL))
+
+    def skeleton(self, candidate: Candidate) -> SkeletonGraph:
+        """The model's operations with the candidate's softmax slices."""
+        return _skeleton(self.spec, candidate.softmax_vec)
+
+
+@lru_cache(maxsize=8)
+def _skeleton(spec: ModelSpec, vec: int) -> SkeletonGraph:
+    return skeleton_graph(spec, vec=vec)
+
+
+def frame_cycles(problem: Problem, candidate: Candidate) -> int:
+    """Cycles of a frame by the event-driven model (:mod:`hwgen.program.cycle_model`)."""
+    graph = problem.skeleton(candidate)
+    config = candidate.config(problem.spec, problem.fixed)
+    program = lower(graph, config, skeleton=True, blocks=candidate.row_blocks)
+    return round(predict(program, problem.memory).cycles)
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+class Workers:
+    """Processes that run the cycle model; none is started before there is work for two."""
+
+    def __init__(self, count: int) -> None:
+        """``count`` processes; one runs in the caller's."""
+        self.count = count
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the processes: at once where something was raised."""
+        if self._pool is None:
+            return
+        if kind is not None:
+            for process in list(self._pool._processes.values()):
+                process.terminate()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool = None
+
+    def map(self, problem: Problem, batch: Sequence[Candidate]) -> Iterator[int]:
+        """Cycles of each candidate, in order."""
+        if self.count == 1 or len(batch) < 2:
+            return map(frame_cycles, repeat(problem), batch)
+        if self._pool is None:
+            # Fresh interpreters: a fork would inherit whatever threads the caller has.
+            self._pool = ProcessPoolExecutor(
+                self.count,
+                mp_context=multiprocessing.get_context("spawn"),
+                # An interrupt of the terminal goes to the whole group; the parent answers it.
+                initializer=signal.signal,
+                initargs=(signal.SIGINT, signal.SIG_IGN),
+            )
+        return self._pool.map(frame_cycles, repeat(problem), batch)
+
+
+class Evaluator:
+    """Cycles of candidates of one problem; each is computed once."""
+
+    def __init__(self, problem: Problem, workers: Workers) -> None:
+        """Nothing is known yet."""
+        self.problem = problem
+        self.workers = workers
+        self.cycles: dict[Candidate, int] = {}
+
+    def run(self, batch: Sequence[Candidate]) -> Iterator[Candidate]:
+        """Evaluate what is not known yet; yields each candidate when its cycles are."""
+        new = [candidate for candidate in batch if candidate not in self.cycles]
+        for candidate, cycles in zip(new, self.workers.map(self.problem, new), strict=True):
+            self.cycles[candidate] = cycles
+            yield candidate

@@ -1,0 +1,460 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage explore: a frame rate in, a design out; without one, the Pareto front."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hwgen.boards import RESOURCES, Board
+from hwgen.errors import ConfigError, InfeasibleError, UsageError
+from hwgen.explore.evaluate import Problem, processors
+from hwgen.explore.resources import model_error
+from hwgen.explore.search import (
+    MARGIN,
+    PLACEMENT,
+    TOLERANCE,
+    Answer,
+    Found,
+    Limits,
+    Search,
+)
+from hwgen.explore.space import ROWS, Choices
+from hwgen.files import replace_file
+from hwgen.frontend.models import ALIASES, MODELS, get_model
+from hwgen.graph.graph import IntegerGraph
+from hwgen.graph.ops import Embedding, Linear, Op, QueryKeyValue
+from hwgen.graph.spec import ModelSpec
+from hwgen.program.cycle_model import MemoryModel
+from hwgen.program.skeleton import skeleton_graph
+from hwgen.report.terminal import Reporter
+from hwgen.sim.frame import Memory
+from hwgen.stages.design import Design, Shapes, shapes_of
+from hwgen.stages.lower import board_memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExploreRequest:
+    """The question: a model's shapes, a board, a target, and what to keep to."""
+
+    spec: ModelSpec
+    source: str  #: model or graph as the user named it, for the command that rebuilds a design
+    is_graph: bool = False
+    softmax_vec: int | None = None  #: of a graph: part of its function
+    weight_bits: Mapping[str, int]  #: by layer
+    board: Board
+    board_source: str  #: name or file, as the user named it
+    fps: float | None = None
+    clock_mhz: int
+    memory: Memory
+    budget: Mapping[str, float] = field(default_factory=dict)  #: fraction up to 1, or a count
+    choices: Choices = field(default_factory=Choices)
+    workers: int
+
+    def __post_init__(self) -> None:
+        """Check what does not depend on the search.
+
+        Raises:
+            ConfigError: the resource model does not know the board's family.
+            UsageError: a budget beyond the device, softmax lanes other than the graph's.
+        """
+        if self.board.synthesis_target != "xcup":
+            raise ConfigError(
+                "Board's synthesis_target must be xcup to be explored, not"
+                f" {self.board.synthesis_target}",
+                where=self.board.name,
+                why="resources are modelled on Yosys runs for that family only",
+            )
+        for name, value in self.budget.items():
+            device = self.board.resources[name]
+            if value > device:
+                raise UsageError(
+                    f"--{_OPTION[name]} must be at most the device's {device:,}, not {value:,g}",
+                    nearest=device,
+                )
+        vec = self.softmax_vec
+        if vec is not None and self.choices.softmax_vec not in ((), (vec,)):
+            raise UsageError(
+                f"--softmax-lanes must be the graph's {vec} or absent,"
+                f" not {', '.join(map(str, self.choices.softmax_vec))}",
+                why="E2Softmax's slices are part of the function",
+                nearest=vec,
+            )
+
+    @classmethod
+    def of(
+        cls,
+        source: str,
+        *,
+        board: Board,
+        board_source: str,
+        fps: float | None = None,
+        clock_mhz: int | None = None,
+        memory_latency: int | None = None,
+        memory_bandwidth: float | None = None,
+        budget: Mapping[str, float] | None = None,
+        choices: Mapping[str, Any] | None = None,
+        workers: int | None = None,
+    ) -> ExploreRequest:
+        """Resolve names and defaults.
+
+        Args:
+            source: a known model, a JSON model file, or a graph's file.
+            board: the board.
+            board_source: its name or file as the user gave it.
+            fps: target, frames per second.
+            clock_mhz: of the designs; by default the board's.
+            memory_latency: cycles; by default the board's.
+            memory_bandwidth: bytes per cycle; by default the board's at that clock.
+            budget: by resource, a fraction of the device up to 1 or a count above.
+            choices: by parameter, the values to keep to.
+            workers: processes; by default one for each processor.
+
+        Raises:
+            ModelError, FormatError: the model is unknown, or its file or the graph is bad.
+            UsageError: see :meth:`__post_init__`.
+        """
+        path = Path(source)
+        graph: IntegerGraph | None = None
+        if source in MODELS or source in ALIASES or path.suffix == ".json" or not path.is_file():
+            spec = get_model(source)
+            layers: Sequence[Op] = skeleton_graph(spec).ops
+        else:
+            graph = IntegerGraph.load(path)
+            spec, layers = graph.spec, graph.ops
+        clock = board.clock.mhz if clock_mhz is None else clock_mhz
+        memory = board_memory(board, clock)
+        return cls(
+            spec=spec,
+            source=source,
+            is_graph=graph is not None,
+            softmax_vec=None if graph is None else shapes_of(graph).softmax_vec,
+            weight_bits=layer_bits(layers),
+            board=board,
+            board_source=board_source,
+            fps=fps,
+            clock_mhz=clock,
+            memory=Memory(
+                latency=memory.latency if memory_latency is None else memory_latency,
+                bandwidth=memory.bandwidth if memory_bandwidth is None else memory_bandwidth,
+            ),
+            budget=budget or {},
+            choices=Choices(**(choices or {})),
+            workers=workers or processors(),
+        )
+
+    def limits(self) -> Limits:
+        """What a design may use: the budget's figures, the board's where it has none."""
+        resources = {name: self.board.limit(name) for name in RESOURCES}
+        for name, value in self.budget.items():
+            resources[name] = int(self.board.resources[name] * value if value <= 1 else value)
+        return Limits(
+            resources=resources,
+            cascades={rows: self.board.cascades(rows) for rows in ROWS},
+            memory_ports=self.board.memory.ports,
+        )
+
+
+#: Option of each resource.
+_OPTION = {"lut": "lut", "ff": "ff", "dsp": "dsp", "bram36": "bram"}
+
+
+def layer_bits(layers: Sequence[Op]) -> dict[str, int]:
+    """Width of every layer's weights."""
+    kinds = Embedding | Linear | QueryKeyValue
+    return {op.name: op.weight_bits for op in layers if isinstance(op, kinds)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exploration:
+    """The answer, with the question."""
+
+    request: ExploreRequest
+    answer: Answer
+
+    @property
+    def chosen(self) -> Found | None:
+        """What ``-o`` writes: the cheapest design of a target, the fastest of a front."""
+        designs = self.answer.designs
+        if not designs:
+            return None
+        return designs[0] if self.request.fps is not None else designs[-1]
+
+    def command(self, found: Found) -> str:
+        """The command that builds a design."""
+        request, candidate = self.request, found.point.candidate
+        words = ["hwgen", "generate" if request.is_graph else "run", request.source]
+        if not request.is_graph and request.source != "digits":
+            words += ["--checkpoint", "FILE"]
+        words += ["--board", request.board_source]
+        for option, value in (
+            ("rows", candidate.rows),
+            ("columns", candidate.columns),
+            ("ports", candidate.memory_ports),
+            ("softmax-lanes", candidate.softmax_vec),
+            ("row-blocks", candidate.row_blocks),
+        ):
+            words += [f"--{option}", str(value)]
+        if request.clock_mhz != request.board.clock.mhz:
+            words += ["--clock", str(request.clock_mhz)]
+        return shlex.join(words)
+
+    def design(self, found: Found) -> Design:
+        """A design of the answer, without weights."""
+        request, candidate = self.request, found.point.candidate
+        return Design(
+            model=request.spec.name,
+            shapes=Shapes.of(request.spec, candidate.softmax_vec),
+            config=found.point.config,
+            row_blocks=candidate.row_blocks,
+            board=request.board,
+        )
+
+    def describe(self, found: Found) -> dict[str, Any]:
+        """A design as plain values."""
+        point = found.point
+        fits = point.limits.cascades[point.candidate.rows]
+        return {
+            "config": point.config.to_json(),
+            "row_blocks": point.candidate.row_blocks,
+            "weight_bits": dict(self.request.weight_bits),
+            "fps": found.fps,
+            "cycles": found.cycles,
+            "resources": {name: getattr(point.resources, name) for name in RESOURCES},
+            "shares": {name: point.shares[name] for name in sorted(point.shares)},
+            "cost": point.cost,
+            "cascades": {"used": point.cascades, "placeable": fits},
+            "fabric_mhz": point.config.clock_mhz,
+            "dsp_mhz": None,
+            "command": self.command(found),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract of ``hwgen explore --json``."""
+        answer, request = self.answer, self.request
+        values: dict[str, Any] = {
+            "model": request.spec.name,
+            "board": request.board.name,
+            "target_fps": request.fps,
+            "feasible": answer.feasible,
+            "binding_resource": answer.binding,
+            "best_fps": answer.best.met_fps if answer.best is not None else None,
+            "designs": [self.describe(found) for found in answer.designs],
+            "cost": "mean share of the limits of LUT, FF, DSP and block RAM",
+            "limits": dict(request.limits().resources),
+            "resource_error": dict(model_error()),
+            "front_tolerance": TOLERANCE,
+            "target_margin": MARGIN,
+            "designs_legal": answer.designs_legal,
+            "designs_within_limits": answer.designs_within_limits,
+            "designs_evaluated": answer.designs_evaluated,
+            "proven_optimal": not answer.interrupted,
+            "interrupted": answer.interrupted,
+            "memory_latency": request.memory.latency,
+            "memory_bandwidth": request.memory.bandwidth,
+            "seconds": answer.seconds,
+        }
+        if answer.best is not None:
+            values["best"] = self.describe(answer.best)
+        if answer.beyond is not None:
+            values["nearest_beyond"] = self.describe(answer.beyond)
+        if reason := self.why():
+            values["why"] = reason
+        return values
+
+    def why(self) -> str | None:
+        """Why the runner-up lost; None where there is no contest."""
+        designs = self.answer.designs
+        if self.request.fps is None or len(designs) < 2:
+            return None
+        first, second = designs[0].point, designs[1].point
+        more = [
+            f"{_LABELS[name]} {_number(second, name)} against {_number(first, name)}"
+            for name in RESOURCES
+            if second.shares[name] > first.shares[name]
+        ]
+        text = (
+            f"the runner-up ({second.candidate.text()}) costs {100 * second.cost:.2f} % of the"
+            f" limits on average, {100 * first.cost:.2f} % the first"
+        )
+        if not more:  # equal cost
+            return f"{text}; it is slower"
+        return f"{text}: {', '.join(more)}"
+
+    def failure(self) -> InfeasibleError | None:
+        """The sentence for a target that is not met."""
+        answer, request = self.answer, self.request
+        if answer.feasible or answer.interrupted:
+            return None
+        where = f"model {request.spec.name!r} on {request.board.name}"
+        if answer.best is None:
+            return InfeasibleError(
+                f"Design must fit the limits, and none of {answer.designs_legal:,} does",
+                where=where,
+                binding_resource=answer.binding,
+                best_fps=None,
+            )
+        assert request.fps is not None
+        best, beyond = answer.best, answer.beyond
+        why = (
+            f"the fastest design within the limits is {best.point.candidate.text()}, predicted"
+            f" {best.fps:,.6g} FPS, less {100 * MARGIN:g} % for the prediction's error"
+        )
+        if beyond is not None:
+            assert answer.binding is not None
+            needed = beyond.point.demand[answer.binding]
+            kind = "fast enough" if beyond.met_fps >= request.fps else "faster"
+            why += (
+                f"; the nearest that is {kind},"
+                f" {beyond.point.candidate.text()} with {beyond.fps:,.6g} FPS, needs"
+                f" {needed:,g} {_LABELS[answer.binding]} of {beyond.point.limit(answer.binding):,}"
+            )
+        else:
+            why += "; no legal design beyond the limits is faster"
+        return InfeasibleError(
+            f"Frame rate must be at most {best.met_fps:,.6g} FPS, not {request.fps:,g}",
+            where=where,
+            why=why,
+            binding_resource=answer.binding,
+            best_fps=best.met_fps,
+        )
+
+
+_LABELS = {
+    "lut": "LUT",
+    "ff": "FF",
+    "dsp": "DSP",
+    "bram36": "BRAM36",
+    PLACEMENT: "placeable cascades",
+}
+
+
+def _number(point: Any, name: str) -> str:
+    return f"{getattr(point.resources, name):,g}"
+
+
+def explore(request: ExploreRequest, reporter: Reporter) -> Exploration:
+    """Search the space; an interrupt gives what was found until then.
+
+    Raises:
+        ConfigError: no legal design has the values that were asked for.
+    """
+    choices = request.choices
+    if request.softmax_vec is not None:
+        choices = replace(choices, softmax_vec=(request.softmax_vec,))
+    memory = request.memory
+    with reporter.stage("explore"):
+        search = Search(
+            problem=Problem(
+                spec=request.spec,
+                memory=MemoryModel(bytes_per_cycle=memory.bandwidth, latency=memory.latency),
+                fixed={**choices.fixed, "clock_mhz": request.clock_mhz},
+            ),
+            limits=request.limits(),
+            choices=choices,
+            # Two products a cycle and DSP; beyond twice the device nothing is near.
+            most_macs=4 * request.board.resources["dsp"],
+            clock_mhz=request.clock_mhz,
+            target=request.fps,
+            workers=request.workers,
+            progress=reporter,
+        )
+        return Exploration(request=request, answer=search.run())
+
+
+def rows(exploration: Exploration) -> list[list[str]]:
+    """The designs of the answer, ready for a table with :data:`HEADER`."""
+    return [
+        [
+            f"{found.fps:,.1f}",
+            f"{found.cycles:,}",
+            f"{found.point.candidate.rows} x {found.point.candidate.columns}",
+            str(found.point.candidate.memory_ports),
+            str(found.point.candidate.softmax_vec),
+            str(found.point.candidate.row_blocks),
+            *(_number(found.point, name) for name in RESOURCES),
+            f"{100 * found.point.cost:.1f} %",
+        ]
+        for found in exploration.answer.designs
+    ]
+
+
+def summary(exploration: Exploration) -> list[list[str]]:
+    """What is to be said beside the designs, name and value."""
+    answer, request = exploration.answer, exploration.request
+    board, error = request.board, model_error()
+    limits = request.limits()
+    placed = {rows: fits for rows, fits in limits.cascades.items() if fits is not None}
+    estimated = (
+        f"LUT and FF estimated, worst error {100 * error['lut']:.1f} % and"
+        f" {100 * error['ff']:.1f} % (added where limits are checked);"
+        " DSP and BRAM36 as Yosys counts"
+    )
+    counted = (
+        f"{answer.designs_legal:,} legal, {answer.designs_within_limits:,} within the limits,"
+        f" {answer.designs_evaluated:,} evaluated in {answer.seconds:.1f} s"
+    )
+    table = [
+        ["board", f"{board.name}, {request.clock_mhz} MHz (assumed)"],
+        ["limits", ", ".join(f"{limits.resources[n]:,} {_LABELS[n]}" for n in RESOURCES)],
+        [
+            "placement",
+            ", ".join(f"{fits} cascades of {rows}" for rows, fits in placed.items())
+            or "unknown: the board file has no heights of its DSP columns",
+        ],
+        [
+            "memory",
+            f"{request.memory.bandwidth:.1f} B/cycle, {request.memory.latency} cycles latency",
+        ],
+        ["cycles", "predicted by the event-driven model"],
+        ["resources", estimated],
+        ["cost", "mean share of the four limits"],
+        ["designs", counted],
+    ]
+    if request.fps is None:
+        table.append(["front", f"designs less than {100 * TOLERANCE:g} % apart are one"])
+    else:
+        table.append(
+            ["target", f"{request.fps:g} FPS, predicted at least {100 * MARGIN:g} % above it"]
+        )
+    if why := exploration.why():
+        table.append(["runner-up", why])
+    if (chosen := exploration.chosen) is not None:
+        table.append(["build it with", exploration.command(chosen)])
+    elif answer.best is not None:
+        table.append(
+            ["fastest", f"{answer.best.fps:,.1f} FPS: {answer.best.point.candidate.text()}"]
+        )
+        table.append(["build it with", exploration.command(answer.best)])
+    return table
+
+
+#: Column names of :func:`rows`.
+HEADER = (
+    *("FPS", "cycles", "array", "ports", "softmax lanes", "row blocks"),
+    *("LUT", "FF", "DSP", "BRAM36", "cost"),
+)
+
+
+def write_csv(exploration: Exploration, path: Path) -> None:
+    """The designs as a table of comma-separated values, one line each."""
+    text = io.StringIO()
+    names = ("rows", "columns", "memory_ports", "softmax_vec", "row_blocks")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["fps", "cycles", "clock_mhz", *names, *RESOURCES, "cost", "command"])
+    for found in exploration.answer.designs:
+        point = found.point
+        writer.writerow(
+            [
+                *(f"{found.fps:.3f}", found.cycles, point.config.clock_mhz),
+                *(getattr(point.candidate, name) for name in names),
+                *(getattr(point.resources, name) for name in RESOURCES),
+                *(f"{point.cost:.6f}", exploration.command(found)),
+            ]
+        )
+    replace_file(path, lambda stream: stream.write(text.getvalue().encode()))

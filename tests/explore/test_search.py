@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The search against evaluating everything."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from hwgen.errors import ConfigError
+from hwgen.explore import search as module
+from hwgen.explore.evaluate import Problem, frame_cycles
+from hwgen.explore.search import (
+    DESIGN_SPACE,
+    MEMORY,
+    PLACEMENT,
+    SHOWN,
+    TOLERANCE,
+    Answer,
+    Found,
+    Limits,
+    Point,
+    Search,
+)
+from hwgen.explore.space import Candidate, Choices
+from hwgen.frontend.models import MODELS
+from hwgen.program.cycle_model import MemoryModel
+
+PROBLEM = Problem(
+    spec=MODELS["digits"], memory=MemoryModel(bytes_per_cycle=46.7, latency=100), fixed={}
+)
+ROOMY = {"lut": 191_856, "ff": 274_080, "dsp": 2_016, "bram36": 729}
+#: A part of the space small enough to evaluate whole.
+PART = Choices(
+    columns=(8, 16, 32, 64, 96), memory_ports=(1, 2, 4), softmax_vec=(8, 32), row_blocks=(1, 2)
+)
+
+
+def searching(
+    target: float | None = None,
+    *,
+    resources: Mapping[str, int] | None = None,
+    workers: int = 1,
+    choices: Choices = PART,
+    **more: Any,
+) -> Search:
+    return Search(
+        problem=PROBLEM,
+        limits=Limits(
+            resources={**ROOMY, **(resources or {})},
+            cascades=more.pop("cascades", {16: 152, 32: 76, 64: 29, 128: 11}),
+            memory_ports=6,
+        ),
+        choices=choices,
+        most_macs=8192,
+        clock_mhz=300,
+        target=target,
+        workers=workers,
+        **more,
+    )
+
+
+@pytest.fixture(scope="module")
+def everything() -> dict[Candidate, int]:
+    """Cycles of every design of the part, within limits or not."""
+    one = searching()
+    points = one._points()
+    return {p.candidate: frame_cycles(PROBLEM, p.candidate) for p in points}
+
+
+@pytest.fixture
+def evaluations(
+    everything: dict[Candidate, int], monkeypatch: pytest.MonkeyPatch
+) -> list[Candidate]:
+    """The designs that a search evaluates, ideal ones aside; known ones cost nothing."""
+    seen: list[Candidate] = []
+
+    def known(problem: Problem, candidate: Candidate) -> int:
+        if problem.memory == PROBLEM.memory and candidate in everything:
+            seen.append(candidate)
+            return everything[candidate]
+        return frame_cycles(problem, candidate)
+
+    monkeypatch.setattr("hwgen.explore.evaluate.frame_cycles", known)
+    return seen
+
+
+def all_found(everything: dict[Candidate, int], one: Search) -> list[Found]:
+    return [Found(point=p, cycles=everything[p.candidate]) for p in one._points() if p.fits]
+
+
+def names(answer: Answer) -> list[tuple[Candidate, int]]:
+    return [(one.point.candidate, one.cycles) for one in answer.designs]
+
+
+@pytest.mark.parametrize("target", [3_000, 12_000, 17_000, 22_000, 26_500])
+def test_the_cheapest_design_that_meets_a_target(
+    target: float, everything: dict[Candidate, int], evaluations: list[Candidate]
+) -> None:
+    one = searching(target)
+    answer = one.run()
+    meeting = [f for f in all_found(everything, one) if f.met_fps >= target]
+    meeting.sort(key=lambda f: (f.point.cost, f.cycles, f.point.candidate))
+    assert answer.feasible
+    assert names(answer) == [(f.point.candidate, f.cycles) for f in meeting[:SHOWN]]
+    assert len(evaluations) < len(everything) / 2
+    assert len(evaluations) == len(set(evaluations))
+
+
+@pytest.mark.parametrize("resources", [{}, {"dsp": 400}, {"bram36": 60}, {"lut": 38_000}], ids=str)
+def test_an_infeasible_target_names_the_fastest_design(
+    resources: dict[str, int], everything: dict[Candidate, int], evaluations: list[Candidate]
+) -> None:
+    one = searching(1e6, resources=resources)
+    answer = one.run()
+    assert not answer.feasible
+    assert not answer.designs
+    assert answer.best is not None
+    fastest = min(
+        all_found(everything, one), key=lambda f: (f.cycles, f.point.cost, f.point.candidate)
+    )
+    assert answer.best.point.candidate == fastest.point.candidate
+    for name in resources:
+        assert answer.binding == name
+        assert answer.beyond is not None
+        assert answer.beyond.cycles < answer.best.cycles
+        assert answer.beyond.point.overrun > 1
+
+
+def test_placement_can_bind(everything: dict[Candidate, int], evaluations: list[Candidate]) -> None:
+    answer = searching(1e6, cascades={16: 8, 32: 4, 64: 2, 128: 0}).run()
+    assert answer.binding == PLACEMENT
+    unknown = searching(1e6, cascades=dict.fromkeys((16, 32, 64, 128))).run()
+    assert unknown.binding != PLACEMENT
+    assert unknown.best is not None
+    assert answer.best is not None
+    assert unknown.best.cycles < answer.best.cycles
+
+
+def beats(one: Found, other: Found) -> bool:
+    """Costs no more LUT, DSP, block RAM and is as fast, and not the same in all."""
+    a, b = (*one.point.axes, one.cycles), (*other.point.axes, other.cycles)
+    return a != b and all(x <= y for x, y in zip(a, b, strict=True))
+
+
+def covers(one: Found, other: Found) -> bool:
+    cheaper = all(x <= y for x, y in zip(one.point.axes, other.point.axes, strict=True))
+    return cheaper and one.cycles <= (1 + TOLERANCE) * other.cycles
+
+
+def test_the_front_is_the_front_of_everything(
+    everything: dict[Candidate, int], evaluations: list[Candidate]
+) -> None:
+    one = searching()
+    answer = one.run()
+    found = all_found(everything, one)
+    assert len(answer.designs) > 4
+    for design in answer.designs:
+        assert not any(beats(other, design) for other in answer.designs)
+    # Nothing that was left out is more than the tolerance faster than what costs no more.
+    assert all(any(covers(design, other) for design in answer.designs) for other in found)
+    # The same without any bound.
+    kept: list[Found] = []
+    module._keep(sorted(found, key=lambda f: module._front_order(f.point)), kept)
+    module._finish_front(kept)
+    assert names(answer) == [(f.point.candidate, f.cycles) for f in kept]
+    assert len(evaluations) < len(found)
+
+
+def test_a_bound_that_is_none_is_noticed(
+    everything: dict[Candidate, int],
+    evaluations: list[Candidate],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = names(searching().run())
+    monkeypatch.setattr("hwgen.explore.search.cycle_bound", lambda *_: 100_000)
+    assert names(searching().run()) != expected
+
+
+@pytest.mark.parametrize("target", [None, 22_000, 1e6])
+def test_the_answer_does_not_depend_on_the_workers(target: float | None) -> None:
+    few = Choices(rows=(16, 32), columns=(16, 32, 64), memory_ports=(1, 2, 4), softmax_vec=(8, 32))
+    answers = [searching(target, choices=few, workers=count).run() for count in (1, 2, 3)]
+    first = answers[0]
+    for other in answers[1:]:
+        assert names(other) == names(first)
+        assert other.designs_evaluated == first.designs_evaluated
+        assert other.binding == first.binding
+        assert (other.best is None) == (first.best is None)
+        assert other.best is None or other.best.cycles == first.best.cycles  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("target", [None, 10_000])
+@pytest.mark.parametrize("after", [0, 1, 10])
+def test_an_interrupt_keeps_what_was_found(
+    target: float | None,
+    after: int,
+    everything: dict[Candidate, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted() -> Iterator[int]:
+        for number in range(10_000):
+            if number == after:
+                raise KeyboardInterrupt
+            yield number
+
+    clock = interrupted()
+
+    def evaluate(problem: Problem, candidate: Candidate) -> int:
+        next(clock)
+        if problem.memory == PROBLEM.memory:
+            return everything[candidate]
+        return frame_cycles(problem, candidate)
+
+    monkeypatch.setattr("hwgen.explore.evaluate.frame_cycles", evaluate)
+    answer = searching(target).run()
+    assert answer.interrupted
+    assert answer.designs_evaluated == after
+    assert bool(answer.designs) == (after >= (10 if target is None else 1))
+    for one in answer.designs:
+        assert one.cycles == everything[one.point.candidate]
+        assert target is None or one.met_fps >= target
+
+
+def test_what_binds_where_no_design_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    plenty = dict.fromkeys(ROOMY, 1_000_000)
+    room = dict.fromkeys((16, 32, 64, 128), 1_000_000)
+    answer = searching(1e6, resources=plenty, cascades=room).run()
+    assert (answer.beyond, answer.binding) == (None, DESIGN_SPACE)
+    starved = dataclasses.replace(PROBLEM, memory=MemoryModel(bytes_per_cycle=4, latency=100))
+    monkeypatch.setattr(sys.modules[__name__], "PROBLEM", starved)
+    answer = searching(1e6, resources=plenty, cascades=room).run()
+    assert (answer.beyond, answer.binding) == (None, MEMORY)
+
+
+def test_no_legal_design() -> None:
+    with pytest.raises(ConfigError, match="legal"):
+        searching(choices=Choices(rows=(64,), columns=(8,))).run()
+
+
+def test_limits_that_nothing_fits() -> None:
+    answer = searching(10, resources={"dsp": 5}).run()
+    assert not answer.feasible
+    assert answer.best is None
+    assert answer.binding == "dsp"
+
+
+def test_demand_has_the_error_of_the_model_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    point: Point = next(iter(searching()._points()))
+    monkeypatch.setattr(
+        "hwgen.explore.search.model_error",
+        lambda: {"lut": 0.5, "ff": 0.0, "dsp": 0.0, "bram36": 0.0},
+    )
+    assert point.demand["lut"] == pytest.approx(1.5 * point.resources.lut, abs=1)
+    assert point.demand["ff"] == point.resources.ff
+    assert point.demand["dsp"] == point.resources.dsp
