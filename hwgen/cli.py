@@ -32,6 +32,7 @@ from hwgen.errors import (
     HwgenError,
     InfeasibleError,
     MismatchError,
+    UnexpectedLogitsError,
     UsageError,
 )
 from hwgen.stages.options import BY_NAME, DesignOption, DesignOptions
@@ -111,6 +112,8 @@ def describe_error(error: BaseException) -> dict[str, Any]:
     if isinstance(error, MismatchError):
         values["first_difference"] = error.first_difference
         values["matches_reference"] = False
+    if isinstance(error, UnexpectedLogitsError):
+        values |= {"expect": error.agreement, "assumed": error.assumed}
     if isinstance(error, HwgenError) and error.changed_files:
         values["changed_files"] = list(error.changed_files)
     if isinstance(error, InfeasibleError):
@@ -313,12 +316,28 @@ def _state(ok: bool, needed: bool, found: str) -> str:
     return "WRONG" if found else ("MISSING" if needed else "absent")
 
 
-_MODEL_HELP = "MODEL is a known name (see 'hwgen models') or a JSON model file."
+_MODEL_HELP = (
+    "MODEL is a known name (see 'hwgen models'), a JSON model file, or a Hugging Face folder."
+)
 
 _checkpoint_option = click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
-    help="Weights: .safetensors, .pt, .pth or .bin.",
+    help="Weights: .safetensors, .pt, .pth, .bin, .ckpt, an index of shards, or a folder with one"
+    " of them. Default: MODEL, if it is a folder.",
+)
+_container_option = click.option(
+    "--container",
+    metavar="KEY",
+    help="Which of several state dicts of the checkpoint: its key (model_ema), or what the names"
+    " begin with (teacher.backbone).",
+)
+_expect_option = click.option(
+    "--expect",
+    type=click.Path(path_type=Path),
+    metavar="NPZ",
+    help="Compare the float model with your framework's 'logits' on 'images' of the same file, or"
+    " on the images that are given.",
 )
 _calibration_option = click.option(
     "--calibration",
@@ -424,7 +443,9 @@ def _stated(given: dict[str, Any]) -> dict[str, Any]:
 )
 @click.argument("model")
 @_checkpoint_option
+@_container_option
 @_calibration_option
+@_expect_option
 @_weight_bits_option
 @_squares_option
 @click.option("-o", "--output", "graph_path", type=click.Path(path_type=Path), required=True)
@@ -434,7 +455,9 @@ def quantize(
     output: Output,
     model: str,
     checkpoint: Path | None,
+    container: str | None,
     calibration: Path | None,
+    expect: Path | None,
     weight_bits: int,
     squares: str,
     graph_path: Path,
@@ -443,9 +466,9 @@ def quantize(
 ) -> None:
     """Quantise a checkpoint to an integer graph."""
     from hwgen import flow
-    from hwgen.report.design import saturation_text
+    from hwgen.report.design import assumed_rows, saturation_text
     from hwgen.report.terminal import Reporter, print_table
-    from hwgen.stages.load import Request, load
+    from hwgen.stages.load import Request, calibration_images, compare_with_expected, load
     from hwgen.stages.quantise import quantise
 
     reporter = Reporter()
@@ -455,18 +478,27 @@ def quantize(
         calibration=calibration,
         weight_bits=weight_bits,
         squares=squares,
+        container=container,
         softmax_vec=softmax_vec,
     )
     flow.check_output_file(graph_path)
-    graph = quantise(load(request, reporter), reporter)
+    loaded = load(request, reporter)
+    agreement = None
+    if expect is not None:
+        agreement = compare_with_expected(
+            loaded, expect, lambda: calibration_images(request), reporter
+        )
+    graph = quantise(loaded, reporter)
     graph.save(graph_path)
     facts = flow.describe_graph(graph) | {"graph": str(graph_path)}
+    if agreement is not None:
+        facts["expect"] = agreement.to_json()
     shown = facts | {"logit_saturation": saturation_text(graph.metadata.logit_saturation)}
+    del shown["assumed"]
     for warning in graph.metadata.warnings:
         reporter.warn(warning)
-    output.result(
-        facts, lambda: print_table(str(graph_path), [[k, _short(v)] for k, v in shown.items()])
-    )
+    rows = [[k, _short(v)] for k, v in shown.items()] + assumed_rows(graph.metadata.assumed)
+    output.result(facts, lambda: print_table(str(graph_path), rows))
 
 
 #: Where the context keeps the board's name or file as the user gave it.
@@ -582,8 +614,10 @@ _images_option = click.option(
 )
 @_board_option
 @_checkpoint_option
+@_container_option
 @_calibration_option
 @_images_option
+@_expect_option
 @_weight_bits_option
 @_squares_option
 @_latency_option
@@ -604,8 +638,10 @@ def run(
     design_path: Path | None,
     board: Any,
     checkpoint: Path | None,
+    container: str | None,
     calibration: Path | None,
     images: int | Path | None,
+    expect: Path | None,
     weight_bits: int,
     squares: str,
     memory_latency: int | None,
@@ -631,6 +667,7 @@ def run(
         memory_latency=memory_latency,
         memory_bandwidth=memory_bandwidth,
         synthesise=synth,
+        expect=expect,
     )
     if board is not None:
         settings = replace(settings, board=board)
@@ -652,6 +689,7 @@ def run(
         calibration=calibration,
         weight_bits=weight_bits,
         squares=squares,
+        container=container,
         softmax_vec=softmax_vec,
     )
     explored: dict[str, Any] = {}
@@ -662,6 +700,8 @@ def run(
         )
     evidence = flow.run_all(request, settings, reporter)
     values = flow.describe_evidence(evidence) | explored
+    if evidence.agreement is not None:
+        values["expect"] = evidence.agreement.to_json()
     missed = flow.missed_rate(evidence, fps)
     if missed is not None:
         values |= describe_error(missed)

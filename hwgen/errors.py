@@ -8,6 +8,7 @@ value where there is one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
@@ -165,6 +166,30 @@ class InfeasibleError(HwgenError):
         super().__init__(what, where=where, why=why)
         self.binding_resource = binding_resource
         self.best_fps = best_fps
+
+
+class UnexpectedLogitsError(HwgenError):
+    """The float model does not give the logits that the user's own framework gives.
+
+    Args:
+        what: the sentence.
+        agreement: the figures of the comparison, plain values.
+        assumed: what was taken for granted of the model, plain values: the suspects.
+        where: the file of the expected logits.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        agreement: Mapping[str, Any],
+        assumed: Mapping[str, Any],
+        where: str | None = None,
+    ) -> None:
+        """Keep figures and suspects as attributes."""
+        super().__init__(what, where=where)
+        self.agreement = dict(agreement)
+        self.assumed = dict(assumed)
 
 
 class MismatchError(HwgenError):

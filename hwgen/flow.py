@@ -21,8 +21,10 @@ from hwgen.errors import ConfigError, HwgenError, MismatchError, SimulationError
 from hwgen.explore.evaluate import processors
 from hwgen.explore.space import VARIED, Choices
 from hwgen.files import reason, resolve_target
+from hwgen.frontend.expected import Agreement
 from hwgen.frontend.images import ImageSet, digits_dataset
 from hwgen.frontend.models import MODELS
+from hwgen.graph.assumption import assumptions_to_json
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.spec import ModelSpec
 from hwgen.program.skeleton import skeleton_graph
@@ -33,7 +35,13 @@ from hwgen.stages.configure import check_fits
 from hwgen.stages.design import Design, Shapes, design, design_name
 from hwgen.stages.emit import DesignFolder, emit, warn_of_changes
 from hwgen.stages.explore import ExploreRequest, explore, layer_bits
-from hwgen.stages.load import Loaded, Request, held_out_images, load
+from hwgen.stages.load import (
+    Loaded,
+    Request,
+    compare_with_expected,
+    held_out_images,
+    load,
+)
 from hwgen.stages.lower import Lowered, board_memory, check_runs, lower, predicted_cycles
 from hwgen.stages.options import DesignOptions
 from hwgen.stages.quantise import Accuracy, measure_accuracy, quantise
@@ -52,6 +60,7 @@ class Evidence:
     folder: DesignFolder
     simulation: SimulationResult | None = None
     synthesis: SynthesisResult | None = None
+    agreement: Agreement | None = None  #: of the float model with expected logits, of this run
 
     @classmethod
     def load(cls, path: Path) -> Evidence:
@@ -80,6 +89,7 @@ class Settings:
     memory_latency: int | None = None  #: cycles; by default the board's
     memory_bandwidth: float | None = None  #: bytes per cycle; by default the board's
     synthesise: bool = False
+    expect: Path | None = None  #: another framework's logits
 
     def folder(self, name: str) -> Path:
         """Where the design goes."""
@@ -184,11 +194,14 @@ def run_all(request: Request, settings: Settings, reporter: Reporter) -> Evidenc
         labelled = ImageSet(images=everything, labels=labels, source="digits")
     loaded: Loaded | None = None
     accuracy: Accuracy | None = None
+    agreement: Agreement | None = None
 
     def watch(stage: str, artefact: Any) -> Any:
-        nonlocal loaded, accuracy
+        nonlocal loaded, accuracy, agreement
         if isinstance(artefact, Loaded):
             loaded = artefact
+            if settings.expect is not None:
+                agreement = compare_with_expected(loaded, settings.expect, lambda: images, reporter)
         elif isinstance(artefact, IntegerGraph):
             for warning in artefact.metadata.warnings:
                 reporter.warn(warning)
@@ -216,7 +229,7 @@ def run_all(request: Request, settings: Settings, reporter: Reporter) -> Evidenc
 
     evidence = run_flow(request, settings, reporter, until="synthesise", watch=watch)
     assert isinstance(evidence, Evidence)
-    return evidence
+    return replace(evidence, agreement=agreement)
 
 
 def find_design(
@@ -395,6 +408,7 @@ def describe_graph(graph: IntegerGraph) -> dict[str, Any]:
         "logit_saturation": dict(graph.metadata.logit_saturation),
         "warnings": list(graph.metadata.warnings),
         "notes": list(graph.metadata.notes),
+        "assumed": assumptions_to_json(graph.metadata.assumed),
     }
 
 

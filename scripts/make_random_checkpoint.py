@@ -18,9 +18,10 @@ import sys
 import numpy as np
 
 from hwgen.errors import HwgenError
-from hwgen.frontend.float_model import FloatModel, expected_shapes
+from hwgen.frontend.float_model import FloatModel
 from hwgen.frontend.images import synthetic_images
 from hwgen.frontend.models import ModelSpec, get_model
+from hwgen.frontend.naming import expected_shapes
 from hwgen.frontend.quantiser import quantise
 from hwgen.graph.liveness import LEAST_LOGIT_SPREAD, check_alive, measure_liveness
 from hwgen.graph.safetensors_file import write_safetensors

@@ -54,7 +54,7 @@ OWNERS = {
     "cocotb": {"sim"},
     "click": {"cli"},
     "rich": {"report"},
-    "pydantic": {"reading", "boards", "emit", "stages"},
+    "pydantic": {"reading", "boards", "emit", "frontend", "stages"},
 }
 
 

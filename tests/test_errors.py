@@ -28,7 +28,7 @@ def test_exit_status() -> None:
         for name, cls in vars(errors).items()
         if isinstance(cls, type) and issubclass(cls, HwgenError)
     }
-    assert len(statuses) == 11
+    assert len(statuses) == 13
     assert statuses.pop("UsageError") == 2
     assert set(statuses.values()) == {1}
 

@@ -19,6 +19,7 @@ from hwgen import __version__
 from hwgen.boards import Board
 from hwgen.config import PARAMETERS, AcceleratorConfig
 from hwgen.errors import FormatError
+from hwgen.graph.assumption import assumptions_from_json
 from hwgen.isa.registers import BY_NAME, COUNTERS
 from hwgen.reading import STRICT, check_version, load_json, printable, read_bytes, show, validate
 
@@ -141,6 +142,7 @@ class Manifest:
             type(part) in (int, float) for part in saturation.values()
         ):
             raise FormatError("extra.logit_saturation must be a table of numbers")
+        assumptions_from_json(self.extra.get("assumed", {}))
         used = {*self.simulation, *self.synthesis}
         used |= {self.program.image, self.program.boundaries, self.program.graph}
         if missing := sorted(used - set(self.files)):

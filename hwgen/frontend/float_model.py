@@ -1,27 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
 """The floating-point model: one canonical naming, checked name by name, and its NumPy forward pass.
 
-The canonical names are timm's (``blocks.0.attn.qkv.weight``, ...). Weights keep their checkpoint's
-layout ``[out, in]``; LayerScale, where a checkpoint has it, is folded into ``attn.proj`` and
-``mlp.fc2`` at load.
+Names and layouts are those of :mod:`hwgen.frontend.naming`. LayerScale, where a checkpoint has it,
+is folded into ``attn.proj`` and ``mlp.fc2`` at load.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from hwgen.errors import CheckpointError
+from hwgen.frontend.naming import (
+    canonical,
+    expected_shapes,
+    layer_scale_names,
+    prefix_advice,
+    shape_advice,
+    transposed_advice,
+)
+from hwgen.frontend.statements import DEFAULT
+from hwgen.frontend.texts import listing, shape_text
+from hwgen.graph.assumption import Assumption
 from hwgen.graph.spec import ModelSpec
 
 Tap = Callable[[str, np.ndarray], None]
 
-#: More offending names than this are counted, not listed.
-_MAX_LISTED = 12
+#: Fields of the specification that no tensor's shape says.
+_UNSAID = (
+    "image_size",
+    "mean",
+    "std",
+    "heads",
+    "head_dim",
+    "activation",
+    "layer_norm_epsilon",
+    "pooling",
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,41 +51,62 @@ class FloatModel:
         str, np.ndarray
     ]  #: float32, canonical name -> array, every name of expected_shapes
     notes: tuple[str, ...] = ()  #: What the import did beyond copying: ignored or folded tensors.
+    #: What the tensors do not say: name -> value and source.
+    assumed: Mapping[str, Assumption] = field(default_factory=dict)
     _float64: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def from_state_dict(cls, spec: ModelSpec, tensors: Mapping[str, np.ndarray]) -> FloatModel:
+    def from_state_dict(
+        cls,
+        spec: ModelSpec,
+        tensors: Mapping[str, np.ndarray],
+        *,
+        sources: Mapping[str, str] | None = None,
+        assumed: Mapping[str, Assumption] | None = None,
+    ) -> FloatModel:
         """Return the model of a state dict in timm's, Hugging Face's or the spec's own naming.
+
+        Args:
+            spec: what the tensors must be, and what they do not say.
+            tensors: the state dict.
+            sources: where the specification's fields are from; the others have defaults.
+            assumed: what was taken for granted in reading the tensors.
 
         Raises:
             CheckpointError: missing, unexpected or wrongly shaped tensors, NaN or infinity, or a
-                head that is not supported; every offending name is listed.
+                network that is not supported; every offending name is listed.
         """
-        _refuse_unsupported(tensors)
-        found, notes = _canonical(spec, tensors)
+        read = canonical(spec, tensors)
+        found, notes = read.tensors, read.notes
         expected = expected_shapes(spec)
-        scales = {n: (spec.width,) for n in _layer_scale_names(spec)}
+        scales = {n: (spec.width,) for n in layer_scale_names(spec)}
         problems: list[str] = []
         missing = [name for name in expected if name not in found]
         extra = [name for name in found if name not in expected and name not in scales]
         if missing:
-            problems.append(f"missing: {_listing(missing)}")
+            problems.append(f"missing: {listing(missing)}")
         if extra:
-            problems.append(f"not part of the model: {_listing(extra)}")
+            problems.append(f"not part of the model: {listing(extra)}")
         shaped = {**expected, **scales}
         wrong = [
-            f"{n} has {_shape(a.shape)}, must have {_shape(shaped[n])}"
+            f"{n} has {shape_text(a.shape)}, must have {shape_text(shaped[n])}"
             for n, a in found.items()
             if n in shaped and a.shape != shaped[n]
         ]
         if wrong:
-            problems.append(f"wrong shape: {_listing(wrong)}")
+            problems.append(f"wrong shape: {listing(wrong)}")
+        misfit = bool(problems)
         integers = [n for n, a in found.items() if n in shaped and a.dtype.kind != "f"]
         if integers:
-            problems.append(f"not floating point: {_listing(integers)}")
+            problems.append(f"not floating point: {listing(integers)}")
         broken = [n for n, a in found.items() if a.dtype.kind == "f" and not np.isfinite(a).all()]
         if broken:
-            problems.append(f"NaN or infinity in: {_listing(broken)}")
+            problems.append(f"NaN or infinity in: {listing(broken)}")
+        if misfit and (advice := prefix_advice(spec, found)):
+            problems = [advice]  # every name is missing and another one surplus
+        elif misfit:
+            hints = (transposed_advice(expected, found), shape_advice(spec, found))
+            problems += filter(None, hints)
         if problems:
             raise CheckpointError(
                 f"Checkpoint must fit model {spec.name!r} ({spec.depth} blocks of width"
@@ -85,7 +124,8 @@ class FloatModel:
             notes.append(f"LayerScale folded into proj and fc2 ({len(folded)} tensors)")
         for array in out.values():
             array.flags.writeable = False
-        return cls(spec=spec, tensors=out, notes=tuple(notes))
+        taken = {**_assumed_fields(spec, sources or {}), **read.assumed, **(assumed or {})}
+        return cls(spec=spec, tensors=out, notes=tuple(notes), assumed=taken)
 
     def preprocess(self, images: np.ndarray) -> np.ndarray:
         """Return uint8 images [n, H, W, channels] as ``(pixel / 255 - mean) / std``, float64."""
@@ -94,7 +134,7 @@ class FloatModel:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
             raise ValueError(
                 f"Images must be uint8 [n, {', '.join(map(str, expected))}],"
-                f" not {images.dtype} {_shape(images.shape)}"
+                f" not {images.dtype} {shape_text(images.shape)}"
             )
         return (images / 255.0 - np.asarray(spec.mean)) / np.asarray(spec.std)
 
@@ -186,39 +226,6 @@ class FloatModel:
         return x
 
 
-def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """Return every canonical tensor of a model and its shape."""
-    w, a, h = spec.width, spec.attention_width, spec.mlp_hidden
-    shapes: dict[str, tuple[int, ...]] = {
-        "patch_embed.proj.weight": (w, spec.channels, spec.patch, spec.patch),
-        "patch_embed.proj.bias": (w,),
-        "pos_embed": (1, spec.tokens, w),
-    }
-    if spec.class_token:
-        shapes["cls_token"] = (1, 1, w)
-    for i in range(spec.depth):
-        block = {
-            "norm1.weight": (w,),
-            "norm1.bias": (w,),
-            "attn.qkv.weight": (3 * a, w),
-            "attn.qkv.bias": (3 * a,),
-            "attn.proj.weight": (w, a),
-            "attn.proj.bias": (w,),
-            "norm2.weight": (w,),
-            "norm2.bias": (w,),
-            "mlp.fc1.weight": (h, w),
-            "mlp.fc1.bias": (h,),
-            "mlp.fc2.weight": (w, h),
-            "mlp.fc2.bias": (w,),
-        }
-        if not spec.qkv_bias:
-            del block["attn.qkv.bias"]
-        shapes.update({f"blocks.{i}.{name}": shape for name, shape in block.items()})
-    shapes |= {"norm.weight": (w,), "norm.bias": (w,)}
-    shapes |= {"head.weight": (spec.classes, w), "head.bias": (spec.classes,)}
-    return shapes
-
-
 # Error function: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26
 # (|error| <= 1.5e-7).
 _ERF = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
@@ -259,145 +266,21 @@ def _layer_norm(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float) 
     return d / np.sqrt(variance + eps) * gamma + beta
 
 
+def _assumed_fields(spec: ModelSpec, sources: Mapping[str, str]) -> dict[str, Assumption]:
+    """What the specification says and the tensors do not, and what every ViT here has."""
+    taken = {name: Assumption(getattr(spec, name), sources.get(name, DEFAULT)) for name in _UNSAID}
+    taken["norm_order"] = Assumption("pre-norm: attention, then MLP", DEFAULT)
+    taken["attention_scale"] = Assumption("1/sqrt(head_dim)", DEFAULT)
+    if spec.class_token:
+        taken["class_token_position"] = Assumption("first", DEFAULT)
+    if spec.channels == 3:
+        taken["channel_order"] = Assumption("RGB", DEFAULT)
+    if spec.transposed:
+        taken["transposed"] = Assumption(spec.transposed, sources.get("transposed", DEFAULT))
+    else:
+        taken["transposed"] = Assumption("none: matrices are [out, in]", DEFAULT)
+    return taken
+
+
 def _no_tap(name: str, array: np.ndarray) -> None:
     del name, array
-
-
-def _layer_scale_names(spec: ModelSpec) -> list[str]:
-    return [f"blocks.{i}.{ls}.gamma" for i in range(spec.depth) for ls in ("ls1", "ls2")]
-
-
-_REFUSED = {
-    "head_dist": "a distillation head",
-    "dist_token": "a distillation token",
-    "distillation_token": "a distillation token",
-    "fc_norm": "a LayerNorm after pooling (timm's fc_norm)",
-    "norm_pre": "a LayerNorm before the blocks",
-    "q_norm": "normalised queries and keys",
-    "k_norm": "normalised queries and keys",
-    "reg_token": "register tokens",
-    "attn_pool": "attention pooling",
-    "relative_position_bias_table": "relative position biases",
-}
-
-
-def _refuse_unsupported(tensors: Mapping[str, np.ndarray]) -> None:
-    for name in tensors:
-        for part in name.split("."):
-            what = _REFUSED.get(part)
-            if what is not None:
-                raise CheckpointError(
-                    f"Checkpoint must be a plain ViT or DeiT, without {what}, not one with"
-                    f" {name!r}; use the variant without it (for DeiT: deit_*_patch16_224, not"
-                    " deit_*_distilled_*)"
-                )
-
-
-_HF_BLOCK = {
-    "layernorm_before": "norm1",
-    "layernorm_after": "norm2",
-    "attention.output.dense": "attn.proj",
-    "attention.o_proj": "attn.proj",
-    "intermediate.dense": "mlp.fc1",
-    "output.dense": "mlp.fc2",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
-}
-_HF_TOP = {
-    "embeddings.cls_token": "cls_token",
-    "embeddings.position_embeddings": "pos_embed",
-    "embeddings.patch_embeddings.projection.weight": "patch_embed.proj.weight",
-    "embeddings.patch_embeddings.projection.bias": "patch_embed.proj.bias",
-    "layernorm.weight": "norm.weight",
-    "layernorm.bias": "norm.bias",
-    "classifier.weight": "head.weight",
-    "classifier.bias": "head.bias",
-}
-# transformers up to 4: encoder.layer.N.attention.attention.query;
-# from 5 on: layers.N.attention.q_proj.
-_HF_LAYER = re.compile(r"(?:encoder\.layer|layers)\.(\d+)\.(.+)\.(weight|bias)")
-_HF_QKV = re.compile(r"attention\.(?:attention\.(query|key|value)|([qkv])_proj)")
-
-
-def _canonical(
-    spec: ModelSpec, tensors: Mapping[str, np.ndarray]
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the tensors under timm's names; what is not recognised keeps its own."""
-    notes: list[str] = []
-    if spec.name_map:
-        found = _by_name_map(spec, tensors)
-    elif any(
-        name.startswith(("vit.", "deit.")) or ".layernorm_before." in name for name in tensors
-    ):
-        found = _from_hugging_face(spec, tensors, notes)
-    else:
-        found = dict(tensors)
-    kernel = found.get("patch_embed.proj.weight")
-    if kernel is not None and kernel.shape == (spec.width, spec.patch_values):
-        # A linear patch embedding, values in the order (dy, dx, channel).
-        found["patch_embed.proj.weight"] = kernel.reshape(
-            spec.width, spec.patch, spec.patch, spec.channels
-        ).transpose(0, 3, 1, 2)
-        notes.append("linear patch embedding read in the order (dy, dx, channel)")
-    return found, notes
-
-
-def _from_hugging_face(
-    spec: ModelSpec, tensors: Mapping[str, np.ndarray], notes: list[str]
-) -> dict[str, np.ndarray]:
-    found: dict[str, np.ndarray] = {}
-    parts: dict[str, dict[str, np.ndarray]] = {}
-    ignored = []
-    for full, array in tensors.items():
-        name = full.removeprefix("vit.").removeprefix("deit.")
-        if name.startswith("pooler."):
-            ignored.append(full)
-            continue
-        layer = _HF_LAYER.fullmatch(name)
-        qkv = _HF_QKV.fullmatch(layer[2]) if layer else None
-        if layer and qkv:
-            letter = qkv[2] or qkv[1][0]
-            parts.setdefault(f"blocks.{layer[1]}.attn.qkv.{layer[3]}", {})[letter] = array
-        elif layer and layer[2] in _HF_BLOCK:
-            found[f"blocks.{layer[1]}.{_HF_BLOCK[layer[2]]}.{layer[3]}"] = array
-        else:
-            found[_HF_TOP.get(name, full)] = array
-    for name, three in parts.items():
-        shape: tuple[int, ...] = (spec.attention_width,)
-        if name.endswith("weight"):
-            shape = (spec.attention_width, spec.width)
-        absent = [letter for letter in "qkv" if letter not in three]
-        wrong = [letter for letter in three if three[letter].shape != shape]
-        if absent or wrong:
-            raise CheckpointError(
-                f"Checkpoint must give query, key and value of {name!r} with shape {_shape(shape)};"
-                f" missing: {absent or 'none'}; wrong shape: {wrong or 'none'}"
-            )
-        found[name] = np.concatenate([three[letter] for letter in "qkv"])
-    if ignored:
-        notes.append(f"ignored (the classifier does not use them): {_listing(sorted(ignored))}")
-    return found
-
-
-def _by_name_map(spec: ModelSpec, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    translate: dict[str, str] = {}
-    for canonical, theirs in spec.name_map:
-        blocks = range(spec.depth) if "{i}" in canonical else range(1)
-        for i in blocks:
-            translate[theirs.replace("{i}", str(i))] = canonical.replace("{i}", str(i))
-    absent = [theirs for theirs in translate if theirs not in tensors]
-    if absent:
-        raise CheckpointError(
-            "Checkpoint must hold the names of the model file's name_map; missing:"
-            f" {_listing(absent)}"
-        )
-    return {translate.get(name, name): array for name, array in tensors.items()}
-
-
-def _listing(names: list[str]) -> str:
-    more = len(names) - _MAX_LISTED
-    return ", ".join(names[:_MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "scalar"

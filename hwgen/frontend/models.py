@@ -4,15 +4,25 @@
 from __future__ import annotations
 
 import difflib
-import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from hwgen.errors import ModelError
+from hwgen.errors import FormatError, ModelError
+from hwgen.frontend.statements import FILE, TABLE, Statement, resolve
 from hwgen.graph.spec import ModelSpec
 from hwgen.models import DIGITS_CHECKPOINT
+from hwgen.reading import load_json, read_bytes, show
 
-__all__ = ["ALIASES", "MODELS", "ModelSpec", "default_checkpoint", "get_model", "model_names"]
+__all__ = [
+    "ALIASES",
+    "MODELS",
+    "ModelSpec",
+    "default_checkpoint",
+    "get_model",
+    "model_names",
+    "state_model",
+]
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -82,6 +92,24 @@ def _long_forms() -> dict[str, ModelSpec]:
 ALIASES: dict[str, ModelSpec] = _long_forms()
 
 
+#: timm's training recipes of these geometries (the tag behind the dot), as its configurations have
+#: them: what a recipe changes of the name's specification. Another recipe may have been trained on
+#: other statistics.
+_IMAGENET = {"mean": _IMAGENET_MEAN, "std": _IMAGENET_STD}
+RECIPES: dict[str, dict[str, Any]] = {
+    "fb_in1k": _IMAGENET,
+    "augreg_in21k_ft_in1k": {},
+    "augreg2_in21k_ft_in1k": {},
+    "augreg_in1k": {},
+    "augreg_in21k": {"classes": 21843},
+    "orig_in21k_ft_in1k": {},
+    "orig_in21k": {},
+    "sam_in1k": {},
+    "dino": _IMAGENET,
+    "mae": _IMAGENET,
+}
+
+
 def model_names() -> tuple[str, ...]:
     """Return every known name, the short ones first."""
     return (*MODELS, *ALIASES)
@@ -94,16 +122,25 @@ def get_model(name_or_path: str | Path) -> ModelSpec:
         ModelError: the name is unknown (the nearest legal names are in the message), or the file
         is bad.
     """
+    return resolve([state_model(name_or_path)]).spec
+
+
+def state_model(name_or_path: str | Path) -> Statement:
+    """Return what the table says of a name, or what a JSON model file says.
+
+    Raises:
+        ModelError: as :func:`get_model`.
+    """
     text = str(name_or_path)
     if text in MODELS:
-        return MODELS[text]
+        return Statement(source=TABLE, values=MODELS[text].to_json())
     # timm's tags ("deit_tiny_patch16_224.fb_in1k") name a training recipe, not another geometry.
-    stem = text.split(".", maxsplit=1)[0]
-    if stem in ALIASES and not text.endswith(".json"):
-        return ALIASES[stem]
+    stem, _, tag = text.partition(".")
+    if stem in ALIASES and tag != "json":
+        return Statement(source=TABLE, values=_recipe(stem, tag).to_json())
     path = Path(text)
     if path.suffix == ".json" or path.is_file():
-        return _read_model_file(path)
+        return Statement(source=FILE, values=_read_model_file(path), path=text)
     near = difflib.get_close_matches(text, model_names(), n=3, cutoff=0.4) or list(MODELS)
     raise ModelError(
         f"Model must be a known name or a JSON file, not {text!r}; the nearest names:"
@@ -111,27 +148,30 @@ def get_model(name_or_path: str | Path) -> ModelSpec:
     )
 
 
+def _recipe(stem: str, tag: str) -> ModelSpec:
+    spec = ALIASES[stem]
+    if not tag:
+        return spec
+    if tag not in RECIPES:
+        near = difflib.get_close_matches(tag, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
+        raise ModelError(
+            f"Tag of model {stem!r} must be a known recipe of timm's, not {tag!r}, for the recipe"
+            f" decides mean and std; the nearest: {', '.join(near)}; without a tag mean"
+            f" {spec.mean} and std {spec.std} are taken, a model file can say others"
+        )
+    return replace(spec, **RECIPES[tag])
+
+
 def default_checkpoint(spec: ModelSpec) -> Path | None:
     """Return the embedded checkpoint of a model, or None when it must be given by the user."""
     return DIGITS_CHECKPOINT if spec == MODELS["digits"] else None
 
 
-def _read_model_file(path: Path) -> ModelSpec:
+def _read_model_file(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _MAX_MODEL_FILE_BYTES:
-            raise ModelError(
-                f"Model file must be at most {_MAX_MODEL_FILE_BYTES} bytes of JSON, not {path}"
-            )
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(
-            f"Model file must be readable, not {str(path)!r}: {error.strerror}"
-        ) from error
-    except (ValueError, RecursionError) as error:  # no text, no JSON, or an endless integer
-        raise ModelError(
-            f"Model file must be JSON, not {str(path)!r}: {type(error).__name__}: {error}"
-        ) from error
-    try:
-        return ModelSpec.from_json(data)
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
+        data = load_json(read_bytes(path, limit=_MAX_MODEL_FILE_BYTES), where=str(path))
+    except FormatError as error:
+        raise ModelError(f"Model file must be readable JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ModelError(f"{path}: Model file must hold one JSON object, not {show(data)}")
+    return data

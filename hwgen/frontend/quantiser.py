@@ -122,6 +122,7 @@ def quantise(
         warnings=tuple(builder.warnings),
         notes=model.notes,
         logit_saturation=builder.logit_saturation,
+        assumed=model.assumed,
     )
     return IntegerGraph(
         spec=model.spec, ops=tuple(builder.ops), tensors=builder.tensors, metadata=metadata

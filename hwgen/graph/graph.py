@@ -21,6 +21,7 @@ import numpy as np
 
 from hwgen.errors import FormatError, ModelError
 from hwgen.graph import ops as graph_ops
+from hwgen.graph.assumption import Assumption, assumptions_from_json, assumptions_to_json
 from hwgen.graph.ops import (
     AttentionLogits,
     AttentionValues,
@@ -43,7 +44,7 @@ from hwgen.numerics.formats import INT8, INT24, check_int, check_range, check_we
 from hwgen.numerics.matmul import max_reduction
 from hwgen.numerics.requantise import PTF_ALPHA_MAXIMUM, PTF_SHIFT_MAXIMUM, check_constants
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _METADATA_KEY = "hwgen.graph"
 _INT32_MAXIMUM = 2**31 - 1
 
@@ -90,6 +91,13 @@ class GraphMetadata:
     #: Fraction of attention logits that the clip to int8 changes, per AttentionLogits operation,
     #: counted in the integer network on the first calibration images.
     logit_saturation: Mapping[str, float] = field(default_factory=dict)
+    #: What the weights do not say, by name.
+    assumed: Mapping[str, Assumption] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return values | {"assumed": assumptions_to_json(self.assumed)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -190,7 +198,7 @@ class IntegerGraph:
             "spec": self.spec.to_json(),
             "tensors": [dataclasses.asdict(t) for t in self.tensors.values()],
             "ops": [_encode(op, op.name, arrays) for op in self.ops],
-            "metadata": dataclasses.asdict(self.metadata),
+            "metadata": self.metadata.to_json(),
         }
         text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
         write_safetensors(path, arrays, {**(more or {}), _METADATA_KEY: text})
@@ -213,7 +221,8 @@ class IntegerGraph:
             version = document.get("schema_version")
             if version != SCHEMA_VERSION:
                 raise FormatError(
-                    f"schema_version must be {SCHEMA_VERSION}, not {version!r}: quantise again"
+                    f"schema_version must be {SCHEMA_VERSION}, but the graph was made by version"
+                    f" {version!r:.40}: quantise again"
                 )
             used: set[str] = set()
             ops = tuple(_decode_op(item, arrays, used) for item in document["ops"])
@@ -299,6 +308,8 @@ def _decode(
                     f"{place} must be a list of {element.__name__}, not {value!r:.120}"
                 )
             value = tuple(value)
+        elif kind == "Mapping[str, Assumption]":
+            value = assumptions_from_json(value)
         elif kind.startswith("Mapping"):
             if not isinstance(value, dict) or not all(
                 type(v) in (int, float) for v in value.values()

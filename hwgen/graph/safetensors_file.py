@@ -76,6 +76,14 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
         ) from error
 
 
+def data_bytes(path: str | Path) -> int:
+    """Bytes of all tensors of a well-formed file, as they are stored."""
+    path = Path(path)
+    with path.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        return os.fstat(stream.fileno()).st_size - 8 - int(length)
+
+
 def write_safetensors(
     path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:

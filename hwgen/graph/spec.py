@@ -14,6 +14,12 @@ from hwgen.errors import ModelError
 Activation = Literal["gelu_erf", "gelu_tanh", "relu"]
 Pooling = Literal["class_token", "mean"]
 
+#: The three axes of a fused qkv's rows, slowest first: which of q, k, v (in the letters' order),
+#: which head, which channel of the head.
+DEFAULT_QKV_LAYOUT = "qkv head dim"
+#: The three axes of a row of a linear patch embedding, slowest first.
+DEFAULT_PATCH_LAYOUT = "dy dx channel"
+
 #: Largest sizes that a model may have: (lowest, highest) legal value of each integer field.
 _BOUNDS: dict[str, tuple[int, int]] = {
     "image_size": (1, 4096),
@@ -34,7 +40,9 @@ class ModelSpec:
 
     ``image_size``, ``patch`` in pixels (square); ``mean`` and ``std`` per channel on the 0..1
     pixel scale. ``name_map`` translates a checkpoint with names of its own: canonical (timm) name
-    -> name in the checkpoint, ``{i}`` standing for the block's number.
+    -> name in the checkpoint, ``{i}`` standing for the block's number. ``qkv_layout``,
+    ``patch_layout`` and ``transposed`` (canonical names of matrices stored as [in, out]) say how
+    the checkpoint stores what can have the same names and shapes in several ways.
     """
 
     name: str
@@ -55,6 +63,9 @@ class ModelSpec:
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     name_map: tuple[tuple[str, str], ...] = ()
+    qkv_layout: str = DEFAULT_QKV_LAYOUT
+    patch_layout: str = DEFAULT_PATCH_LAYOUT
+    transposed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every field; a wrong one raises :class:`hwgen.errors.ModelError`."""
@@ -114,6 +125,18 @@ class ModelSpec:
                 "Model field 'name_map' must be an object of canonical name -> checkpoint name,"
                 f" not {self.name_map!r}"
             )
+        if not isinstance(self.transposed, tuple) or not all(
+            isinstance(name, str) for name in self.transposed
+        ):
+            raise ModelError(
+                "Model field 'transposed' must be a list of canonical names of matrices, not"
+                f" {self.transposed!r}"
+            )
+        _check_layout("patch_layout", self.patch_layout, DEFAULT_PATCH_LAYOUT)
+        # The letters may stand in any order, too: "kqv head dim".
+        words = str(self.qkv_layout).split(" ")
+        letters = ["qkv" if sorted(word) == ["k", "q", "v"] else word for word in words]
+        _check_layout("qkv_layout", self.qkv_layout, DEFAULT_QKV_LAYOUT, letters)
 
     @property
     def patches(self) -> int:
@@ -140,6 +163,7 @@ class ModelSpec:
         out = dataclasses.asdict(self)
         out["mean"], out["std"] = list(self.mean), list(self.std)
         out["name_map"] = dict(self.name_map)
+        out["transposed"] = list(self.transposed)
         return out
 
     @classmethod
@@ -172,7 +196,7 @@ class ModelSpec:
                         f" heads ({heads})"
                     )
                 values["head_dim"] = width // heads
-        for field in ("mean", "std"):
+        for field in ("mean", "std", "transposed"):
             if isinstance(values.get(field), list):
                 values[field] = tuple(values[field])
         if isinstance(values.get("name_map"), Mapping):
@@ -183,6 +207,16 @@ class ModelSpec:
                 f" not {values['name_map']!r}"
             )
         return cls(**values)
+
+
+def _check_layout(field: str, value: object, default: str, words: list[str] | None = None) -> None:
+    """Refuse what is no order of the default's words."""
+    given = words if words is not None else str(value).split(" ")
+    if not isinstance(value, str) or sorted(given) != sorted(default.split(" ")):
+        raise ModelError(
+            f"Model field {field!r} must be the words of {default!r} in some order, slowest axis"
+            f" first, not {value!r:.120}"
+        )
 
 
 def _is_real(value: object) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hwgen.emit.manifest import Manifest
+from hwgen.graph.assumption import Assumption, assumptions_from_json
 from hwgen.reading import printable
 from hwgen.report.results import SimulationResult, SynthesisResult, Usage
 
@@ -31,6 +32,7 @@ def rows(
         ["instructions", f"{manifest.program.instructions:,}"],
         ["MACs per frame", f"{manifest.program.macs:,}"],
         *_calibration(manifest.extra),
+        *assumed_rows(assumptions_from_json(manifest.extra.get("assumed", {}))),
     ]
     if simulation is None:
         table.append(
@@ -54,6 +56,11 @@ def _calibration(extra: Mapping[str, Any]) -> list[list[str]]:
     if saturation := extra.get("logit_saturation"):
         table.append(["attention logits clipped", saturation_text(saturation)])
     return table
+
+
+def assumed_rows(assumed: Mapping[str, Assumption]) -> list[list[str]]:
+    """What the weights do not say, one row each."""
+    return [[f"assumed {name}", str(value)] for name, value in sorted(assumed.items())]
 
 
 def saturation_text(saturation: Mapping[str, float]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from hwgen.emit.folder import check_replaceable, write_folder
 from hwgen.emit.manifest import Manifest, ProgramFacts, digest
 from hwgen.errors import FormatError
+from hwgen.graph.assumption import assumptions_to_json
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.ops import Embedding, Linear, QueryKeyValue
 from hwgen.isa.instructions import BY_NAME
@@ -116,6 +117,7 @@ def emit(lowered: Lowered, path: Path, reporter: Reporter) -> DesignFolder:
                 "calibration_source": lowered.graph.metadata.image_source,
                 "calibration_images": lowered.graph.metadata.calibration_images,
                 "logit_saturation": dict(lowered.graph.metadata.logit_saturation),
+                "assumed": assumptions_to_json(lowered.graph.metadata.assumed),
             },
         )
         known = _known_synthesis(path)

@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
 
 from hwgen.config import AcceleratorConfig
-from hwgen.errors import UsageError
+from hwgen.errors import FormatError, UsageError
 from hwgen.frontend.checkpoint import load_checkpoint
+from hwgen.frontend.checkpoint_files import find_checkpoint
+from hwgen.frontend.describe import configuration_folder, describe
+from hwgen.frontend.expected import Agreement, compare_logits, load_expected
 from hwgen.frontend.float_model import FloatModel
 from hwgen.frontend.images import ImageSet, digits_dataset, load_images, synthetic_images
-from hwgen.frontend.models import MODELS, default_checkpoint, get_model
+from hwgen.frontend.models import MODELS, default_checkpoint
 from hwgen.graph.spec import ModelSpec
 from hwgen.report.terminal import Reporter
 
@@ -34,6 +38,9 @@ class Request:
     calibration: Path | None = None
     weight_bits: int = 8
     squares: Squares = "compressed"
+    container: str | None = None  #: which of several state dicts
+    sources: Mapping[str, str] = field(default_factory=dict)  #: of the specification's fields
+    notes: tuple[str, ...] = ()
     softmax_vec: int = AcceleratorConfig.softmax_vec  #: slice length of E2Softmax
 
     @classmethod
@@ -45,16 +52,27 @@ class Request:
         calibration: Path | None = None,
         weight_bits: int = 8,
         squares: str = "compressed",
+        container: str | None = None,
         softmax_vec: int | None = None,
     ) -> Request:
         """Resolve names; a known model without a checkpoint is wrong usage.
 
+        The model is what its table or file says, completed by the configuration files beside the
+        checkpoint. A folder as model is its own checkpoint.
+
         Raises:
-            ModelError: the model is unknown, or its file is bad.
+            ModelError: the model is unknown, its file is bad, or a configuration contradicts it.
+            CheckpointError: there is no such checkpoint, or the configuration is another network's.
             UsageError: a checkpoint must be given.
         """
-        spec = get_model(model)
-        path = checkpoint if checkpoint is not None else default_checkpoint(spec)
+        path = checkpoint if checkpoint is not None else configuration_folder(model)
+        # A checkpoint that is missing is said when it is read: after what needs no weights.
+        beside = None
+        if path is not None and path.exists():
+            beside = find_checkpoint(path).folder
+        described = describe(model, beside)
+        spec = described.spec
+        path = path if path is not None else default_checkpoint(spec)
         if path is None:
             raise UsageError(
                 f"Model {spec.name!r} must be given with --checkpoint FILE (.safetensors or .pt of"
@@ -67,6 +85,9 @@ class Request:
             calibration=calibration,
             weight_bits=weight_bits,
             squares=cast("Squares", squares),
+            container=container,
+            sources=described.sources,
+            notes=described.notes,
             softmax_vec=cls.softmax_vec if softmax_vec is None else softmax_vec,
         )
 
@@ -83,8 +104,45 @@ def load(request: Request, reporter: Reporter) -> Loaded:
     """Read and check the checkpoint."""
     with reporter.stage("load"):
         reporter(f"reading {request.checkpoint.name}", 0.0)
-        model = FloatModel.from_state_dict(request.spec, load_checkpoint(request.checkpoint))
-    return Loaded(request=request, model=model)
+        checkpoint = load_checkpoint(request.checkpoint, container=request.container)
+        model = FloatModel.from_state_dict(
+            request.spec, checkpoint, sources=request.sources, assumed=checkpoint.assumed
+        )
+        notes = (*request.notes, *checkpoint.notes, *model.notes)
+    return Loaded(request=request, model=replace(model, notes=notes))
+
+
+def compare_with_expected(
+    loaded: Loaded, path: Path, images: Callable[[], ImageSet], reporter: Reporter
+) -> Agreement:
+    """Compare the float model with another framework's logits.
+
+    Args:
+        loaded: the float model.
+        path: the logits, see :func:`hwgen.frontend.expected.load_expected`.
+        images: what they belong to where the file does not say it.
+        reporter: told what is being done.
+
+    Raises:
+        UnexpectedLogitsError: they differ beyond the bound.
+        FormatError: file and images do not fit the model or each other.
+    """
+    expected = load_expected(path, loaded.model.spec)
+    pixels = expected.images
+    if pixels is None:
+        chosen = images()
+        pixels = chosen.images
+        if len(pixels) != len(expected.logits):
+            raise FormatError(
+                f"{path}: logits must have a row for each image of {chosen.source} ({len(pixels)}),"
+                f" not {len(expected.logits)}; or the file holds its own 'images'"
+            )
+    with reporter.stage("expect"):
+        reporter(f"float model on {len(pixels)} images", 0.0)
+        got = loaded.model.classify(pixels)
+    agreement = compare_logits(expected, got, loaded.model.assumed)
+    reporter.say(f"float model against {path}: {agreement}")
+    return agreement
 
 
 def calibration_images(request: Request) -> ImageSet:

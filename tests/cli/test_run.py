@@ -17,8 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hwgen.frontend.checkpoint import load_checkpoint
+from hwgen.frontend.float_model import FloatModel
 from hwgen.frontend.images import digits_dataset
+from hwgen.frontend.models import MODELS
 from hwgen.graph.graph import IntegerGraph
+from hwgen.models import DIGITS_CHECKPOINT
 
 Command = Callable[..., Any]
 
@@ -77,10 +81,26 @@ def test_run_keeps_the_contract(first_run: tuple[Path, dict[str, Any], str]) -> 
     assert values["array_utilisation"] == pytest.approx(values["macs"] / cycles / 256)
     assert values["busy_cycles"] + sum(values["stall_cycles"].values()) == cycles
     assert values["wall_seconds"] > 0
+    assert values["assumed"]["mean"] == {"value": [0.5], "source": "model table"}
+    assert values["assumed"]["heads"] == {"value": 4, "source": "model table"}
     assert values["predicted_cycles"] == pytest.approx(cycles, rel=0.15)
     assert errors.index("predicted:") < errors.index("simulate:")
     left = {path.name for path in (folder / "rtl_out").iterdir()}
     assert left == {"digits_zcu102"}  # nothing half-written beside it
+
+
+def test_run_compares_with_expected_logits(
+    first_run: tuple[Path, dict[str, Any], str], hwgen: Command, tmp_path: Path
+) -> None:
+    """On the images that are simulated, where the file has none of its own."""
+    images = digits_dataset()[2][:3]
+    model = FloatModel.from_state_dict(MODELS["digits"], load_checkpoint(DIGITS_CHECKPOINT))
+    np.savez(tmp_path / "l.npz", logits=model.classify(images).astype(np.float32))
+    done = hwgen("run", "--images", "3", "--expect", "l.npz", "--json")
+    assert done.status == 0, done.err
+    assert done.json["matches_reference"] is True
+    assert done.json["expect"]["images"] == 3
+    assert done.json["expect"]["sqnr_db"] > 100
 
 
 def test_same_input_same_bytes(
@@ -190,7 +210,10 @@ def test_report(hwgen: Command, design: Path) -> None:
     done = hwgen("report", design, "--json")
     assert done.status == 0
     assert done.json["matches_reference"] is True
-    assert "FPS" in hwgen("report", design).out
+    assert done.json["assumed"]["activation"]["value"] == "gelu_erf"
+    shown = hwgen("report", design).out
+    assert "FPS" in shown
+    assert "gelu_erf (model table)" in shown
     (design / "boundaries.json").write_text("{}")
     done = hwgen("report", design, "--json")
     assert done.json["changed_files"] == ["boundaries.json"]

@@ -138,6 +138,7 @@ def test_names_choose_no_place(tmp_path: Path) -> None:
         ({"notes": "a sentence"}, "notes must be a list, not 'a sentence'"),
         ({"notes": [1]}, r"notes\[0\] must be a text, not 1"),
         ({"extra": {"logit_saturation": {"x": "much"}}}, "table of numbers"),
+        ({"extra": {"assumed": {"mean": 0.5}}}, "must have a value and a source"),
     ],
 )
 def test_malformed_manifests_are_refused(

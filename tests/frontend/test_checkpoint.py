@@ -118,6 +118,139 @@ def test_torch_containers(tmp_path, wrap, suffix):
     assert load_checkpoint(path)["head.bias"].tolist() == [1.0, 2.0]
 
 
+def saved(tmp_path, content, name="c.pt"):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    path = tmp_path / name
+    torch.save(tensors_of(torch, content), path)
+    return path
+
+
+def tensors_of(torch, content):
+    if isinstance(content, dict):
+        return {key: tensors_of(torch, value) for key, value in content.items()}
+    return torch.tensor(content) if isinstance(content, list) else content
+
+
+WEIGHTS, AVERAGE = {"head.bias": [1.0, 2.0]}, {"head.bias": [3.0, 4.0]}
+
+
+@pytest.mark.parametrize("name", ["c.pt", "c.ckpt", "c.pth.tar", "C.PTH"])
+def test_suffixes_of_torch(tmp_path, name):
+    assert load_checkpoint(saved(tmp_path, WEIGHTS, name))["head.bias"].tolist() == [1, 2]
+
+
+def test_the_only_state_dict_is_taken_and_said(tmp_path):
+    optimizer = {"state": {0: {"exp_avg": [0.0]}}, "param_groups": []}
+    content = {"model": WEIGHTS, "optimizer": optimizer, "epoch": 3, "model_ema": None}
+    got = load_checkpoint(saved(tmp_path, content))
+    assert got["head.bias"].tolist() == [1, 2]
+    assert (got.assumed["container"].value, got.assumed["container"].source) == (
+        "model",
+        "the only one of the file",
+    )
+    assert "container" not in load_checkpoint(saved(tmp_path, WEIGHTS)).assumed
+
+
+@pytest.mark.parametrize(
+    ("content", "places"),
+    [
+        ({"model": WEIGHTS, "model_ema": AVERAGE}, ("model", "model_ema")),
+        ({"state_dict": WEIGHTS, "state_dict_ema": AVERAGE}, ("state_dict", "state_dict_ema")),
+        ({"student": WEIGHTS, "teacher": AVERAGE}, ("student", "teacher")),
+        ({"ema": {"module": AVERAGE}, "net": WEIGHTS}, ("ema.module", "net")),
+        ({"a": {"b": {"c": WEIGHTS, "d": AVERAGE}}}, ("a.b.c", "a.b.d")),
+        ({**WEIGHTS, "ema": AVERAGE}, (".", "ema")),
+    ],
+)
+def test_of_several_state_dicts_none_is_picked(tmp_path, content, places):
+    path = saved(tmp_path, content)
+    with pytest.raises(CheckpointError, match=r"several state dicts.*--container") as caught:
+        load_checkpoint(path)
+    values = []
+    for place in places:
+        assert place in str(caught.value)
+        got = load_checkpoint(path, container=place)
+        assert place == "." or len(got.notes) == 1  # the others are not read
+        values.append(got["head.bias"].tolist())
+        assert (got.assumed["container"].value, got.assumed["container"].source) == (
+            place,
+            "option --container",
+        )
+    assert sorted(values) == [[1, 2], [3, 4]]
+    with pytest.raises(CheckpointError, match=r"not averge: .*" + places[-1]):
+        load_checkpoint(path, container="averge")
+
+
+def test_a_container_may_be_what_names_begin_with(tmp_path):
+    flat = {"model.head.bias": [1.0, 2.0], "model_ema.head.bias": [3.0, 4.0], "loss.w": [5.0]}
+    for content, before in ((flat, ""), ({"state_dict": flat}, "state_dict.")):
+        path = saved(tmp_path, content)
+        for option in ("model_ema", f"{before}model_ema"):
+            got = load_checkpoint(path, container=option)
+            assert got["head.bias"].tolist() == [3, 4]
+            assert list(got) == ["head.bias"]
+            assert got.notes == ("outside 'model_ema', not read: model.head.bias, loss.w",)
+        with pytest.raises(CheckpointError, match="not 'mode'; names begin with loss, model"):
+            load_checkpoint(path, container="mode")
+
+
+def test_a_container_of_safetensors(tmp_path):
+    path = tmp_path / "c.safetensors"
+    write_safetensors(path, {"ema.x": np.ones(1, np.float32), "y": np.zeros(1, np.float32)}, {})
+    assert list(load_checkpoint(path, container="ema")) == ["x"]
+
+
+def test_tensors_beside_the_state_dict_are_named(tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    content = {"state_dict": {"model": WEIGHTS, "b": [1.0]}, "pixel_mean": [0.5], "epoch": 3}
+    got = load_checkpoint(saved(tmp_path, content))
+    assert got.assumed["container"].value == "state_dict.model"
+    assert got.notes == ("not read, beside the state dict: b, pixel_mean",)
+    # torch_ema keeps its averages as a list.
+    ema = {"decay": 0.99, "shadow_params": (torch.ones(2), torch.ones(3))}
+    got = load_checkpoint(saved(tmp_path, {"model": WEIGHTS, "ema": ema, "args": {"lr": 1}}))
+    assert got.notes == ("not read, beside the state dict: ema",)
+
+
+def test_a_file_that_holds_itself_many_times(tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    tree = {"w": torch.ones(2)}
+    many = [tree] * 1000
+    for i in range(1000):
+        tree[f"again{i}"] = tree
+    many += [many] * 1000
+    torch.save({"model": tree, "beside": many}, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match="must map names to tensors"):
+        load_checkpoint(tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"norm_first": False},
+        {"layer_norm_first": False},
+        {"post_norm": True},
+        {"cfg": {"encoder": {"normalize-before": False}}},
+        {"norm_position": "post"},
+    ],
+)
+def test_a_post_norm_network_that_the_file_says(tmp_path, said):
+    path = saved(tmp_path, {"state_dict": WEIGHTS, "hyper_parameters": said})
+    with pytest.raises(CheckpointError, match="post-norm"):
+        load_checkpoint(path)
+    key, value = next(iter(said.items()))
+    if not isinstance(value, dict):
+        path = tmp_path / "c.safetensors"
+        write_safetensors(path, {"x": np.ones(1, np.float32)}, {key: str(value)})
+        with pytest.raises(CheckpointError, match="post-norm"):
+            load_checkpoint(path)
+
+
+def test_a_pre_norm_network_that_the_file_says(tmp_path):
+    said = {"norm_first": True, "post_norm": False, "norm_position": "pre", "qk_norm": False}
+    load_checkpoint(saved(tmp_path, {"state_dict": WEIGHTS, "hyper_parameters": said}))
+
+
 class Payload:
     def __init__(self, target):
         self.target = target

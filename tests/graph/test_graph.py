@@ -269,7 +269,17 @@ def rewrite(path, change):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda d, a: d.update(schema_version=2), "schema_version must be 1, not 2"),
+        (lambda d, a: d.update(schema_version=1), "must be 2, .*made by version 1: quantise again"),
+        (lambda d, a: d["metadata"].update(assumed=[]), "assumed must be an object"),
+        (lambda d, a: d["metadata"].update(assumed={"x": 1}), "must have a value and a source"),
+        (
+            lambda d, a: d["metadata"].update(assumed={"x": {"value": {}, "source": "y"}}),
+            "value of an assumption must be",
+        ),
+        (
+            lambda d, a: d["metadata"].update(assumed={"x": {"value": 1, "source": "\x1b[2J"}}),
+            "source of an assumption must be",
+        ),
         (lambda d, a: d.pop("ops"), "malformed: KeyError"),
         (lambda d, a: d["ops"][0].update(type="Reshape"), "must have a type of"),
         (lambda d, a: d["ops"][0].update(type=["x"]), "malformed|must have a type"),
