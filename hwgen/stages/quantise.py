@@ -20,8 +20,8 @@ def quantise(loaded: Loaded, reporter: Reporter) -> IntegerGraph:
     request = loaded.request
     if request.weight_bits < 8:
         reporter.say(
-            f"weights of {request.weight_bits} bits change the accuracy and nothing else yet: columns"
-            " take 8 bits, so packed bytes, cycles and LUTs are those of 8"
+            f"weights of {request.weight_bits} bits change the accuracy and nothing else yet:"
+            " columns take 8 bits, so packed bytes, cycles and LUTs are those of 8"
         )
     with reporter.stage("quantise"):
         images = calibration_images(request)

@@ -29,7 +29,7 @@ from hwgen.synth.netlist import PRIMITIVES, ModuleReport, analyse
 TARGETS: tuple[str, ...] = tuple(PRIMITIVES)
 
 #: Changes when the recipe or the counting changes.
-_RECIPE = "3"
+RECIPE = "3"
 
 Progress = Callable[[str, float], None]
 
@@ -192,7 +192,7 @@ def synthesise(
         )
     kind = "liberty" if liberty is not None else target
     digest = hashlib.sha256()
-    for part in (_RECIPE.encode(), tool.encode(), kind.encode(), _name(top).encode()):
+    for part in (RECIPE.encode(), tool.encode(), kind.encode(), _name(top).encode()):
         digest.update(len(part).to_bytes(8, "little") + part)
     for data in (*contents, *([library] if library is not None else [])):
         digest.update(len(data).to_bytes(8, "little") + data)

@@ -1,0 +1,443 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the units of the accelerator grow with its parameters, for the resource model.
+
+DSPs and block RAMs are formulas. LUTs and flip-flops are linear in a few features, which follow
+the structure of :mod:`hwgen.rtl`: widths, lanes, delay lines, multiplexers, memories. Their
+coefficients are fitted (:mod:`hwgen.explore.resources`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import gcd
+from types import MappingProxyType
+from typing import Any
+
+from hwgen.config import AcceleratorConfig, columns_for
+from hwgen.explore.memories import MemoryMapping, block_ram, cheapest, lut_ram
+from hwgen.isa.instructions import BODY_BITS, INSTRUCTION_BITS, WAIT_BITS, Engine
+from hwgen.numerics.ailayernorm import AILayerNormShape
+from hwgen.numerics.e2softmax import E2SoftmaxShape
+
+Features = Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """How one unit of the accelerator grows with its parameters."""
+
+    #: fields and properties of the configuration that the unit depends on
+    parameters: tuple[str, ...]
+    #: quantities that its LUTs and flip-flops are linear in
+    features: Callable[..., Features]
+    dsp: Callable[..., int] = lambda **_: 0
+    bram36: Callable[..., float] = lambda **_: 0
+
+    def of(self, config: AcceleratorConfig) -> dict[str, Any]:
+        """The parameters of a configuration."""
+        return {name: getattr(config, name) for name in self.parameters}
+
+
+def _ceil_div(value: int, divisor: int) -> int:
+    return -(-value // divisor)
+
+
+def _index_bits(count: int) -> int:
+    """Bits of an index below ``count``; a signal has one at least."""
+    return max(1, (count - 1).bit_length())
+
+
+def _shift_registers(stages: int) -> int:
+    """LUTs of a delay line of one bit: up to 32 stages each, none for one or two stages."""
+    return _ceil_div(stages, 32) if stages > 2 else 0
+
+
+# Array ------------------------------------------------------------------------------------------
+
+
+def _array_features(*, rows: int, columns: int, tile_rows: int) -> Features:
+    lanes = rows // 2
+    groups = columns // lanes
+    row_bits = _index_bits(tile_rows)
+    # The weights of group g arrive g cycles later: registers, beyond two stages shift registers.
+    weight_line = 8 * lanes + _index_bits(rows)
+    skew = range(rows)
+    drained = 32 * lanes  # bits of the choice among the groups
+    return {
+        "rows": rows,
+        # Within a group everything is a matter of the rows, which have four values.
+        f"groups_of_{rows}_rows": groups,
+        "group_row_bits": groups * row_bits,
+        "shift_registers": 9 * sum(map(_shift_registers, skew))
+        + weight_line * sum(map(_shift_registers, range(groups))),
+        "weight_registers": weight_line * sum(g for g in range(groups) if g <= 2),
+        "weight_valid": groups * (groups - 1) / 2,
+        "drained_bits": drained * (groups > 1),
+        "drained_bits_beyond_4": drained * max(0, groups - 4),
+        "drained_bits_beyond_6": drained * max(0, groups - 6),
+    }
+
+
+def _accumulator_features(*, rows: int, columns: int, tile_rows: int) -> Features:
+    banks = 2 * (columns // (rows // 2))
+    bank = block_ram_features(words=tile_rows, width=16 * rows, enables=1)
+    return {name: banks * value for name, value in bank.items()}
+
+
+def _accumulator_blocks(*, rows: int, columns: int, tile_rows: int) -> float:
+    return 2 * (columns // (rows // 2)) * block_ram(tile_rows, 16 * rows).bram36
+
+
+# Memories in block RAM --------------------------------------------------------------------------
+
+
+def block_ram_features(*, words: int, width: int, enables: int) -> Features:
+    """Of one memory: the choice among blocks that lie one behind the other, none for a single one.
+
+    The multiplexers that Yosys makes cost an uneven number of LUTs, so that the frequent ones have
+    a coefficient each.
+    """
+    stacked = block_ram(words, width, enables=enables).stacked
+    if stacked == 1:
+        return {}
+    many = stacked > MOST_STACKED
+    return {
+        "address_bits": (stacked - 1).bit_length(),
+        "enables": stacked * enables,
+        "bits_of_many" if many else f"bits_of_{stacked}": width * stacked if many else width,
+    }
+
+
+#: Blocks one behind the other up to which each number has a coefficient of its own.
+MOST_STACKED = 15
+
+
+def _sum(parts: Sequence[Features]) -> Features:
+    total: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = total.get(name, 0) + value
+    return total
+
+
+# Activation memory ------------------------------------------------------------------------------
+
+
+def _crossbar_features(*, rows: int, bank_words: tuple[int, ...]) -> Features:
+    # Bits of an offset that a comparison with the number of words looks at.
+    compared = sum(17 - ((words & -words).bit_length() - 1) for words in bank_words)
+    return {"constant": 1, "rows": rows, "compared_bits": compared}
+
+
+def _bank_features(*, rows: int, bank_words: tuple[int, ...]) -> Features:
+    shapes = [{"words": words, "width": 8 * rows, "enables": rows} for words in bank_words]
+    return _sum([block_ram_features(**shape) for shape in shapes])
+
+
+def _bank_blocks(*, rows: int, bank_words: tuple[int, ...]) -> float:
+    return sum(block_ram(words, 8 * rows, enables=rows).bram36 for words in bank_words)
+
+
+# Engines ----------------------------------------------------------------------------------------
+
+
+def _stationary_features(*, rows: int, columns: int) -> Features:
+    squares = max(1, columns // rows)  # R x R blocks, each with a corner turn
+    width = min(rows, columns)
+    store = lut_ram(2 * width, 8)
+    # A rotator is a ladder of 2:1 multiplexers; a LUT holds two steps of it.
+    steps = _ceil_div(_index_bits(rows), 2)
+    return {
+        "constant": 1,
+        "rows": rows,
+        "columns": columns,
+        "row_bits": _index_bits(rows),
+        "squares": squares,
+        "rotators": squares * 2 * 8 * rows * steps,
+        "corner_memories": squares * rows * store.lut,
+        "corner_registers": squares * 8 * (2 * rows + width),
+        "kept_bits": 8 * max(0, columns - rows),
+    }
+
+
+def _has_odd_factor(factor: int) -> bool:
+    """Whether a multiplication by this constant takes a DSP; by a power of two it is a shift."""
+    return factor & (factor - 1) != 0
+
+
+def gearbox_kind(*, wide_beat_bits: int, columns: int, rows: int) -> tuple[int, int, int]:
+    """Units of a beat and of a row, and those that pad a pass to whole beats."""
+    row_bits = 8 * columns
+    unit = gcd(wide_beat_bits, row_bits)
+    beat, row = wide_beat_bits // unit, row_bits // unit
+    return beat, row, -rows * row % beat
+
+
+#: Multipliers of the largest array whose kind of gearbox has a coefficient of its own.
+GEARBOX_PRODUCTS = 1024
+
+
+@functools.cache
+def gearbox_kinds() -> Mapping[tuple[int, int, int], int]:
+    """Kinds that have a coefficient of their own, and rows of an array that has such a gearbox."""
+    kinds: dict[tuple[int, int, int], int] = {}
+    for rows in (16, 32, 64, 128):
+        for columns in columns_for(rows):
+            if rows * columns <= max(GEARBOX_PRODUCTS, rows * rows):
+                for ports in range(1, 7):
+                    beat = 128 * ports
+                    kind = gearbox_kind(wide_beat_bits=beat, columns=columns, rows=rows)
+                    kinds.setdefault(kind, rows)
+    return MappingProxyType(dict(sorted(kinds.items())))
+
+
+def _gearbox_features(*, wide_beat_bits: int, columns: int, rows: int) -> Features:
+    """Equal slices, one per bit of a unit, and their control.
+
+    What Yosys makes of a slice follows no simple law of its kind.
+    """
+    kind = gearbox_kind(wide_beat_bits=wide_beat_bits, columns=columns, rows=rows)
+    beat, row, padding = kind
+    unit = wide_beat_bits // beat
+    capacity = row + 2 * beat - 1
+    known = kind in gearbox_kinds()
+    return {
+        "constant": 1,
+        "units": capacity,
+        "held_bits": capacity * unit,
+        f"slices_{beat}_{row}_{padding}" if known else f"beat_bits_{beat}": unit
+        if known
+        else capacity * unit,
+    }
+
+
+def _matmul_features(*, tile_rows: int) -> Features:
+    return {"constant": 1, "row_bits": _index_bits(tile_rows)}
+
+
+def _drain_features(*, rows: int, groups: int, memory_ports: int) -> Features:
+    return {
+        "constant": 1,
+        "rows": rows,
+        "group_bits": _index_bits(groups),
+        "ports": memory_ports,
+    }
+
+
+def _softmax_ring(softmax_vec: int, max_row_length: int) -> tuple[int, int]:
+    """Depth of the ring of slices and width of a slice (hwgen.rtl.e2softmax)."""
+    shape = E2SoftmaxShape(vec=softmax_vec, max_length=max_row_length)
+    stage_1 = 2 * max(1, (softmax_vec - 1).bit_length()) + 11
+    depth = 1 << (shape.max_slices + stage_1 + 5 - 1).bit_length()
+    return depth, 4 * softmax_vec + 9
+
+
+def _softmax_features(*, rows: int, softmax_vec: int, max_row_length: int) -> Features:
+    shape = E2SoftmaxShape(vec=softmax_vec, max_length=max_row_length)
+    depth, width = _softmax_ring(softmax_vec, max_row_length)
+    ring = cheapest(depth, width)
+    result = 9 + shape.exponent_bits
+    results = lut_ram(depth, result)
+    return {
+        "constant": 1,
+        "rows": rows,
+        "lanes": softmax_vec,
+        "length_bits": max_row_length.bit_length(),
+        "memories": ring.lut + results.lut,
+        "memory_choices": (ring.stacked - 1) * width * (ring.lut > 0)
+        + (results.stacked - 1) * result,
+        "memory_registers": width * (ring.lut > 0),
+        # Slices that wait for their word, or words for their slice.
+        "gathered_bits": 8 * (rows - softmax_vec if rows >= softmax_vec else softmax_vec),
+    }
+
+
+def _softmax_blocks(*, rows: int, softmax_vec: int, max_row_length: int) -> float:
+    return cheapest(*_softmax_ring(softmax_vec, max_row_length)).bram36
+
+
+def _layernorm_memories(rows: int, max_channels: int) -> tuple[tuple[MemoryMapping, int], ...]:
+    """Ring, alpha, gamma and beta, each with the bits that are read a cycle."""
+    lanes = rows // 2
+    shape = AILayerNormShape(lanes=lanes, max_channels=max_channels)
+    stage_1 = (lanes - 1).bit_length() + 22
+    ring = 1 << (shape.max_slices + stage_1 + 5 - 1).bit_length()
+    slots = 2 << _index_bits(shape.max_slices)
+    return (
+        (cheapest(ring, 8 * lanes), 8 * lanes),
+        (cheapest(slots, 2 * lanes, enables=lanes, readers=3), 6 * lanes),
+        (cheapest(slots, 8 * lanes, enables=lanes), 8 * lanes),
+        (cheapest(slots, 24 * lanes, enables=lanes), 24 * lanes),
+    )
+
+
+def _layernorm_features(*, rows: int, max_channels: int) -> Features:
+    lanes = rows // 2
+    shape = AILayerNormShape(lanes=lanes, max_channels=max_channels)
+    memories = _layernorm_memories(rows, max_channels)
+    in_luts = [(mapping, bits) for mapping, bits in memories if mapping.lut]
+    channel_bits = max_channels.bit_length()
+    return {
+        "constant": 1,
+        "lanes": lanes,
+        "lanes_sum_bits": lanes * shape.sum_bits,
+        "lanes_levels": lanes * (lanes - 1).bit_length(),
+        "channel_bits": channel_bits,
+        "memories": sum(mapping.lut for mapping, _ in in_luts),
+        "memory_choices": sum(bits * (mapping.stacked - 1) for mapping, bits in in_luts),
+        "memory_registers": sum(bits for _, bits in in_luts),
+    }
+
+
+def _layernorm_dsp(*, rows: int, max_channels: int) -> int:
+    lanes = rows // 2
+    shape = AILayerNormShape(lanes=lanes, max_channels=max_channels)
+    # Square, scaling, gain and product of a lane; C^2; C * Ex2 and Ex^2 in parts of 17 bits, of
+    # which a last part of a single bit is no multiplication.
+    parts = _ceil_div(shape.square_sum_bits - 1, 17) + _ceil_div(shape.sum_bits - 2, 17)
+    return 4 * lanes + 1 + parts
+
+
+def _load_features(*, rows: int, memory_ports: int, burst_beats: int, queue_depth: int) -> Features:
+    return {
+        "constant": 1,
+        "rows": rows,
+        "ports": memory_ports,
+        "burst_bits": _index_bits(burst_beats),
+        "queue": lut_ram(queue_depth, INSTRUCTION_BITS).lut,
+        "queue_bits": _index_bits(queue_depth),
+    }
+
+
+def _store_features(*, rows: int) -> Features:
+    return {"constant": 1, "rows": rows, "beats_beyond_2": max(0, rows // 16 - 2)}
+
+
+# Queues and the bus -----------------------------------------------------------------------------
+
+
+def _fifo(words: int, width: int) -> MemoryMapping:
+    """A queue that reads into its output register, so that one word is not in the memory."""
+    return cheapest(words - 1, width)
+
+
+def _constant_fifo_features(*, wide_beat_bits: int, constant_fifo_beats: int) -> Features:
+    memory = _fifo(constant_fifo_beats, wide_beat_bits)
+    return {
+        "constant": 1,
+        "depth_bits": _index_bits(constant_fifo_beats),
+        "memory": memory.lut,
+        "memory_registers": wide_beat_bits * (memory.lut > 0),
+    }
+
+
+def _constant_fifo_blocks(*, wide_beat_bits: int, constant_fifo_beats: int) -> float:
+    return _fifo(constant_fifo_beats, wide_beat_bits).bram36
+
+
+def _sequencer_features(*, queue_depth: int) -> Features:
+    waits = WAIT_BITS * len(Engine)
+    widths = (INSTRUCTION_BITS + waits, *[BODY_BITS + waits] * (len(Engine) - 1))
+    return {
+        "constant": 1,
+        "queues": sum(lut_ram(queue_depth, width).lut for width in widths),
+        "queue_bits": _index_bits(queue_depth),
+    }
+
+
+def _read_fifo(read_fifo_beats: int) -> MemoryMapping:
+    # A short queue is read without a clock edge, which block RAM cannot do.
+    return _fifo(read_fifo_beats, 128) if read_fifo_beats > 64 else lut_ram(read_fifo_beats, 128)
+
+
+def _read_features(*, memory_ports: int, read_fifo_beats: int, outstanding: int) -> Features:
+    fifo = _read_fifo(read_fifo_beats)
+    # Port 0 fetches instructions, too: a further queue of addresses.
+    addresses = (memory_ports + 1) * lut_ram(outstanding + 1, 64).lut
+    return {
+        "constant": 1,
+        "ports": memory_ports,
+        "fifos": memory_ports * fifo.lut,
+        "fifo_bits": memory_ports * _index_bits(read_fifo_beats),
+        "addresses": addresses,
+        "address_bits": (memory_ports + 1) * _index_bits(outstanding + 1),
+    }
+
+
+def _read_blocks(*, memory_ports: int, read_fifo_beats: int, outstanding: int) -> float:
+    return memory_ports * _read_fifo(read_fifo_beats).bram36
+
+
+#: Units by name; together they are the accelerator.
+UNITS: Mapping[str, Unit] = MappingProxyType(
+    {
+        "array": Unit(
+            parameters=("rows", "columns", "tile_rows"),
+            features=_array_features,
+            dsp=lambda *, rows, columns, tile_rows: rows * columns // 2,
+        ),
+        "accumulators": Unit(
+            parameters=("rows", "columns", "tile_rows"),
+            features=_accumulator_features,
+            bram36=_accumulator_blocks,
+        ),
+        "activation_memory": Unit(parameters=("rows", "bank_words"), features=_crossbar_features),
+        "activation_banks": Unit(
+            parameters=("rows", "bank_words"), features=_bank_features, bram36=_bank_blocks
+        ),
+        "stationary": Unit(
+            parameters=("rows", "columns"),
+            features=_stationary_features,
+            # The address of the next tile of V.
+            dsp=lambda *, rows, columns: int(_has_odd_factor(columns // rows)),
+        ),
+        "gearbox": Unit(
+            parameters=("wide_beat_bits", "columns", "rows"), features=_gearbox_features
+        ),
+        "matmul": Unit(parameters=("tile_rows",), features=_matmul_features),
+        "drain": Unit(
+            parameters=("rows", "groups", "memory_ports"),
+            features=_drain_features,
+            dsp=lambda *, rows, groups, memory_ports: 2 * (rows // 2),
+        ),
+        "softmax": Unit(
+            parameters=("rows", "softmax_vec", "max_row_length"),
+            features=_softmax_features,
+            bram36=_softmax_blocks,
+        ),
+        "layernorm": Unit(
+            parameters=("rows", "max_channels"),
+            features=_layernorm_features,
+            dsp=_layernorm_dsp,
+            bram36=lambda *, rows, max_channels: sum(
+                mapping.bram36 for mapping, _ in _layernorm_memories(rows, max_channels)
+            ),
+        ),
+        "load": Unit(
+            parameters=("rows", "memory_ports", "burst_beats", "queue_depth"),
+            features=_load_features,
+            # The addresses of the ports 3 and 5.
+            dsp=lambda *, memory_ports, **_: sum(map(_has_odd_factor, range(memory_ports))),
+        ),
+        "store": Unit(parameters=("rows",), features=_store_features),
+        "constant_fifo": Unit(
+            parameters=("wide_beat_bits", "constant_fifo_beats"),
+            features=_constant_fifo_features,
+            bram36=_constant_fifo_blocks,
+        ),
+        "sequencer": Unit(parameters=("queue_depth",), features=_sequencer_features),
+        "registers": Unit(parameters=(), features=lambda: {"constant": 1}),
+        "read_masters": Unit(
+            parameters=("memory_ports", "read_fifo_beats", "outstanding"),
+            features=_read_features,
+            bram36=_read_blocks,
+        ),
+        "write_master": Unit(parameters=(), features=lambda: {"constant": 1}),
+        "top": Unit(
+            parameters=("memory_ports",),
+            features=lambda *, memory_ports: {"constant": 1, "ports": memory_ports},
+        ),
+    }
+)
