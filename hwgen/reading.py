@@ -137,7 +137,9 @@ def validate(values: Any, model: type[T], *, where: str | None = None) -> T:
     """
     try:
         _check_plain(values, (), 0)
-        checked: T = _adapter(cast(Any, model)).validate_json(json.dumps(values, allow_nan=False))
+        checked: T = _adapter(cast(Any, model)).validate_json(
+            json.dumps(values, allow_nan=False), strict=True
+        )
     except FormatError as error:
         raise FormatError(error.what, where=where) from error
     except ValidationError as error:

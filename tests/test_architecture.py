@@ -54,7 +54,7 @@ OWNERS = {
     "cocotb": {"sim"},
     "click": {"cli"},
     "rich": {"report"},
-    "pydantic": {"reading", "boards", "emit", "frontend", "stages"},
+    "pydantic": {"reading", "boards", "emit", "explore", "frontend", "stages"},
 }
 
 

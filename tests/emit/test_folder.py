@@ -242,6 +242,7 @@ def test_any_value_anywhere_is_fine_or_refused_in_one_line() -> None:
         "tools",
         "extra",
         "files",
+        "notes",
         "config",
         "program",
         "board",

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The resource model against what Yosys counted, and what was counted against Yosys."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hwgen.config import AcceleratorConfig
+from hwgen.errors import ConfigError, FormatError
+from hwgen.explore.memories import block_ram, cheapest, lut_ram
+from hwgen.explore.resources import (
+    MEASURED,
+    RESOURCES,
+    Fit,
+    ResourceEstimate,
+    cascades,
+    estimate_resources,
+    measurements,
+    model_error,
+    unit_counts,
+)
+from hwgen.explore.space import legal_columns
+from hwgen.explore.structure import UNITS
+from hwgen.frontend.models import MODELS
+from hwgen.program.buffer_plan import sized_config
+from hwgen.synth.yosys import RECIPE, tool_version
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "measure_resources"
+DOCUMENT = measurements()
+DESIGNS = {run.name: run for run in DOCUMENT.validation}
+
+
+@pytest.fixture(scope="module")
+def script() -> Iterator[Any]:
+    """The measuring script as a module; its workers find it by its name."""
+    loader = SourceFileLoader("measure_resources", str(SCRIPT))
+    spec = spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    sys.modules[loader.name] = module
+    loader.exec_module(module)
+    yield module
+    del sys.modules[loader.name]
+
+
+def measured(name: str) -> dict[str, float]:
+    units = DESIGNS[name].units.values()
+    return {resource: sum(getattr(unit, resource) for unit in units) for resource in RESOURCES}
+
+
+# The model against the measurements ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_complete_designs_outside_the_fit(name: str) -> None:
+    estimate, counts = estimate_resources(DESIGNS[name].config), measured(name)
+    assert (estimate.dsp, estimate.bram36) == (counts["dsp"], counts["bram36"])
+    for resource in ("lut", "ff"):
+        error = getattr(estimate, resource) / counts[resource] - 1
+        assert abs(error) <= model_error()[resource]
+    for unit, of_unit in DESIGNS[name].units.items():
+        for resource in ("dsp", "bram36"):
+            assert estimate.modules[unit][resource] == getattr(of_unit, resource), unit
+
+
+def test_the_stated_error_is_the_worst_of_them() -> None:
+    for resource in RESOURCES:
+        errors = [
+            abs(
+                getattr(estimate_resources(DESIGNS[name].config), resource)
+                / measured(name)[resource]
+                - 1
+            )
+            for name in DESIGNS
+        ]
+        assert model_error()[resource] == ceil(max(errors) * 1e4 - 1e-9) / 1e4
+    assert model_error()["dsp"] == model_error()["bram36"] == 0
+
+
+def test_enough_different_designs() -> None:
+    configs = [DESIGNS[name].config for name in DESIGNS]
+    assert len(configs) >= 12
+    for field, least in (("rows", 3), ("columns", 5), ("memory_ports", 5), ("softmax_vec", 4)):
+        assert len({getattr(config, field) for config in configs}) >= least, field
+    assert len({config.max_channels for config in configs}) >= 6
+    assert len({config.max_row_length for config in configs}) >= 5
+
+
+def test_units_alone_have_exact_blocks() -> None:
+    for run in DOCUMENT.fit:
+        counts = unit_counts(run.unit, run.parameters, DOCUMENT.coefficients)
+        assert (counts["dsp"], counts["bram36"]) == (run.counts.dsp, run.counts.bram36), run
+    assert {run.unit for run in DOCUMENT.fit} == set(UNITS)
+
+
+def test_block_ram_and_luts_are_chosen_as_by_yosys() -> None:
+    # Both choices occur among the measured memories: the rule is tested on either side.
+    for unit in ("softmax", "layernorm", "constant_fifo", "read_masters"):
+        assert {run.counts.bram36 > 0 for run in DOCUMENT.fit if run.unit == unit} == {False, True}
+    # A word more than a block holds at its width, write enables that leave a block's ninth bits.
+    assert block_ram(512, 72).bram36 == 1
+    assert block_ram(512, 72, enables=9).bram36 == 1.5
+    assert block_ram(512, 64, enables=8).bram36 == 1
+    assert block_ram(513, 36).bram36 == 1
+    assert lut_ram(64, 7).lut == 8
+    # Three of 32 x 14 bits, half of each unused, are cheaper to Yosys than two of 64 x 7.
+    assert lut_ram(65, 7).lut == 24
+    assert cheapest(64, 7).bram36 == 0
+
+
+# What an estimate is ------------------------------------------------------------------------------
+
+
+def check_sums(estimate: ResourceEstimate) -> None:
+    assert list(estimate.modules) == list(UNITS)
+    for resource in RESOURCES:
+        total = sum(counts[resource] for counts in estimate.modules.values())
+        assert getattr(estimate, resource) == total
+    assert all(type(n) is int for n in (estimate.lut, estimate.ff, estimate.dsp))
+    assert 2 * estimate.bram36 % 1 == 0
+
+
+def space() -> Iterator[AcceleratorConfig]:
+    """Corners of the legal space, arrays beyond the measured ones included."""
+    for model in ("digits", "deit_tiny", "vit_large"):
+        for rows in (16, 32, 64, 128):
+            for columns in legal_columns(rows, 16384):
+                for ports in (1, 3, 5, 6):
+                    yield sized_config(
+                        MODELS[model], rows=rows, columns=columns, memory_ports=ports
+                    )
+
+
+def test_every_legal_design_has_an_estimate() -> None:
+    for config in space():
+        estimate = estimate_resources(config)
+        check_sums(estimate)
+        assert estimate.dsp >= cascades(config) * config.rows
+        assert estimate.lut > 20 * config.columns + 700 * config.rows
+        assert estimate.ff > estimate.lut / 3
+
+
+def test_cascades_are_the_array() -> None:
+    config = sized_config(MODELS["deit_tiny"], rows=64, columns=128)
+    assert cascades(config) == 64
+    assert estimate_resources(config).modules["array"]["dsp"] == 64 * config.rows
+
+
+@pytest.mark.parametrize("ports", [1, 2, 4])
+def test_more_costs_more(ports: int) -> None:
+    def counts(**changes: Any) -> tuple[float, ...]:
+        shape = {"rows": 32, "columns": 64, "softmax_vec": 16} | changes
+        spec = MODELS[shape.pop("model", "deit_tiny")]
+        estimate = estimate_resources(sized_config(spec, memory_ports=ports, **shape))
+        return tuple(getattr(estimate, name) for name in RESOURCES)
+
+    base = counts()
+    for changes in (
+        {"columns": 128},
+        {"rows": 64},
+        {"softmax_vec": 32},
+        {"queue_depth": 64},
+    ):
+        more = counts(**changes)
+        assert all(a <= b for a, b in zip(base[:3], more[:3], strict=True)), changes
+    # Not flip-flops: a longer LayerNorm's constants go to block RAM, which has its registers inside.
+    assert counts(model="deit_base")[0] > base[0]
+    # Longer words need fewer of them: block RAM grows with the columns and the model only.
+    assert counts(columns=128)[3] > base[3]
+    assert counts(model="deit_base")[3] > base[3]
+
+
+def test_accelerators_that_cannot_be_built_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"weight_bits .* must be 8"):
+        estimate_resources(AcceleratorConfig(weight_bits=4))
+
+
+# The file -----------------------------------------------------------------------------------------
+
+
+def test_the_file_is_of_this_tool_and_recipe() -> None:
+    """Another recipe counts otherwise: scripts/measure_resources must run again."""
+    assert (DOCUMENT.tool, DOCUMENT.recipe) == (tool_version(), RECIPE)
+
+
+def test_the_file_is_what_the_script_writes(script: Any) -> None:
+    assert script.file_text(DOCUMENT) == MEASURED.read_text(encoding="utf-8")
+    alone, tops, whole = script.jobs()
+    asked = [(job.unit, job.parameters) for job in alone]
+    assert [(run.unit, run.parameters) for run in DOCUMENT.fit][: len(asked)] == asked
+    assert len(DOCUMENT.fit) == len(alone) + len(tops)
+    assert [(job.name, job.config) for job in whole] == [
+        (run.name, run.config) for run in DOCUMENT.validation
+    ]
+
+
+def test_fitting_again_finds_the_same(
+    script: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--check"])
+    assert script.main() == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in (*DESIGNS, *UNITS))
+
+    wrong = json.loads(MEASURED.read_text())
+    wrong["coefficients"]["store"]["ff"]["rows"] *= 1.01
+    wrong["error"]["lut"] /= 2
+    path = tmp_path / "measured.json"
+    path.write_text(json.dumps(wrong))
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--check", "-o", str(path)])
+    assert script.main() == 1
+    said = capsys.readouterr().err
+    assert "store ff rows" in said and "error: {" in said
+
+
+def test_no_validation_design_is_fitted(script: Any) -> None:
+    whole = script.fitted("", "", DOCUMENT.fit, DOCUMENT.validation)
+    part = script.fitted("", "", DOCUMENT.fit, DOCUMENT.validation[:1])
+    assert whole.coefficients == part.coefficients
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "No such file"),
+        ("{", "JSON"),
+        ("[" * 100_000, "deep"),
+        ("[]", "must be"),
+        ({"schema_version": 0}, "schema_version must be"),
+        ({"coefficients": {}}, "coefficients must have the keys array, accumulators"),
+        (
+            {"coefficients": {"store": {"lut": {"rows": "2"}, "ff": {}}}},
+            r"store\.lut\.rows must be",
+        ),
+        ({"error": {"lut": 0.1}}, "error must have the keys lut, ff, dsp, bram36"),
+        ({"error": {"lut": -1, "ff": 0, "dsp": 0, "bram36": 0}}, r"error\.lut must be"),
+    ],
+)
+def test_a_missing_or_damaged_file(text: Any, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "measured.json"
+    if isinstance(text, dict):
+        document = json.loads(MEASURED.read_text())
+        if "store" in text.get("coefficients", ()):
+            text = {"coefficients": document["coefficients"] | text["coefficients"]}
+        text = json.dumps(document | text)
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(FormatError, match=said) as caught:
+        measurements(path)
+    assert str(path) in str(caught.value)
+    assert "scripts/measure_resources writes the file" in str(caught.value)
+
+
+def test_a_lacking_coefficient_is_named() -> None:
+    without = {**DOCUMENT.coefficients, "store": Fit(lut={}, ff={})}
+    with pytest.raises(FormatError, match=r"coefficients\.store\.lut must have the key 'constant'"):
+        unit_counts("store", {"rows": 16}, without)
+
+
+# The measurements against Yosys -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("unit", "parameters"),
+    [
+        ("store", {"rows": 64}),
+        ("array", {"rows": 16, "columns": 16, "tile_rows": 17}),
+        ("activation_banks", {"rows": 16, "bank_words": (1182,)}),
+        ("stationary", {"rows": 16, "columns": 48}),
+    ],
+)
+def test_yosys_counts_what_the_file_says(
+    unit: str, parameters: dict[str, Any], script: Any
+) -> None:
+    (run,) = [run for run in DOCUMENT.fit if (run.unit, run.parameters) == (unit, parameters)]
+    assert script.measure_unit(unit, parameters) == run.counts
+
+
+@pytest.mark.slow
+def test_yosys_counts_a_complete_design_as_the_file_says(script: Any) -> None:
+    run = DOCUMENT.validation[0]
+    assert script.measure_design(run.config) == run.units
