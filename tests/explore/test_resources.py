@@ -172,7 +172,7 @@ def test_more_costs_more(ports: int) -> None:
     ):
         more = counts(**changes)
         assert all(a <= b for a, b in zip(base[:3], more[:3], strict=True)), changes
-    # Not flip-flops: a longer LayerNorm's constants go to block RAM, which has its registers inside.
+    # Not flip-flops: constants of a longer LayerNorm go to block RAM, with registers inside.
     assert counts(model="deit_base")[0] > base[0]
     # Longer words need fewer of them: block RAM grows with the columns and the model only.
     assert counts(columns=128)[3] > base[3]
