@@ -38,6 +38,8 @@ from hwgen.errors import (
 from hwgen.stages.options import BY_NAME, DesignOption, DesignOptions
 
 INTERRUPTED = 130
+#: Longest message of a failure; a tool's first lines may be part of it.
+_MESSAGE_CHARACTERS = 4000
 
 #: Conditions of disk, memory and permissions that are no fault of the program.
 _SYSTEM_ERRORS = frozenset(
@@ -134,9 +136,13 @@ def describe_error(error: BaseException) -> dict[str, Any]:
 
 
 def _sentence(error: BaseException) -> str:
-    if isinstance(error, click.ClickException):
-        return error.format_message()
-    return str(error) or type(error).__name__
+    from hwgen.reading import printable
+
+    text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    # Messages bound what they quote; whatever slips through does not reach the terminal.
+    if len(text) > _MESSAGE_CHARACTERS:
+        text = f"{text[:_MESSAGE_CHARACTERS]}..."
+    return printable(text, keep="\n") or type(error).__name__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -200,7 +206,7 @@ def _run(given: list[str], output: Output) -> int:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f"\nTry '{context.command_path} --help'." if context is not None else ""
-        return fail(error, 2, f"error: {error.format_message()}{hint}")
+        return fail(error, 2, f"error: {_sentence(error)}{hint}")
     except (KeyboardInterrupt, click.exceptions.Abort):
         return fail(KeyboardInterrupt("interrupted"), INTERRUPTED)
     except BrokenPipeError:

@@ -73,7 +73,7 @@ def read_toml(path: str | os.PathLike[str], model: type[T], *, limit: int = MAX_
     except RecursionError as error:
         raise _too_deep(where) from error
     except ValueError as error:
-        raise FormatError(f"File must be TOML: {_shorten(str(error), 200)}", where=where) from error
+        raise FormatError(f"File must be TOML: {shorten(str(error), 200)}", where=where) from error
     return validate(values, model, where=where)
 
 
@@ -145,12 +145,25 @@ def validate(values: Any, model: type[T], *, where: str | None = None) -> T:
     return checked
 
 
-def printable(text: str) -> str:
-    """The text with everything escaped that a terminal would not show as a character."""
+def printable(text: str, *, keep: str = "") -> str:
+    """The text with everything escaped that a terminal would not show as a character.
+
+    Args:
+        text: any text.
+        keep: characters that stay as they are, for example line ends.
+    """
     return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
+        c
+        if c.isprintable() or c in keep
+        else c.encode("unicode_escape", "backslashreplace").decode()
         for c in text
     )
+
+
+def shorten(text: str, length: int) -> str:
+    """The text as one printable line of at most ``length`` characters."""
+    text = printable(text[: length + 1])
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def show(value: object) -> str:
@@ -225,7 +238,7 @@ def _parse_json(text: str | bytes, where: str) -> Any:
     except RecursionError as error:
         raise _too_deep(where) from error
     except ValueError as error:
-        raise FormatError(f"File must be JSON: {_shorten(str(error), 200)}", where=where) from error
+        raise FormatError(f"File must be JSON: {shorten(str(error), 200)}", where=where) from error
 
 
 def _too_deep(where: str | None) -> FormatError:
@@ -299,11 +312,6 @@ def _path(place: _Location) -> str:
             key = part if _BARE_KEY.fullmatch(part) else show(part)
             text += f".{key}" if text else key
     return text or "File"
-
-
-def _shorten(text: str, length: int) -> str:
-    text = printable(text)
-    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 @cache
