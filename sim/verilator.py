@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from hwgen.cache import cache_folder, fill_once
+from hwgen.cache import cache_folder, fill_once, is_sound
 from hwgen.errors import ToolError
 
 #: Receives a sentence and the fraction done (0 ... 1).
@@ -269,7 +269,7 @@ def build(spec: Build, progress: Progress | None = None) -> Path:
     toolchain = find_toolchain()
     folder = cache_folder() / "verilator" / spec.key(toolchain)
     executable = folder / "simulation"
-    if executable.is_file():
+    if is_sound(folder):
         report("simulation found in the cache", 1.0)
         return executable
     runtime = _runtime(toolchain, spec.trace, report)
