@@ -372,6 +372,7 @@ def describe_evidence(evidence: Evidence) -> dict[str, Any]:
     """Everything known of a design, as plain values."""
     manifest = evidence.folder.manifest
     values: dict[str, Any] = {
+        **manifest.extra,
         "name": manifest.name,
         "out": str(evidence.folder.path),
         "model": manifest.model,
@@ -381,7 +382,6 @@ def describe_evidence(evidence: Evidence) -> dict[str, Any]:
         "notes": list(manifest.notes),
         "predicted_cycles": manifest.program.predicted_cycles,
         "macs": manifest.program.macs,
-        **manifest.extra,
     }
     if evidence.simulation is not None:
         # The manifest's prediction is for the board's memory; the simulation has one for its own.

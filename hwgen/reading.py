@@ -15,6 +15,7 @@ raises
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -26,9 +27,9 @@ import tomllib
 import types
 import typing
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any, NoReturn, TypeVar, cast
+from typing import IO, Any, NoReturn, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -44,6 +45,8 @@ MAX_DEPTH = 32
 #: Largest file, unless the caller says otherwise.
 MAX_TOML_BYTES = 1 << 16
 MAX_JSON_BYTES = 1 << 24
+#: Largest file of a design or unit folder that is read as a whole.
+MAX_DESIGN_FILE_BYTES = 1 << 34
 #: tomllib takes memory with the square of a dotted key's length, and a key is within its line.
 _MAX_TOML_LINE = 1000
 #: Digits of the longest integer of 64 bits, sign included.
@@ -185,11 +188,12 @@ def show(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
-def read_bytes(path: str | os.PathLike[str], *, limit: int = MAX_JSON_BYTES) -> bytes:
-    """The bytes of a regular file, never more than ``limit``.
+@contextlib.contextmanager
+def open_regular(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a regular file for reading.
 
     Raises:
-        FormatError: it is none, is too large, or cannot be read.
+        FormatError: it is none, or cannot be read.
     """
     where = printable(str(path))
     try:
@@ -204,12 +208,23 @@ def read_bytes(path: str | os.PathLike[str], *, limit: int = MAX_JSON_BYTES) -> 
             kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, device or socket"
             raise FormatError(f"File must be a regular one, not {kind}", where=where)
         with os.fdopen(handle, "rb", closefd=False) as stream:
-            data = stream.read(limit + 1)
+            yield stream
     except OSError as error:
         raise FormatError(f"File must be readable: {reason(error)}", where=where) from error
     finally:
         os.close(handle)
+
+
+def read_bytes(path: str | os.PathLike[str], *, limit: int = MAX_JSON_BYTES) -> bytes:
+    """The bytes of a regular file, never more than ``limit``.
+
+    Raises:
+        FormatError: it is none, is too large, or cannot be read.
+    """
+    with open_regular(path) as stream:
+        data = stream.read(limit + 1)
     if len(data) > limit:
+        where = printable(str(path))
         raise FormatError(f"File must have at most {limit:,} bytes", where=where)
     return data
 

@@ -19,6 +19,7 @@ from hwgen.emit.manifest import Manifest
 from hwgen.errors import FormatError, SimulationError
 from hwgen.isa.instructions import Engine
 from hwgen.isa.registers import BY_NAME, COUNTERS, IDENTITY, REGISTERS, Cause
+from hwgen.reading import MAX_DESIGN_FILE_BYTES, read_bytes
 from hwgen.sim import boundaries as boundary_table
 from hwgen.sim.boundaries import Boundary
 from hwgen.sim.verilator import Build, Progress, Source, build
@@ -347,10 +348,7 @@ def load_setup(folder: Path) -> tuple[FrameSetup, Manifest, list[str]]:
     """A design folder as it is now: its setup, its manifest, and the files changed since."""
     manifest = Manifest.load(folder)
     changed = manifest.changed_files(folder)
-    try:
-        image = (folder / manifest.program.image).read_bytes()
-    except OSError as error:
-        raise FormatError(f"Memory image must be readable: {error}", where=str(folder)) from error
+    image = read_bytes(folder / manifest.program.image, limit=MAX_DESIGN_FILE_BYTES)
     setup = FrameSetup(
         verilog=tuple(Source.of(folder / name) for name in manifest.simulation),
         top=manifest.top,

@@ -24,8 +24,8 @@ from typing import Any
 from pydantic import with_config
 
 from hwgen.cache import cache_folder, fill_once
-from hwgen.errors import ConfigError, ToolError
-from hwgen.reading import STRICT, read_json
+from hwgen.errors import ConfigError, FormatError, ToolError
+from hwgen.reading import MAX_DESIGN_FILE_BYTES, STRICT, read_bytes, read_json
 from hwgen.synth.netlist import PRIMITIVES, ModuleReport, analyse
 
 #: Targets of :func:`synthesise` beside a Liberty file.
@@ -173,9 +173,9 @@ def synthesise(
     report: Progress = progress or (lambda *_: None)
     tool = tool_version()
     try:
-        contents = [path.read_bytes() for path in verilog]
-        library = liberty.read_bytes() if liberty is not None else None
-    except OSError as error:
+        contents = [read_bytes(path, limit=MAX_DESIGN_FILE_BYTES) for path in verilog]
+        library = None if liberty is None else read_bytes(liberty, limit=MAX_DESIGN_FILE_BYTES)
+    except FormatError as error:
         raise ToolError(f"Synthesis needs readable files: {error}") from error
     if library is not None and not _LIBERTY.match(library):
         raise ToolError(

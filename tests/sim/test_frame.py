@@ -180,15 +180,33 @@ def test_input_of_another_size_is_refused() -> None:
     [
         ({"channels": 19}, "cover the tensor exactly once"),
         ({"engine": "ALU"}, "engine must be one of"),
-        ({"base": 1 << 20}, "base must be in"),
-        ({"first_token": 1}, "tokens must be in 1..31"),
-        ({"index": [0]}, "index must pick"),
+        ({"base": 1 << 20}, r"tensors\[0\]\.parts\[0\]\.base must be less than 1048576"),
+        ({"base": True}, "base must be an integer, not true"),
+        ({"stride": None}, "stride must be an integer, not null"),
+        ({"first_token": 1}, r"must lie within \[32, 20\], .* tokens 1\+32"),
+        ({"index": [0]}, r"must lie within \[32, 20\], not at index \[0\]"),
+        ({"more": 0}, "more must be a known key"),
     ],
 )
 def test_malformed_tables_are_refused(change: dict[str, object], message: str) -> None:
     table = TABLE | {"tensors": [tensor("x", part(1, 0, 0, 32) | change)]}
     with pytest.raises(FormatError, match=message):
         boundaries.parse(table)
+
+
+def test_a_table_cannot_ask_for_any_memory_or_time() -> None:
+    huge = tensor("x", part(1, 0, 0, 32)) | {"shape": [1 << 19] * 3}
+    with pytest.raises(FormatError, match="at most 1073741824 elements together"):
+        boundaries.parse(TABLE | {"tensors": [huge]})
+    parts = [part(1, 0, 0, 32)] * 100_000  # all of them the whole tensor
+    with pytest.raises(FormatError, match="exactly once"):
+        boundaries.parse(TABLE | {"tensors": [tensor("x", *parts)]})
+
+
+@pytest.mark.parametrize("values", [None, [], {}, {"schema": "other"}])
+def test_what_is_no_table_is_refused(values: object) -> None:
+    with pytest.raises(FormatError, match=r"must have the schema 'hwgen\.boundaries'"):
+        boundaries.parse(values)
 
 
 def test_boundary_outside_its_bank_is_refused() -> None:
