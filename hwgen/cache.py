@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hwgen.errors import FormatError, ToolError
+from hwgen.files import unfinished_folder
 from hwgen.reading import read_json
 
 #: File of an entry: name -> SHA-256 of every file beside it.
@@ -87,19 +88,14 @@ def fill_once(folder: Path, make: Callable[[Path], None]) -> None:
         with _locked(folder.with_name(f"{folder.name}.lock")):
             if is_sound(folder):
                 return
-            partial = folder.with_name(f"{folder.name}.partial")
-            for left in (partial, folder):  # by a process that died; a damaged entry
-                _remove(left)
-            partial.mkdir(mode=0o700)
-            try:
+            with unfinished_folder(folder.parent, 0o700) as partial:
                 make(partial)
                 digests = {entry.name: _digest(entry) for entry in sorted(partial.iterdir())}
                 (partial / _DIGESTS).write_text(json.dumps(digests))
                 for entry in partial.iterdir():
                     entry.chmod(stat.S_IMODE(entry.stat().st_mode) & ~0o022)  # whatever the umask
+                _remove(folder)  # damaged
                 partial.rename(folder)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise ToolError(
             f"The cache of builds must be writable, but {str(folder.parent)!r} failed: {error}; "

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from hwgen.config import AcceleratorConfig
 from hwgen.emit.manifest import Manifest
 from hwgen.errors import FormatError, SimulationError
+from hwgen.files import scratch_folder
 from hwgen.isa.instructions import Engine
 from hwgen.isa.registers import BY_NAME, COUNTERS, IDENTITY, REGISTERS, Cause
 from hwgen.reading import MAX_DESIGN_FILE_BYTES, read_bytes
@@ -240,8 +240,7 @@ def run_frames(
         for boundary in setup.boundaries
         for part in boundary.parts
     ]
-    with tempfile.TemporaryDirectory(prefix="hwgen-frames-") as name:
-        folder = Path(name)
+    with scratch_folder() as folder:
         (folder / "image").write_bytes(setup.image)
         (folder / "inputs").write_bytes(b"".join(regions))
         (folder / "parts").write_text(

@@ -21,6 +21,7 @@ HEIGHT = {
     "models": 0,  # data files
     "numerics": 1,
     "reading": 1,
+    "outputs": 2,
     "config": 2,
     "isa": 3,
     "graph": 3,

@@ -90,7 +90,7 @@ def test_a_cache_that_all_can_write_to_is_refused(entry: Path) -> None:
 
 
 def test_leftovers_of_a_killed_process_go(entry: Path) -> None:
-    left = entry.with_name("other.partial")
+    left = entry.with_name(".hwgen-0123456789abcdef.tmp")
     left.mkdir()
     (left / "half").write_text("half")
     assert filled(entry.with_name("other")) == 1

@@ -21,6 +21,7 @@ from hwgen.config import PARAMETERS, AcceleratorConfig
 from hwgen.errors import FormatError
 from hwgen.graph.assumption import assumptions_from_json
 from hwgen.isa.registers import BY_NAME, COUNTERS
+from hwgen.outputs import SEAL, sealed
 from hwgen.reading import (
     MAX_DESIGN_FILE_BYTES,
     STRICT,
@@ -192,7 +193,7 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The file's content."""
-        return (json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n").encode()
+        return (json.dumps(sealed(self.to_json()), indent=2, allow_nan=False) + "\n").encode()
 
     @classmethod
     def from_json(cls, values: Any, where: str | None = None) -> Manifest:
@@ -212,7 +213,7 @@ class Manifest:
             raise FormatError(f"{missing[0]} must be stated, and is missing", where=where)
         if values["counters"] != _counters():
             raise FormatError("counters must be those of this version's registers", where=where)
-        derived = ("schema", "schema_version", "counters")
+        derived = ("schema", "schema_version", "counters", SEAL)
         plain = {key: value for key, value in values.items() if key not in derived}
         return validate(plain, cls, where=where)
 

@@ -46,7 +46,7 @@ from hwgen.numerics.requantise import PTF_ALPHA_MAXIMUM, PTF_SHIFT_MAXIMUM, chec
 from hwgen.reading import load_json, printable, shorten, show
 
 SCHEMA_VERSION = 2
-_METADATA_KEY = "hwgen.graph"
+METADATA_KEY = "hwgen.graph"
 _INT32_MAXIMUM = 2**31 - 1
 #: Most that is said of a malformed graph: its names can have any length.
 _MESSAGE = 400
@@ -204,7 +204,7 @@ class IntegerGraph:
             "metadata": self.metadata.to_json(),
         }
         text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        write_safetensors(path, arrays, {**(more or {}), _METADATA_KEY: text})
+        write_safetensors(path, arrays, {**(more or {}), METADATA_KEY: text}, seal=True)
 
     @classmethod
     def load(cls, path: str | Path) -> IntegerGraph:
@@ -215,13 +215,13 @@ class IntegerGraph:
         """
         arrays, metadata = read_safetensors(path)
         where = printable(str(path))
-        if _METADATA_KEY not in metadata:
+        if METADATA_KEY not in metadata:
             raise FormatError(
-                f"{where}: must be a graph (metadata entry {_METADATA_KEY!r}), it has none;"
+                f"{where}: must be a graph (metadata entry {METADATA_KEY!r}), it has none;"
                 " a checkpoint becomes a graph with 'hwgen quantize'"
             )
         try:
-            document = load_json(metadata[_METADATA_KEY], where=where)
+            document = load_json(metadata[METADATA_KEY], where=where)
             version = document.get("schema_version")
             if version != SCHEMA_VERSION:
                 raise FormatError(

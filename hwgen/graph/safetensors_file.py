@@ -10,11 +10,12 @@ bytes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +24,7 @@ from pydantic import BaseModel, field_validator
 
 from hwgen.errors import FormatError
 from hwgen.files import reason, replace_file
+from hwgen.outputs import Recognise, State
 from hwgen.reading import STRICT, load_json, open_regular, printable, show, validate
 
 #: Longest header, in bytes: what it unpacks to takes a multiple of that as memory. The format
@@ -32,6 +34,9 @@ MAX_HEADER_BYTES = 1 << 25
 #: Longest axis: no file of today's is longer, and NumPy's sizes hold it.
 MAX_AXIS = 1 << 48
 _MAX_AXES = 8
+
+#: Metadata entry of the seal (:mod:`hwgen.outputs`).
+SEAL_KEY = "hwgen.sha256"
 
 _NUMPY_DTYPES: dict[str, str] = {
     "F64": "<f8",
@@ -75,6 +80,33 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
         return tensors, metadata
 
 
+def recognise(keys: Collection[str]) -> Recognise:
+    """Recognises sealed files whose metadata have one of the keys."""
+
+    def look(path: Path) -> State:
+        try:
+            tensors, metadata = read_safetensors(path)
+        except FormatError:
+            return State.FOREIGN
+        if not set(keys) & set(metadata):
+            return State.FOREIGN
+        return State.OWN if metadata.get(SEAL_KEY) == _seal(tensors, metadata) else State.EDITED
+
+    return look
+
+
+def _seal(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of names, types, shapes and values, and of all other metadata."""
+    whole = hashlib.sha256()
+    plain = sorted((key, text) for key, text in metadata.items() if key != SEAL_KEY)
+    whole.update(json.dumps(plain).encode())
+    for name, array in sorted(tensors.items()):
+        plainly = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        head = json.dumps([name, plainly.dtype.str, list(array.shape)])
+        whole.update(f"{head}{hashlib.sha256(plainly.data).hexdigest()}".encode())
+    return whole.hexdigest()
+
+
 def data_bytes(path: str | Path) -> int:
     """Bytes of all tensors of a well-formed file, as they are stored."""
     path = Path(path)
@@ -84,10 +116,20 @@ def data_bytes(path: str | Path) -> int:
 
 
 def write_safetensors(
-    path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+    path: str | Path,
+    tensors: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str],
+    *,
+    seal: bool = False,
 ) -> None:
-    """Write a file, atomically; its bytes depend on names, values and metadata only."""
+    """Write a file, atomically; its bytes depend on names, values and metadata only.
+
+    With ``seal`` the metadata get one entry more, by which :func:`recognise` sees that nobody has
+    changed the file.
+    """
     path = Path(path)
+    if seal:
+        metadata = {**metadata, SEAL_KEY: _seal(tensors, metadata)}
     # Wide types first, then by name: every tensor is aligned to its item size, as the format's
     # writers do.
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -15,6 +15,7 @@ from pydantic import Field, with_config
 from hwgen.emit.manifest import Manifest, digest, file_digest
 from hwgen.errors import ConfigError, FormatError
 from hwgen.files import reason, replace_file
+from hwgen.outputs import SEAL, check_file, recognise_json, sealed
 from hwgen.reading import STRICT, load_json, printable, read_bytes, validate
 
 SCHEMA_VERSION = 1
@@ -60,6 +61,19 @@ class Result:
         """Where the result of a design folder lies; ``kind`` tells others of the same name."""
         return folder / f"{cls._name()}{kind}.json"
 
+    @classmethod
+    def check_place(
+        cls, folder: Path, *, kind: str = "", inputs: Iterable[Path] = (), force: bool = False
+    ) -> None:
+        """Refuse to write a result there, before the work, by the rule of :mod:`hwgen.outputs`.
+
+        Raises:
+            UsageError: the file is an input.
+            ConfigError: the file that is there must stay.
+        """
+        recognise = recognise_json(f"hwgen.{cls._name()}")
+        check_file(cls.path(folder, kind), recognise, inputs=inputs, force=force)
+
     def save(self, folder: Path, *, kind: str = "") -> Path:
         """Write the result into the design folder.
 
@@ -67,7 +81,7 @@ class Result:
             ConfigError: the folder cannot be written.
         """
         path = self.path(folder, kind)
-        text = json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n"
+        text = json.dumps(sealed(self.to_json()), indent=2, allow_nan=False) + "\n"
         try:
             replace_file(path, lambda stream: stream.write(text.encode()))
         except OSError as error:
@@ -94,10 +108,31 @@ class Result:
             or values.pop("schema_version", None) != SCHEMA_VERSION
         ):
             return None
+        values.pop(SEAL, None)
         # Fields with a default have one for who makes a result, not for a file that lacks them.
         if missing := [item.name for item in fields(cls) if item.name not in values]:
             raise FormatError(f"{missing[0]} must be stated, and is missing", where=where)
         return validate(values, cls, where=where)
+
+
+@with_config(STRICT)
+@dataclass(frozen=True, kw_only=True)
+class AccuracyResult(Result):
+    """Top-1 of the design's graph on every image with a label; no simulation takes its place."""
+
+    top1: Fraction  #: of the integer graph
+    top1_images: Positive
+    top1_float: Fraction  #: of the float model, on the same images
+    image_source: str
+
+    def contract(self) -> dict[str, Any]:
+        """The keys that scripts rely on."""
+        return {
+            "top1": self.top1,
+            "top1_images": self.top1_images,
+            "top1_float": self.top1_float,
+            "top1_source": self.image_source,
+        }
 
 
 @with_config(STRICT)
@@ -120,9 +155,8 @@ class SimulationResult(Result):
     image_source: str
     predicted_cycles: Positive | None = None
     changed_files: tuple[str, ...] = ()
-    top1: Fraction | None = None
+    top1: Fraction | None = None  #: of the simulated images, if they have labels
     top1_images: Positive | None = None
-    top1_float: Fraction | None = None
 
     @property
     def fps(self) -> float:
@@ -162,7 +196,7 @@ class SimulationResult(Result):
         }
         if self.predicted_cycles is None:
             del values["predicted_cycles"]
-        for name in ("top1", "top1_images", "top1_float"):
+        for name in ("top1", "top1_images"):
             if getattr(self, name) is not None:
                 values[name] = getattr(self, name)
         return values

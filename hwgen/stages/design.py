@@ -22,9 +22,9 @@ from hwgen.config import AcceleratorConfig
 from hwgen.emit.manifest import ConfigTable, RowBlocks
 from hwgen.errors import FormatError, ModelError, UsageError
 from hwgen.frontend.models import model_names
-from hwgen.graph.graph import IntegerGraph
+from hwgen.graph.graph import METADATA_KEY, IntegerGraph
 from hwgen.graph.ops import Softmax
-from hwgen.graph.safetensors_file import read_safetensors, write_safetensors
+from hwgen.graph.safetensors_file import read_safetensors, recognise, write_safetensors
 from hwgen.graph.spec import ModelSpec, Pooling
 from hwgen.reading import STRICT, check_version, load_json, printable, validate
 from hwgen.report.terminal import Reporter
@@ -35,6 +35,10 @@ from hwgen.stages.options import DesignOptions
 _NAME_CHARACTERS = 64
 DESIGN_SCHEMA_VERSION = 2
 _DESIGN_KEY = "hwgen.design"
+
+
+#: Recognises the files of designs and graphs among outputs.
+recognise_design = recognise((_DESIGN_KEY, METADATA_KEY))
 
 
 def design_name(model: str, board: str) -> str:
@@ -203,7 +207,7 @@ class Design:
         }
         text = json.dumps(document, sort_keys=True, separators=(",", ":"))
         if self.graph is None:
-            write_safetensors(path, {}, {_DESIGN_KEY: text})
+            write_safetensors(path, {}, {_DESIGN_KEY: text}, seal=True)
         else:
             self.graph.save(path, more={_DESIGN_KEY: text})
 
@@ -228,7 +232,7 @@ class Design:
         )
         document = validate(values, _Document, where=where)
         # Without a graph nothing says what tensors are.
-        graph = IntegerGraph.load(path) if tensors or len(metadata) > 1 else None
+        graph = IntegerGraph.load(path) if tensors or METADATA_KEY in metadata else None
         return cls(
             model=document.model,
             shapes=document.shapes,

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import AfterValidator
 from hwgen.emit.folder import check_replaceable, write_folder
 from hwgen.emit.manifest import Manifest, ProgramFacts, digest
 from hwgen.errors import FormatError
+from hwgen.files import scratch_folder
 from hwgen.graph.assumption import assumptions_to_json
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.ops import Embedding, Linear, QueryKeyValue
@@ -67,16 +67,16 @@ class DesignFolder:
         return board_memory(self.manifest.board, self.manifest.config.clock_mhz)
 
 
-def emit(lowered: Lowered, path: Path, reporter: Reporter) -> DesignFolder:
+def emit(lowered: Lowered, path: Path, reporter: Reporter, *, force: bool = False) -> DesignFolder:
     """Write the design folder: Verilog, memory image, boundary table, graph, manifest.
 
     Raises:
-        ConfigError: the folder is not ours, or cannot be written.
+        ConfigError: the folder is not ours, was edited (unless ``force``), or cannot be written.
     """
     from hwgen.emit.verilog import convert
     from hwgen.rtl.accelerator import Accelerator
 
-    check_replaceable(path)
+    check_replaceable(path, force=force)
     chosen, program = lowered.design, lowered.program
     with reporter.stage("emit"):
         reporter("writing the Verilog", 0.0)
@@ -137,7 +137,7 @@ def emit(lowered: Lowered, path: Path, reporter: Reporter) -> DesignFolder:
             },
         )
         known = _known_synthesis(path)
-        written = write_folder(path, files, manifest)
+        written = write_folder(path, files, manifest, force=force)
         if known is not None and known.design == design_digest(written, manifest):
             known.save(written)  # the same files as before: what is known of them stays
         return DesignFolder(path=path, manifest=manifest)
@@ -159,8 +159,8 @@ def _known_synthesis(path: Path) -> SynthesisResult | None:
 
 def graph_bytes(graph: IntegerGraph) -> bytes:
     """The bytes of a graph's file."""
-    with tempfile.TemporaryDirectory(prefix="hwgen-graph-") as folder:
-        path = Path(folder) / "graph"
+    with scratch_folder() as folder:
+        path = folder / "graph"
         graph.save(path)
         return path.read_bytes()
 

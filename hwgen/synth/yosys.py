@@ -13,7 +13,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from pydantic import with_config
 
 from hwgen.cache import cache_folder, fill_once
 from hwgen.errors import ConfigError, FormatError, ToolError
+from hwgen.files import scratch_folder
 from hwgen.reading import MAX_DESIGN_FILE_BYTES, STRICT, read_bytes, read_json
 from hwgen.synth.netlist import PRIMITIVES, ModuleReport, analyse
 
@@ -191,8 +191,7 @@ def synthesise(
 
     def make(partial: Path) -> None:
         report(f"synthesising {top} for {kind}", 0.0)
-        with tempfile.TemporaryDirectory(prefix="hwgen-synth-") as name:
-            work = Path(name)
+        with scratch_folder() as work:
             for index, data in enumerate(contents):
                 (work / f"{index}.v").write_bytes(data)
             if library is not None:

@@ -20,6 +20,7 @@ from hwgen.emit.folder import write_folder
 from hwgen.emit.manifest import FILE_NAME, check_file_name, digest, file_digest, tool_versions
 from hwgen.emit.verilog import convert
 from hwgen.errors import ConfigError, FormatError, HwgenError
+from hwgen.outputs import SEAL, sealed
 from hwgen.reading import (
     MAX_DESIGN_FILE_BYTES,
     STRICT,
@@ -92,7 +93,7 @@ class UnitManifest:
             "synthesis": list(self.verilog),
             "files": dict(sorted(self.files.items())),
         }
-        return (json.dumps(values, indent=2, allow_nan=False) + "\n").encode()
+        return (json.dumps(sealed(values), indent=2, allow_nan=False) + "\n").encode()
 
     @classmethod
     def load(cls, folder: Path) -> UnitManifest:
@@ -113,6 +114,7 @@ class UnitManifest:
             raise FormatError(f"Manifest must have the schema {SCHEMA!r}", where=where)
         remedy = "generate the unit again"
         check_version(values, SCHEMA_VERSION, what="Manifest", where=where, remedy=remedy)
+        values.pop(SEAL, None)
         document = validate(values, _Document, where=where)
         plain = {item.name: getattr(document, item.name) for item in fields(document)}
         for name in ("schema", "schema_version", "synthesis"):
@@ -149,13 +151,19 @@ def _verilog(unit: Unit, build: tuple[tuple[str, Value], ...]) -> str:
 
 
 def emit_unit(
-    unit: Unit, parameters: Mapping[str, object] | None, folder: str | os.PathLike[str]
+    unit: Unit,
+    parameters: Mapping[str, object] | None,
+    folder: str | os.PathLike[str],
+    *,
+    force: bool = False,
 ) -> Path:
     """Write a unit's folder, Verilog and manifest; replaces an old one of ours and nothing else.
 
+    With ``force`` also one whose files have been edited.
+
     Raises:
         UsageError: an unknown or illegal parameter.
-        ConfigError: the folder is not ours or cannot be written.
+        ConfigError: the folder is not ours, was edited, or cannot be written.
     """
     values = unit.resolve(parameters)
     files = {f"{unit.module}.v": unit_verilog(unit, values).encode()}
@@ -166,7 +174,16 @@ def emit_unit(
         verilog=tuple(files),
         files={name: digest(content) for name, content in files.items()},
     )
-    return write_folder(Path(folder), files, manifest, lambda place: UnitManifest.load(place).files)
+    return write_folder(Path(folder), files, manifest, listed_files, force=force)
+
+
+def listed_files(folder: Path) -> Mapping[str, str]:
+    """What a unit's manifest lists.
+
+    Raises:
+        FormatError: the folder holds no manifest of a unit.
+    """
+    return UnitManifest.load(folder).files
 
 
 def simulate(
@@ -244,12 +261,12 @@ def changed_files(folder: Path, manifest: UnitManifest | None = None) -> tuple[s
     return tuple(name for name, expected in files.items() if file_digest(folder / name) != expected)
 
 
-def is_current(unit: Unit, values: Values, folder: Path) -> bool:
+def is_current(unit: Unit, values: Values, folder: Path, *, force: bool = False) -> bool:
     """True if a folder is the unit's with these parameters, to be used as it is, edits included.
 
     Raises:
         ConfigError: it has been edited, and is another unit's or has other parameters: to write it
-            again would destroy the edits.
+            again would destroy the edits, which is done with ``force`` only.
     """
     try:
         manifest = UnitManifest.load(folder)
@@ -257,11 +274,11 @@ def is_current(unit: Unit, values: Values, folder: Path) -> bool:
         return False
     same = manifest.unit == unit.name and dict(manifest.parameters) == dict(values)
     if changed := changed_files(folder, manifest):
-        if same:
-            return True
+        if same or force:
+            return same
         raise ConfigError(
             f"Folder must hold {unit.name} with these parameters to be used with its edits"
-            f" ({', '.join(changed)}); give another folder, or delete this one",
+            f" ({', '.join(changed[:4])}); give another folder, or --force to replace it",
             where=str(folder),
         )
     # Emitted by another version of hwgen: nothing is lost if it is written again.

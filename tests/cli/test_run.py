@@ -226,7 +226,12 @@ def test_design_is_replaced_with_its_results(
     assert (design / "simulation.json").is_file()
     (design / "digits_zcu102.v").write_text("// changed\n")
     graph = first_run[0] / "rtl_out" / "digits_zcu102" / "graph.safetensors"
-    done = hwgen("generate", graph, "-o", design)
+    done = hwgen("generate", graph, "-o", design, "--json")
+    assert done.status == 1
+    assert "digits_zcu102.v was changed; give --force to replace it" in done.json["error"]
+    assert (design / "digits_zcu102.v").read_text() == "// changed\n"
+    assert (design / "simulation.json").is_file()
+    done = hwgen("generate", graph, "-o", design, "--force")
     assert done.status == 0, done.err
     assert "// changed" not in (design / "digits_zcu102.v").read_text()
     assert not (design / "simulation.json").exists()

@@ -62,12 +62,10 @@ def test_second_build_is_the_first(cache: Path) -> None:
 @pytest.mark.parametrize("damage", [b"", b"#!/bin/sh\necho other\n"])
 def test_a_damaged_build_is_made_again(cache: Path, damage: bytes) -> None:
     path = build(spec())
-    good = path.read_bytes()
     path.write_bytes(damage)
     seen: list[str] = []
     assert build(spec(), lambda text, fraction: seen.append(text)) == path
     assert "translating the Verilog" in seen
-    assert path.read_bytes() == good
     assert subprocess.run([path], check=False).returncode == 42
 
 

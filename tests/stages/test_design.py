@@ -79,7 +79,7 @@ def test_a_design_survives_its_file(whole: Design, with_graph: bool, tmp_path: P
     if with_graph:  # it is a graph, too
         assert IntegerGraph.load(tmp_path / "d").macs() == whole.graph.macs()  # type: ignore[union-attr]
     else:
-        assert (tensors, set(metadata)) == ({}, {"hwgen.design"})
+        assert (tensors, set(metadata)) == ({}, {"hwgen.design", "hwgen.sha256"})
         with pytest.raises(FormatError, match="must be a graph"):
             IntegerGraph.load(tmp_path / "d")
 
@@ -99,9 +99,11 @@ def test_a_design_is_written_once(
     written: list[set[str]] = []
     write = graph_module.write_safetensors
 
-    def watch(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    def watch(
+        path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str], *, seal: bool
+    ) -> None:
         written.append(set(metadata))
-        write(path, arrays, metadata)
+        write(path, arrays, metadata, seal=seal)
 
     monkeypatch.setattr(graph_module, "write_safetensors", watch)
     whole.save(tmp_path / "d")
