@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import time
@@ -33,8 +34,11 @@ BANK_SIGNALS = ("bank_write_en", "bank_write_address", "bank_write_data")
 COUNTER_SIGNALS = tuple(f"completed_{engine.name.lower()}" for engine in Engine)
 #: Cycles between a completion and the moment at which the last write is visible in the bank.
 SNAPSHOT_DELAY = 1
-#: The watchdog of the simulated host, cycles without a completed instruction.
+#: The watchdog of the simulated host, cycles without a completed instruction: for a memory as fast
+#: as the default one.
 WATCHDOG_CYCLES = 1_000_000
+#: Largest value of its register; beyond it, it is off, and the simulator's own limit is left.
+_WATCHDOG_MAXIMUM = (1 << 32) - 1
 
 # Names of one declaration, without its range.
 _DECLARATION = re.compile(
@@ -147,10 +151,22 @@ def build_frames(setup: FrameSetup, *, vcd: bool = False, progress: Progress | N
     return build(spec, progress)
 
 
+def quiet_cycles(memory: Memory) -> int:
+    """Most cycles without a completed instruction before a simulation is given up.
+
+    An instruction that waits for memory takes longer by at most the factor by which the latency or
+    the time of a byte is longer.
+    """
+    usual = Memory()
+    slower = max(1.0, memory.latency / usual.latency, usual.bandwidth / memory.bandwidth)
+    return math.ceil(WATCHDOG_CYCLES * slower)
+
+
 def _settings(
     setup: FrameSetup, folder: Path, frames: int, memory: Memory, seed: int, max_cycles: int
 ) -> dict[str, object]:
     observed = bool(setup.boundaries) or _observable(setup)
+    quiet = quiet_cycles(memory)
     return {
         "frames": frames,
         "image": folder / "image",
@@ -164,8 +180,8 @@ def _settings(
         "bandwidth": memory.bandwidth,
         "seed": seed,
         "max_cycles": max_cycles,
-        "max_quiet_cycles": 2 * WATCHDOG_CYCLES,
-        "watchdog": WATCHDOG_CYCLES,
+        "max_quiet_cycles": 2 * quiet,
+        "watchdog": quiet if quiet <= _WATCHDOG_MAXIMUM else 0,
         "identity": IDENTITY,
         "rows": setup.config.rows,
         "snapshot_delay": SNAPSHOT_DELAY,

@@ -383,10 +383,8 @@ def run(name: str, count: int, seed: int, folder: Path) -> dict[str, int]:
                 assert line.isprintable(), f"{name} {seed} {index}: {line!r:.300}"
                 assert len(line) < CHARACTERS, f"{name} {seed} {index}: {line:.300}"
             except (Exception, _TooLong) as error:
-                keep = Path(tempfile.gettempdir()) / f"hwgen-odd-{path.name}"
-                keep.write_bytes(path.read_bytes())
                 raise AssertionError(
-                    f"{name} {seed} {index}, kept as {keep}: {error!r:.300}"
+                    f"{name} {seed} {index}, kept as {path}: {error!r:.300}"
                 ) from error
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)

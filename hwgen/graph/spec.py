@@ -21,10 +21,12 @@ DEFAULT_QKV_LAYOUT = "qkv head dim"
 #: The three axes of a row of a linear patch embedding, slowest first.
 DEFAULT_PATCH_LAYOUT = "dy dx channel"
 
+MAX_CHANNELS = 64
+
 #: Largest sizes that a model may have: (lowest, highest) legal value of each integer field.
 _BOUNDS: dict[str, tuple[int, int]] = {
     "image_size": (1, 4096),
-    "channels": (1, 64),
+    "channels": (1, MAX_CHANNELS),
     "patch": (1, 512),
     "width": (8, 8192),
     "depth": (1, 256),

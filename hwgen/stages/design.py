@@ -25,7 +25,7 @@ from hwgen.frontend.models import model_names
 from hwgen.graph.graph import METADATA_KEY, IntegerGraph
 from hwgen.graph.ops import Softmax
 from hwgen.graph.safetensors_file import read_safetensors, recognise, write_safetensors
-from hwgen.graph.spec import ModelSpec, Pooling
+from hwgen.graph.spec import MAX_CHANNELS, ModelSpec, Pooling
 from hwgen.reading import STRICT, check_version, load_json, printable, validate
 from hwgen.report.terminal import Reporter
 from hwgen.stages.configure import check_fits
@@ -90,7 +90,9 @@ class Shapes:
         """A model of these shapes; what does not decide shapes is as by default."""
         values: dict[str, Any] = asdict(self)
         del values["softmax_vec"]
-        half = (0.5,) * self.channels if type(self.channels) is int else ()
+        # The specification refuses other numbers of channels: no memory for them.
+        known = type(self.channels) is int and self.channels <= MAX_CHANNELS
+        half = (0.5,) * self.channels if known else ()
         return ModelSpec(name=name, mean=half, std=half, **values)
 
     @property

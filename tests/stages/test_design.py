@@ -63,6 +63,12 @@ def equal(first: Design, second: Design) -> bool:
     )
 
 
+@pytest.mark.parametrize("channels", [0, -1, 65, 1 << 62, 1.5, None])
+def test_odd_shapes_take_no_memory(whole: Design, channels: object) -> None:
+    with pytest.raises(FormatError, match=r"'channels' must be an integer in 1\.\.64"):
+        replace(whole.shapes, channels=channels)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("with_graph", [True, False])
 def test_a_design_survives_its_file(whole: Design, with_graph: bool, tmp_path: Path) -> None:
     assert whole.notes
