@@ -183,6 +183,7 @@ def test_result_keeps_the_contract(tmp_path: Path) -> None:
         ({"cycles": 10**30}, "Integers must be of 64 bits"),
         ({"macs_per_cycle": 0}, "macs_per_cycle must be at least 1"),
         ({"clock_mhz": float("inf")}, "Numbers must be finite, not Infinity"),
+        ({"clock_mhz": 1e303}, "clock_mhz must be at most"),
         ({"wall_seconds": float("nan")}, "Numbers must be finite, not NaN"),
         ({"stall_cycles": {"idle": "x"}}, "stall_cycles.idle must be an integer, not 'x'"),
         ({"stall_cycles": [1]}, "stall_cycles must be a table, not a list"),

@@ -28,8 +28,8 @@ _MAX_BYTES = 1 << 24
 
 Count = Annotated[int, Field(ge=0)]  #: of 64 bits, as all integers of JSON here
 Positive = Annotated[int, Field(ge=1)]
-Amount = Annotated[float, Field(ge=0)]
-Rate = Annotated[float, Field(gt=0)]
+Amount = Annotated[float, Field(ge=0, le=1e15)]
+Rate = Annotated[float, Field(gt=0, le=1e9)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
