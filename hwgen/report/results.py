@@ -18,7 +18,7 @@ from hwgen.files import reason, replace_file
 from hwgen.outputs import SEAL, check_file, recognise_json, sealed
 from hwgen.reading import STRICT, load_json, printable, read_bytes, validate
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: Ending of the file of a synthesis for another device than the board's.
 OTHER_TARGET = "_other"
