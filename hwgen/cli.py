@@ -15,7 +15,6 @@ import math
 import os
 import signal
 import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -35,9 +34,12 @@ from hwgen.errors import (
     UnexpectedLogitsError,
     UsageError,
 )
+from hwgen.files import scratch_folder
 from hwgen.stages.options import BY_NAME, DesignOption, DesignOptions
 
 INTERRUPTED = 130
+#: Longest message of a failure; a tool's first lines may be part of it.
+_MESSAGE_CHARACTERS = 4000
 
 #: Conditions of disk, memory and permissions that are no fault of the program.
 _SYSTEM_ERRORS = frozenset(
@@ -134,9 +136,13 @@ def describe_error(error: BaseException) -> dict[str, Any]:
 
 
 def _sentence(error: BaseException) -> str:
-    if isinstance(error, click.ClickException):
-        return error.format_message()
-    return str(error) or type(error).__name__
+    from hwgen.reading import printable
+
+    text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    # Messages bound what they quote; whatever slips through does not reach the terminal.
+    if len(text) > _MESSAGE_CHARACTERS:
+        text = f"{text[:_MESSAGE_CHARACTERS]}..."
+    return printable(text, keep="\n") or type(error).__name__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -200,7 +206,7 @@ def _run(given: list[str], output: Output) -> int:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f"\nTry '{context.command_path} --help'." if context is not None else ""
-        return fail(error, 2, f"error: {error.format_message()}{hint}")
+        return fail(error, 2, f"error: {_sentence(error)}{hint}")
     except (KeyboardInterrupt, click.exceptions.Abort):
         return fail(KeyboardInterrupt("interrupted"), INTERRUPTED)
     except BrokenPipeError:
@@ -314,6 +320,19 @@ def _state(ok: bool, needed: bool, found: str) -> str:
     if ok:
         return "ok"
     return "WRONG" if found else ("MISSING" if needed else "absent")
+
+
+_force_option = click.option(
+    "--force",
+    is_flag=True,
+    help="Replace outputs that were edited since hwgen wrote them, or may have been; never an"
+    " input, never a file or folder that hwgen did not write.",
+)
+
+
+def _existing(*paths: str | Path | None) -> tuple[Path, ...]:
+    """What the command reads, as far as it is there: names of models and boards are no files."""
+    return tuple(Path(path) for path in paths if path is not None and os.path.exists(path))
 
 
 _MODEL_HELP = (
@@ -449,6 +468,7 @@ def _stated(given: dict[str, Any]) -> dict[str, Any]:
 @_weight_bits_option
 @_squares_option
 @click.option("-o", "--output", "graph_path", type=click.Path(path_type=Path), required=True)
+@_force_option
 @_json_option
 @click.pass_obj
 def quantize(
@@ -461,13 +481,16 @@ def quantize(
     weight_bits: int,
     squares: str,
     graph_path: Path,
+    force: bool,
     as_json: bool,
     softmax_vec: int | None,
 ) -> None:
     """Quantise a checkpoint to an integer graph."""
     from hwgen import flow
+    from hwgen.outputs import check_file
     from hwgen.report.design import assumed_rows, saturation_text
     from hwgen.report.terminal import Reporter, print_table
+    from hwgen.stages.design import recognise_design
     from hwgen.stages.load import Request, calibration_images, compare_with_expected, load
     from hwgen.stages.quantise import quantise
 
@@ -481,7 +504,8 @@ def quantize(
         container=container,
         softmax_vec=softmax_vec,
     )
-    flow.check_output_file(graph_path)
+    inputs = _existing(model, request.checkpoint, calibration, expect)
+    check_file(graph_path, recognise_design, inputs=inputs, force=force)
     loaded = load(request, reporter)
     agreement = None
     if expect is not None:
@@ -629,6 +653,7 @@ _images_option = click.option(
     type=click.Path(path_type=Path),
     help="Design folder. Default: rtl_out/<model>_<board>.",
 )
+@_force_option
 @_json_option
 @click.pass_context
 def run(
@@ -648,6 +673,7 @@ def run(
     memory_bandwidth: float | None,
     synth: bool,
     out: Path | None,
+    force: bool,
     as_json: bool,
     **parameters: Any,
 ) -> int:
@@ -692,6 +718,10 @@ def run(
         container=container,
         softmax_vec=softmax_vec,
     )
+    given = (model, request.checkpoint, calibration, expect, design_path)
+    chosen = images if isinstance(images, Path) else None
+    inputs = _existing(*given, chosen, context.meta.get(_BOARD_SOURCE))
+    settings = replace(settings, inputs=inputs, force=force)
     explored: dict[str, Any] = {}
     if fps is not None:
         source = context.meta.get(_BOARD_SOURCE, DEFAULT_BOARD)
@@ -743,30 +773,34 @@ def run(
     metavar="FILE",
     help="Write the design with its graph: one file to generate from, or for 'run --design'.",
 )
+@_force_option
 @_json_option
-@click.pass_obj
+@click.pass_context
 def generate(
-    output: Output,
+    context: click.Context,
     source: Path,
     graph_path: Path | None,
     board: Any,
     out: Path | None,
     design_out: Path | None,
+    force: bool,
     as_json: bool,
     **parameters: Any,
 ) -> None:
     """Write Verilog, program, packed weights and manifest."""
     from hwgen import flow
+    from hwgen.outputs import check_file
     from hwgen.report.terminal import Reporter
-    from hwgen.stages.design import open_source
+    from hwgen.stages.design import open_source, recognise_design
 
+    output: Output = context.obj
     reporter = Reporter()
     options = DesignOptions(values=_stated(parameters))
-    inputs = [source] if graph_path is None else [source, graph_path]
+    inputs = _existing(source, graph_path, context.meta.get(_BOARD_SOURCE))
     if design_out is not None:
-        flow.check_output_file(design_out, inputs)
+        check_file(design_out, recognise_design, inputs=inputs, force=force)
     start = open_source(source, graph_path, board, options, reporter)
-    settings = flow.Settings(options=options, out=out)
+    settings = flow.Settings(options=options, out=out, inputs=inputs, force=force)
     if board is not None:
         settings = replace(settings, board=board)
 
@@ -884,6 +918,7 @@ def _budget_option(name: str, parameter: str, what: str) -> Callable[..., Any]:
 @click.option(
     "--csv", "csv_path", type=click.Path(path_type=Path), help="Write the designs as a table, too."
 )
+@_force_option
 @_json_option
 @click.pass_context
 def explore(
@@ -897,15 +932,25 @@ def explore(
     workers: int | None,
     design_path: Path | None,
     csv_path: Path | None,
+    force: bool,
     as_json: bool,
     **given: Any,
 ) -> int:
     """Find the design for a frame rate, or what a board can do."""
-    from hwgen import flow
     from hwgen.boards import DEFAULT_BOARD, get_board
     from hwgen.explore.space import VARIED
+    from hwgen.outputs import check_distinct, check_file
     from hwgen.report.terminal import Reporter, print_table
-    from hwgen.stages.explore import HEADER, ExploreRequest, explore, rows, summary, write_csv
+    from hwgen.stages.design import recognise_design
+    from hwgen.stages.explore import (
+        HEADER,
+        ExploreRequest,
+        explore,
+        recognise_csv,
+        rows,
+        summary,
+        write_csv,
+    )
 
     output: Output = context.obj
     reporter = Reporter()
@@ -923,9 +968,12 @@ def explore(
         choices={name: sum(given[name], ()) for name in VARIED if given[name]},
         workers=workers,
     )
-    for path in (design_path, csv_path):
-        if path is not None:
-            flow.check_output_file(path)
+    inputs = _existing(source, context.meta.get(_BOARD_SOURCE))
+    check_distinct((design_path, csv_path))
+    if design_path is not None:
+        check_file(design_path, recognise_design, inputs=inputs, force=force)
+    if csv_path is not None:
+        check_file(csv_path, recognise_csv, inputs=inputs, force=force)
     found = explore(request, reporter)
     values = found.to_json()
     if csv_path is not None and found.answer.designs:
@@ -964,6 +1012,7 @@ def explore(
 @click.option("--trace", is_flag=True, help="Write trace.json (Perfetto) into the folder.")
 @_latency_option
 @_bandwidth_option
+@_force_option
 @_json_option
 @click.pass_obj
 def simulate(
@@ -973,6 +1022,7 @@ def simulate(
     trace: bool,
     memory_latency: int | None,
     memory_bandwidth: float | None,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Simulate a design's files as they are and compare every layer with the reference."""
@@ -983,7 +1033,10 @@ def simulate(
     reporter = Reporter()
     opened = DesignFolder.load(folder)
     settings = flow.Settings(
-        images=images, memory_latency=memory_latency, memory_bandwidth=memory_bandwidth
+        images=images,
+        memory_latency=memory_latency,
+        memory_bandwidth=memory_bandwidth,
+        force=force,
     )
     evidence = flow.simulate_design(opened, settings, reporter, trace=trace)
     assert evidence.simulation is not None
@@ -1005,10 +1058,16 @@ def simulate(
     "--target", type=click.Choice(["xcup", "ecp5"]), help="Device family. Default: the board's."
 )
 @click.option("--liberty", type=click.Path(path_type=Path), help="Map to the cells of this file.")
+@_force_option
 @_json_option
 @click.pass_obj
 def synth(
-    output: Output, folder: Path, target: str | None, liberty: Path | None, as_json: bool
+    output: Output,
+    folder: Path,
+    target: str | None,
+    liberty: Path | None,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Synthesise a design's files as they are with Yosys and count."""
     from hwgen.report.design import synthesis_rows
@@ -1016,6 +1075,7 @@ def synth(
     from hwgen.stages.emit import DesignFolder
     from hwgen.stages.synthesise import (
         board_usage,
+        check_synthesis_place,
         describe_synthesis,
         save_synthesis,
         synthesise,
@@ -1025,6 +1085,7 @@ def synth(
         raise UsageError("--target and --liberty must not be given together")
     reporter = Reporter()
     opened = DesignFolder.load(folder)
+    check_synthesis_place(opened, target, liberty, force=force)
     result = synthesise(opened, reporter, target=target, liberty=liberty)
     saved = save_synthesis(opened, result)
     board = opened.manifest.board
@@ -1075,7 +1136,7 @@ def _print_evidence(evidence: Any) -> None:
     title = f"{manifest.name}: {evidence.folder.path}"
     synthesis = evidence.synthesis
     usage = board_usage(manifest.board, synthesis) if synthesis is not None else []
-    print_table(title, rows(manifest, evidence.simulation, synthesis, usage))
+    print_table(title, rows(manifest, evidence.simulation, synthesis, usage, evidence.accuracy))
 
 
 def _cascades(board: Any) -> dict[str, int] | None:
@@ -1234,6 +1295,7 @@ def _unit_command(name: str) -> click.Command:
         click.Option(["--simulate", "vectors"], type=file, help=f"Push an .npz through: {arrays}."),
         click.Option(["--output", "returned"], type=file, help=f".npz for the results: {results}."),
         click.Option(["--synth"], is_flag=True, help="Synthesise with Yosys and count."),
+        click.Option(["--force"], is_flag=True, help="Replace outputs that were edited."),
         click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object."),
     ]
 
@@ -1244,11 +1306,12 @@ def _unit_command(name: str) -> click.Command:
         vectors: Path | None,
         returned: Path | None,
         synth: bool,
+        force: bool,
         as_json: bool,
         **given: str | None,
     ) -> int:
         values = {key: value for key, value in given.items() if value is not None}
-        return _unit(output, name, values, folder, vectors, returned, synth)
+        return _unit(output, name, values, folder, vectors, returned, synth, force)
 
     return click.Command(name, params=options, callback=run_unit, help=chosen.doc)
 
@@ -1261,15 +1324,19 @@ def _unit(
     vectors: Path | None,
     returned: Path | None,
     synth: bool,
+    force: bool,
 ) -> int:
+    from hwgen.emit.folder import check_replaceable
+    from hwgen.outputs import check_distinct, check_file
     from hwgen.report.terminal import Reporter, print_table
     from hwgen.units import (
         UNITS,
         changed_files,
-        check_output,
         check_vector_file,
         emit_unit,
         is_current,
+        listed_files,
+        recognise_vectors,
         simulate_folder,
         synthesise_folder,
     )
@@ -1280,24 +1347,26 @@ def _unit(
         raise UsageError("--output must be given together with --simulate, not alone")
     if folder is None and vectors is None and not synth:
         folder = Path("rtl_out", name)
+    inputs = _existing(vectors)
+    check_distinct((folder, returned))
     if returned is not None:
-        assert vectors is not None
-        if returned.exists() and vectors.exists() and returned.samefile(vectors):
-            raise UsageError(f"--output must be another file than --simulate's, not {returned}")
-        check_output(returned)
+        check_file(returned, recognise_vectors, inputs=inputs, force=force)
     if vectors is not None:
         check_vector_file(chosen, values, vectors)
+    # A simulation or synthesis is of the files as they are, edits included.
+    measured = vectors is not None or synth
+    as_it_is = folder is not None and measured and is_current(chosen, values, folder, force=force)
+    if folder is not None and not as_it_is:
+        check_replaceable(folder, listed_files, inputs=inputs, force=force)
     reporter = Reporter()
     facts: dict[str, Any] = {"unit": name, "parameters": values}
     status = 0
-    with tempfile.TemporaryDirectory(prefix="hwgen-unit-") as scratch:
-        place = folder if folder is not None else Path(scratch) / name
+    with scratch_folder() as scratch:
+        place = folder if folder is not None else scratch / name
         with reporter.stage("emit"):
             reporter(f"writing the Verilog of {name}", 0.0)
-            # A simulation or synthesis is of the files as they are, edits included.
-            measured = vectors is not None or synth
-            if not (measured and is_current(chosen, values, place)):
-                emit_unit(chosen, values, place)
+            if not as_it_is:
+                emit_unit(chosen, values, place, force=force)
         if folder is not None:
             facts["out"] = str(folder)
         if measured:

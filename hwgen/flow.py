@@ -10,26 +10,27 @@ are files with a schema version, and a flow can start from any of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hwgen.boards import DEFAULT_BOARD, Board, get_board
 from hwgen.emit.folder import check_replaceable
-from hwgen.errors import ConfigError, HwgenError, MismatchError, SimulationError, UsageError
+from hwgen.errors import HwgenError, MismatchError, SimulationError, UsageError
 from hwgen.explore.evaluate import processors
 from hwgen.explore.space import VARIED, Choices
-from hwgen.files import reason, resolve_target
 from hwgen.frontend.expected import Agreement
 from hwgen.frontend.images import ImageSet, digits_dataset
 from hwgen.frontend.models import MODELS
 from hwgen.graph.assumption import assumptions_to_json
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.spec import ModelSpec
+from hwgen.outputs import check_distinct, check_file
 from hwgen.program.skeleton import skeleton_graph
-from hwgen.report.results import SimulationResult, SynthesisResult, design_digest
+from hwgen.report.results import AccuracyResult, SimulationResult, SynthesisResult, design_digest
 from hwgen.report.terminal import Reporter
+from hwgen.report.trace import recognise_trace
 from hwgen.sim.frame import Memory
 from hwgen.stages.configure import check_fits
 from hwgen.stages.design import Design, Shapes, design, design_name
@@ -60,6 +61,7 @@ class Evidence:
     folder: DesignFolder
     simulation: SimulationResult | None = None
     synthesis: SynthesisResult | None = None
+    accuracy: AccuracyResult | None = None
     agreement: Agreement | None = None  #: of the float model with expected logits, of this run
 
     @classmethod
@@ -68,8 +70,10 @@ class Evidence:
         folder = DesignFolder.load(path)
         now = design_digest(path, folder.manifest)
         simulation, synthesis = SimulationResult.load(path), SynthesisResult.load(path)
+        accuracy = AccuracyResult.load(path)
         return cls(
             folder=folder,
+            accuracy=accuracy if accuracy and accuracy.design == now else None,
             simulation=simulation if simulation and simulation.design == now else None,
             synthesis=synthesis if synthesis and synthesis.design == now else None,
         )
@@ -90,6 +94,8 @@ class Settings:
     memory_bandwidth: float | None = None  #: bytes per cycle; by default the board's
     synthesise: bool = False
     expect: Path | None = None  #: another framework's logits
+    inputs: tuple[Path, ...] = ()  #: what is read: no output takes the place of any of it
+    force: bool = False  #: outputs may take the place of edited ones
 
     def folder(self, name: str) -> Path:
         """Where the design goes."""
@@ -128,6 +134,10 @@ def _design_stage(graph: IntegerGraph, settings: Settings, reporter: Reporter) -
     return design(graph, settings.board, settings.options, reporter)
 
 
+def _emit_stage(lowered: Lowered, settings: Settings, reporter: Reporter) -> DesignFolder:
+    return emit(lowered, settings.folder(lowered.design.name), reporter, force=settings.force)
+
+
 def _synthesise_stage(evidence: Evidence, settings: Settings, reporter: Reporter) -> Evidence:
     if not settings.synthesise:
         return evidence
@@ -142,7 +152,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("quantise", Loaded, IntegerGraph, lambda a, s, r: quantise(a, r)),
     Stage("design", IntegerGraph, Design, _design_stage),
     Stage("lower", Design, Lowered, lambda a, s, r: lower(a, r)),
-    Stage("emit", Lowered, DesignFolder, lambda a, s, r: emit(a, s.folder(a.design.name), r)),
+    Stage("emit", Lowered, DesignFolder, _emit_stage),
     Stage("simulate", DesignFolder, Evidence, _simulate_stage),
     Stage("synthesise", Evidence, Evidence, _synthesise_stage),
     Stage("report", Evidence, dict, lambda a, s, r: describe_evidence(a)),
@@ -185,7 +195,7 @@ def run_all(request: Request, settings: Settings, reporter: Reporter) -> Evidenc
     Top-1 is measured on every held-out image that has a label; simulated are ``settings.images``.
     """
     # Everything that the user can have got wrong, before minutes of work.
-    check_replaceable(settings.folder(design_name(request.spec.name, settings.board.name)))
+    _check_folder(request, settings)
     _check_hardware(request, settings)
     images = settings.image_set(request.spec)
     labelled = images
@@ -196,7 +206,7 @@ def run_all(request: Request, settings: Settings, reporter: Reporter) -> Evidenc
     accuracy: Accuracy | None = None
     agreement: Agreement | None = None
 
-    def watch(stage: str, artefact: Any) -> Any:
+    def watch(stage: str, artefact: Any) -> None:
         nonlocal loaded, accuracy, agreement
         if isinstance(artefact, Loaded):
             loaded = artefact
@@ -214,18 +224,14 @@ def run_all(request: Request, settings: Settings, reporter: Reporter) -> Evidenc
                 f"predicted: {predicted:,} cycles per frame,"
                 f" {1e6 * config.clock_mhz / predicted:,.1f} FPS at {config.clock_mhz} MHz"
             )
-        elif isinstance(artefact, Evidence) and stage == "simulate":
-            assert artefact.simulation is not None
-            if accuracy is not None:
-                result = replace(
-                    artefact.simulation,
-                    top1=accuracy.top1,
-                    top1_images=accuracy.images,
-                    top1_float=accuracy.top1_float,
-                )
-                result.save(artefact.folder.path)
-                return replace(artefact, simulation=result)
-        return None
+        elif isinstance(artefact, DesignFolder) and accuracy is not None:
+            AccuracyResult(
+                design=design_digest(artefact.path, artefact.manifest),
+                top1=accuracy.top1,
+                top1_images=accuracy.images,
+                top1_float=accuracy.top1_float,
+                image_source=labelled.source,
+            ).save(artefact.path)
 
     evidence = run_flow(request, settings, reporter, until="synthesise", watch=watch)
     assert isinstance(evidence, Evidence)
@@ -254,6 +260,7 @@ def find_design(
         InfeasibleError: no design meets it.
         KeyboardInterrupt: the search was interrupted.
     """
+    _check_folder(request, settings)
     stated = dict(settings.options.values)
     clock = stated.pop("clock_mhz", settings.board.clock.mhz)
     assert isinstance(clock, int)
@@ -308,6 +315,12 @@ def missed_rate(evidence: Evidence, fps: float | None) -> SimulationError | None
     )
 
 
+def _check_folder(request: Request, settings: Settings) -> None:
+    """Refuse a place where the design folder must not go."""
+    folder = settings.folder(design_name(request.spec.name, settings.board.name))
+    check_replaceable(folder, inputs=settings.inputs, force=settings.force)
+
+
 def _check_hardware(request: Request, settings: Settings) -> None:
     """Refuse what the model cannot run on: the hardware that will be built, from shapes alone."""
     spec, chosen = request.spec, settings.design
@@ -335,9 +348,8 @@ def generate_all(
     else:
         name = design_name(start.spec.name, settings.board.name)
     folder = settings.folder(name)
-    check_replaceable(folder)
-    if design_out is not None and folder.resolve() in design_out.resolve().parents:
-        raise UsageError(f"--design-out must lie outside the design folder {folder}")
+    check_distinct((folder, design_out))
+    check_replaceable(folder, inputs=settings.inputs, force=settings.force)
 
     def keep_design(stage: str, artefact: Any) -> None:
         if design_out is not None and isinstance(artefact, Lowered):
@@ -352,6 +364,10 @@ def simulate_design(
     folder: DesignFolder, settings: Settings, reporter: Reporter, *, trace: bool = False
 ) -> Evidence:
     """``hwgen simulate``: the folder's files as they are; a changed one is named, and compared."""
+    inputs = (*settings.inputs, *([settings.images] if isinstance(settings.images, Path) else []))
+    SimulationResult.check_place(folder.path, inputs=inputs, force=settings.force)
+    if trace:
+        check_file(folder.path / "trace.json", recognise_trace, inputs=inputs)
     warn_of_changes(folder, reporter)
     memory = settings.memory(folder.default_memory())
     place = folder.path / "trace.json" if trace else None
@@ -372,6 +388,7 @@ def describe_evidence(evidence: Evidence) -> dict[str, Any]:
     """Everything known of a design, as plain values."""
     manifest = evidence.folder.manifest
     values: dict[str, Any] = {
+        **manifest.extra,
         "name": manifest.name,
         "out": str(evidence.folder.path),
         "model": manifest.model,
@@ -381,12 +398,13 @@ def describe_evidence(evidence: Evidence) -> dict[str, Any]:
         "notes": list(manifest.notes),
         "predicted_cycles": manifest.program.predicted_cycles,
         "macs": manifest.program.macs,
-        **manifest.extra,
     }
     if evidence.simulation is not None:
         # The manifest's prediction is for the board's memory; the simulation has one for its own.
         del values["predicted_cycles"]
         values |= evidence.simulation.contract()
+    if evidence.accuracy is not None:  # of all images, where the simulation has a few
+        values |= evidence.accuracy.contract()
     if evidence.synthesis is not None:
         values |= describe_synthesis(manifest.board, evidence.synthesis)
     return values
@@ -410,26 +428,3 @@ def describe_graph(graph: IntegerGraph) -> dict[str, Any]:
         "notes": list(graph.metadata.notes),
         "assumed": assumptions_to_json(graph.metadata.assumed),
     }
-
-
-def check_output_file(path: Path, inputs: Sequence[Path] = ()) -> None:
-    """Refuse an output file early, before minutes of work.
-
-    Args:
-        path: the file.
-        inputs: what is read to make it.
-
-    Raises:
-        ConfigError: its folder does not exist, or it is a folder itself, a pipe or a device.
-        UsageError: it is one of the inputs.
-    """
-    if any(path.exists() and other.exists() and path.samefile(other) for other in inputs):
-        raise UsageError(f"Output must be another file than the input, not {path}")
-    if path.is_dir():
-        raise ConfigError("Output must be a file, not a folder", where=str(path))
-    if not path.absolute().parent.is_dir():
-        raise ConfigError("Output file's folder must exist", where=str(path))
-    try:
-        resolve_target(path)
-    except OSError as error:
-        raise ConfigError(f"Output must be a file: {reason(error)}", where=str(path)) from error

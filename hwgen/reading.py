@@ -15,6 +15,7 @@ raises
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -26,9 +27,9 @@ import tomllib
 import types
 import typing
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any, NoReturn, TypeVar, cast
+from typing import IO, Any, NoReturn, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -44,6 +45,8 @@ MAX_DEPTH = 32
 #: Largest file, unless the caller says otherwise.
 MAX_TOML_BYTES = 1 << 16
 MAX_JSON_BYTES = 1 << 24
+#: Largest file of a design or unit folder that is read as a whole.
+MAX_DESIGN_FILE_BYTES = 1 << 34
 #: tomllib takes memory with the square of a dotted key's length, and a key is within its line.
 _MAX_TOML_LINE = 1000
 #: Digits of the longest integer of 64 bits, sign included.
@@ -73,7 +76,7 @@ def read_toml(path: str | os.PathLike[str], model: type[T], *, limit: int = MAX_
     except RecursionError as error:
         raise _too_deep(where) from error
     except ValueError as error:
-        raise FormatError(f"File must be TOML: {_shorten(str(error), 200)}", where=where) from error
+        raise FormatError(f"File must be TOML: {shorten(str(error), 200)}", where=where) from error
     return validate(values, model, where=where)
 
 
@@ -147,12 +150,25 @@ def validate(values: Any, model: type[T], *, where: str | None = None) -> T:
     return checked
 
 
-def printable(text: str) -> str:
-    """The text with everything escaped that a terminal would not show as a character."""
+def printable(text: str, *, keep: str = "") -> str:
+    """The text with everything escaped that a terminal would not show as a character.
+
+    Args:
+        text: any text.
+        keep: characters that stay as they are, for example line ends.
+    """
     return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
+        c
+        if c.isprintable() or c in keep
+        else c.encode("unicode_escape", "backslashreplace").decode()
         for c in text
     )
+
+
+def shorten(text: str, length: int) -> str:
+    """The text as one printable line of at most ``length`` characters."""
+    text = printable(text[: length + 1])
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def show(value: object) -> str:
@@ -174,11 +190,12 @@ def show(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
-def read_bytes(path: str | os.PathLike[str], *, limit: int = MAX_JSON_BYTES) -> bytes:
-    """The bytes of a regular file, never more than ``limit``.
+@contextlib.contextmanager
+def open_regular(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a regular file for reading.
 
     Raises:
-        FormatError: it is none, is too large, or cannot be read.
+        FormatError: it is none, or cannot be read.
     """
     where = printable(str(path))
     try:
@@ -193,12 +210,23 @@ def read_bytes(path: str | os.PathLike[str], *, limit: int = MAX_JSON_BYTES) -> 
             kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, device or socket"
             raise FormatError(f"File must be a regular one, not {kind}", where=where)
         with os.fdopen(handle, "rb", closefd=False) as stream:
-            data = stream.read(limit + 1)
+            yield stream
     except OSError as error:
         raise FormatError(f"File must be readable: {reason(error)}", where=where) from error
     finally:
         os.close(handle)
+
+
+def read_bytes(path: str | os.PathLike[str], *, limit: int = MAX_JSON_BYTES) -> bytes:
+    """The bytes of a regular file, never more than ``limit``.
+
+    Raises:
+        FormatError: it is none, is too large, or cannot be read.
+    """
+    with open_regular(path) as stream:
+        data = stream.read(limit + 1)
     if len(data) > limit:
+        where = printable(str(path))
         raise FormatError(f"File must have at most {limit:,} bytes", where=where)
     return data
 
@@ -227,7 +255,7 @@ def _parse_json(text: str | bytes, where: str) -> Any:
     except RecursionError as error:
         raise _too_deep(where) from error
     except ValueError as error:
-        raise FormatError(f"File must be JSON: {_shorten(str(error), 200)}", where=where) from error
+        raise FormatError(f"File must be JSON: {shorten(str(error), 200)}", where=where) from error
 
 
 def _too_deep(where: str | None) -> FormatError:
@@ -301,11 +329,6 @@ def _path(place: _Location) -> str:
             key = part if _BARE_KEY.fullmatch(part) else show(part)
             text += f".{key}" if text else key
     return text or "File"
-
-
-def _shorten(text: str, length: int) -> str:
-    text = printable(text)
-    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 @cache

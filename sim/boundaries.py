@@ -18,17 +18,19 @@ START. Its channel ``first_channel + j`` of token ``first_token + i`` lies in wo
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field, with_config
 
 from hwgen.errors import FormatError
 from hwgen.isa.instructions import Engine
+from hwgen.reading import STRICT, check_version, load_json, printable, read_bytes, show, validate
 
 SCHEMA = "hwgen.boundaries"
 SCHEMA_VERSION = 1
@@ -83,36 +85,90 @@ class Boundary:
         return tensor
 
 
-def _integer(values: dict[str, Any], key: str, low: int, high: int) -> int:
-    value = values[key]
-    if type(value) is not int or not low <= value <= high:
-        raise FormatError(f"{key} must be in {low}..{high}, not {value!r}")
-    return value
+#: Bounds of what a table may ask for: axes, elements of all tensors, bytes of the file.
+_MAX_AXES = 8
+_MAX_ELEMENTS = 1 << 30
+_MAX_TABLE_BYTES = 1 << 27
+
+_Size = Annotated[int, Field(ge=1, lt=1 << 20)]
 
 
-def _part(values: dict[str, Any], shape: tuple[int, ...]) -> Part:
-    tokens, channels = shape[-2:]
-    name = values["engine"]
-    if name not in Engine.__members__:
-        raise FormatError(f"engine must be one of {list(Engine.__members__)}, not {name!r}")
-    first_token = _integer(values, "first_token", 0, tokens - 1)
-    first_channel = _integer(values, "first_channel", 0, channels - 1)
-    index = tuple(values.get("index", ()))
-    if len(index) != len(shape) - 2 or not all(
-        type(i) is int and 0 <= i < extent for i, extent in zip(index, shape, strict=False)
+@with_config(STRICT)
+@dataclass(frozen=True, kw_only=True)
+class _PartEntry:
+    """One part, as the file has it."""
+
+    engine: str
+    count: Annotated[int, Field(ge=0, lt=1 << 16)]
+    base: Annotated[int, Field(ge=0, lt=1 << 20)]
+    stride: Annotated[int, Field(ge=0, lt=1 << 17)]
+    first_token: Annotated[int, Field(ge=0)]
+    tokens: Annotated[int, Field(ge=1)]
+    first_channel: Annotated[int, Field(ge=0)]
+    channels: Annotated[int, Field(ge=1)]
+    index: tuple[Annotated[int, Field(ge=0)], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the name of the engine."""
+        if self.engine not in Engine.__members__:
+            known = ", ".join(Engine.__members__)
+            raise FormatError(f"engine must be one of {known}, not {show(self.engine)}")
+
+
+@with_config(STRICT)
+@dataclass(frozen=True, kw_only=True)
+class _TensorEntry:
+    """One tensor, as the file has it."""
+
+    name: Annotated[str, Field(max_length=1000)]
+    shape: Annotated[tuple[_Size, ...], Field(min_length=2, max_length=_MAX_AXES)]
+    dtype: Literal["int8", "uint8", "int16"]
+    parts: tuple[_PartEntry, ...]
+
+
+@with_config(STRICT)
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    """The file."""
+
+    schema: str
+    schema_version: int
+    tensors: tuple[_TensorEntry, ...]
+
+
+def _part(entry: _PartEntry, shape: tuple[int, ...]) -> Part:
+    """One part that lies within its tensor."""
+    *leading, tokens, channels = shape
+    if (
+        entry.first_token + entry.tokens > tokens
+        or entry.first_channel + entry.channels > channels
+        or len(entry.index) != len(leading)
+        or not all(i < extent for i, extent in zip(entry.index, leading, strict=True))
     ):
-        raise FormatError(f"index must pick the leading axes of {list(shape)}, not {list(index)}")
-    return Part(
-        engine=Engine[name],
-        count=_integer(values, "count", 0, (1 << 16) - 1),
-        base=_integer(values, "base", 0, (1 << 20) - 1),
-        stride=_integer(values, "stride", 0, (1 << 17) - 1),
-        first_token=first_token,
-        tokens=_integer(values, "tokens", 1, tokens - first_token),
-        first_channel=first_channel,
-        channels=_integer(values, "channels", 1, channels - first_channel),
-        index=index,
-    )
+        raise FormatError(
+            f"Part must lie within {list(shape)}, not at index {list(entry.index[:_MAX_AXES])},"
+            f" tokens {entry.first_token}+{entry.tokens},"
+            f" channels {entry.first_channel}+{entry.channels}"
+        )
+    values = {item.name: getattr(entry, item.name) for item in fields(entry)}
+    return Part(**values | {"engine": Engine[entry.engine]})
+
+
+def _boundary(entry: _TensorEntry) -> Boundary:
+    """One tensor whose parts cover it exactly once."""
+    parts = tuple(_part(part, entry.shape) for part in entry.parts)
+    # The sum first: what is covered twice could take any time.
+    covered = sum(part.tokens * part.channels for part in parts)
+    if covered == math.prod(entry.shape):
+        seen = np.zeros(entry.shape, np.bool_)
+        for part in parts:
+            seen[part.index][
+                part.first_token : part.first_token + part.tokens,
+                part.first_channel : part.first_channel + part.channels,
+            ] = True
+        if seen.all():
+            return Boundary(entry.name, entry.shape, _DTYPES[entry.dtype], parts)
+    raise FormatError(f"Parts of {show(entry.name)} must cover the tensor exactly once")
 
 
 def parse(values: Any, where: str | None = None) -> tuple[Boundary, ...]:
@@ -121,41 +177,31 @@ def parse(values: Any, where: str | None = None) -> tuple[Boundary, ...]:
     Raises:
         FormatError: it is not well formed, or its parts do not cover a tensor exactly once.
     """
-    boundaries = []
+    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+        raise FormatError(f"Table must have the schema {SCHEMA!r}", where=where)
+    remedy = "generate the design again"
+    check_version(values, SCHEMA_VERSION, what="Table", where=where, remedy=remedy)
+    table = validate(values, _Table, where=where)
+    elements = sum(math.prod(entry.shape) for entry in table.tensors)
+    if elements > _MAX_ELEMENTS:
+        raise FormatError(
+            f"Tensors must have at most {_MAX_ELEMENTS} elements together, not {elements}",
+            where=where,
+        )
     try:
-        if values["schema"] != SCHEMA or values["schema_version"] != SCHEMA_VERSION:
-            raise FormatError(f"Table must have the schema {SCHEMA!r}, version {SCHEMA_VERSION}")
-        for entry in values["tensors"]:
-            shape = tuple(entry["shape"])
-            if len(shape) < 2 or not all(type(n) is int and 0 < n < 1 << 20 for n in shape):
-                raise FormatError(f"shape must be two or more sizes, not {list(shape)}")
-            if entry["dtype"] not in _DTYPES:
-                raise FormatError(f"dtype must be one of {list(_DTYPES)}, not {entry['dtype']!r}")
-            parts = tuple(_part(part, shape) for part in entry["parts"])
-            covered = np.zeros(shape, np.uint8)
-            for part in parts:
-                covered[part.index][
-                    part.first_token : part.first_token + part.tokens,
-                    part.first_channel : part.first_channel + part.channels,
-                ] += 1
-            if not (covered == 1).all():
-                raise FormatError(f"Parts of {entry['name']!r} must cover the tensor exactly once")
-            boundaries.append(Boundary(str(entry["name"]), shape, _DTYPES[entry["dtype"]], parts))
+        boundaries = tuple(_boundary(entry) for entry in table.tensors)
     except FormatError as error:
         raise FormatError(error.what, where=where) from error
-    except (KeyError, TypeError, IndexError) as error:
-        raise FormatError(f"Table must be complete: {error!r}", where=where) from error
     if len({boundary.name for boundary in boundaries}) != len(boundaries):
         raise FormatError("Names of tensors must be unique", where=where)
-    return tuple(boundaries)
+    return boundaries
 
 
 def load(path: Path) -> tuple[Boundary, ...]:
-    """Read a table from its file."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FormatError(
-            f"Table must be a readable JSON file: {error}", where=str(path)
-        ) from error
-    return parse(values, where=str(path))
+    """Read a table from its file.
+
+    Raises:
+        FormatError: as :func:`parse` does, or the file is no JSON.
+    """
+    where = printable(str(path))
+    return parse(load_json(read_bytes(path, limit=_MAX_TABLE_BYTES), where=where), where)

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +17,10 @@ import numpy.typing as npt
 from hwgen.config import AcceleratorConfig
 from hwgen.emit.manifest import Manifest
 from hwgen.errors import FormatError, SimulationError
+from hwgen.files import scratch_folder
 from hwgen.isa.instructions import Engine
 from hwgen.isa.registers import BY_NAME, COUNTERS, IDENTITY, REGISTERS, Cause
+from hwgen.reading import MAX_DESIGN_FILE_BYTES, read_bytes
 from hwgen.sim import boundaries as boundary_table
 from hwgen.sim.boundaries import Boundary
 from hwgen.sim.verilator import Build, Progress, Source, build
@@ -32,8 +34,11 @@ BANK_SIGNALS = ("bank_write_en", "bank_write_address", "bank_write_data")
 COUNTER_SIGNALS = tuple(f"completed_{engine.name.lower()}" for engine in Engine)
 #: Cycles between a completion and the moment at which the last write is visible in the bank.
 SNAPSHOT_DELAY = 1
-#: The watchdog of the simulated host, cycles without a completed instruction.
+#: The watchdog of the simulated host, cycles without a completed instruction: for a memory as fast
+#: as the default one.
 WATCHDOG_CYCLES = 1_000_000
+#: Largest value of its register; beyond it, it is off, and the simulator's own limit is left.
+_WATCHDOG_MAXIMUM = (1 << 32) - 1
 
 # Names of one declaration, without its range.
 _DECLARATION = re.compile(
@@ -146,10 +151,22 @@ def build_frames(setup: FrameSetup, *, vcd: bool = False, progress: Progress | N
     return build(spec, progress)
 
 
+def quiet_cycles(memory: Memory) -> int:
+    """Most cycles without a completed instruction before a simulation is given up.
+
+    An instruction that waits for memory takes longer by at most the factor by which the latency or
+    the time of a byte is longer.
+    """
+    usual = Memory()
+    slower = max(1.0, memory.latency / usual.latency, usual.bandwidth / memory.bandwidth)
+    return math.ceil(WATCHDOG_CYCLES * slower)
+
+
 def _settings(
     setup: FrameSetup, folder: Path, frames: int, memory: Memory, seed: int, max_cycles: int
 ) -> dict[str, object]:
     observed = bool(setup.boundaries) or _observable(setup)
+    quiet = quiet_cycles(memory)
     return {
         "frames": frames,
         "image": folder / "image",
@@ -163,8 +180,8 @@ def _settings(
         "bandwidth": memory.bandwidth,
         "seed": seed,
         "max_cycles": max_cycles,
-        "max_quiet_cycles": 2 * WATCHDOG_CYCLES,
-        "watchdog": WATCHDOG_CYCLES,
+        "max_quiet_cycles": 2 * quiet,
+        "watchdog": quiet if quiet <= _WATCHDOG_MAXIMUM else 0,
         "identity": IDENTITY,
         "rows": setup.config.rows,
         "snapshot_delay": SNAPSHOT_DELAY,
@@ -239,8 +256,7 @@ def run_frames(
         for boundary in setup.boundaries
         for part in boundary.parts
     ]
-    with tempfile.TemporaryDirectory(prefix="hwgen-frames-") as name:
-        folder = Path(name)
+    with scratch_folder() as folder:
         (folder / "image").write_bytes(setup.image)
         (folder / "inputs").write_bytes(b"".join(regions))
         (folder / "parts").write_text(
@@ -347,10 +363,7 @@ def load_setup(folder: Path) -> tuple[FrameSetup, Manifest, list[str]]:
     """A design folder as it is now: its setup, its manifest, and the files changed since."""
     manifest = Manifest.load(folder)
     changed = manifest.changed_files(folder)
-    try:
-        image = (folder / manifest.program.image).read_bytes()
-    except OSError as error:
-        raise FormatError(f"Memory image must be readable: {error}", where=str(folder)) from error
+    image = read_bytes(folder / manifest.program.image, limit=MAX_DESIGN_FILE_BYTES)
     setup = FrameSetup(
         verilog=tuple(Source.of(folder / name) for name in manifest.simulation),
         top=manifest.top,

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwgen.errors import SimulationError
+from hwgen.files import scratch_folder
 from hwgen.sim.verilator import Build, Progress, Source, build
 from hwgen.sim.verilog_ports import Port, module_ports
 
@@ -189,8 +189,8 @@ def run_unit(
     )
     slowest = 100 * 100 // (mode.valid_percent * mode.ready_percent) + 1
     ceiling = max_cycles or 10_000 + 64 * slowest * (len(packed) + output_count)
-    with tempfile.TemporaryDirectory(prefix="hwgen-unit-") as folder:
-        given, returned = Path(folder, "inputs"), Path(folder, "outputs")
+    with scratch_folder() as folder:
+        given, returned = folder / "inputs", folder / "outputs"
         given.write_bytes(head + packed.tobytes())
         command = [str(executable), str(given), str(len(packed)), str(returned), str(output_count)]
         command += [str(mode.seed), str(mode.valid_percent), str(mode.ready_percent)]

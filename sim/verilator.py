@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from hwgen.cache import cache_folder, fill_once
-from hwgen.errors import ToolError
+from hwgen.cache import cache_folder, fill_once, is_sound
+from hwgen.errors import FormatError, ToolError
+from hwgen.reading import MAX_DESIGN_FILE_BYTES, read_bytes
 
 #: Receives a sentence and the fraction done (0 ... 1).
 Progress = Callable[[str, float], None]
@@ -78,11 +79,9 @@ class Source:
     def of(cls, path: Path) -> Source:
         """Read a file."""
         try:
-            return cls(path.name, path.read_bytes())
-        except OSError as error:
-            raise ToolError(
-                f"Source must be a readable file, not {str(path)!r}: {error}"
-            ) from error
+            return cls(path.name, read_bytes(path, limit=MAX_DESIGN_FILE_BYTES))
+        except FormatError as error:
+            raise ToolError(f"Source must be a readable file: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +268,7 @@ def build(spec: Build, progress: Progress | None = None) -> Path:
     toolchain = find_toolchain()
     folder = cache_folder() / "verilator" / spec.key(toolchain)
     executable = folder / "simulation"
-    if executable.is_file():
+    if is_sound(folder):
         report("simulation found in the cache", 1.0)
         return executable
     runtime = _runtime(toolchain, spec.trace, report)

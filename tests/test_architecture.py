@@ -16,11 +16,12 @@ REPOSITORY = Path(__file__).parents[1]
 HEIGHT = {
     "": 0,  # hwgen itself: the version
     "errors": 0,
-    "cache": 1,
+    "cache": 2,
     "files": 0,
     "models": 0,  # data files
     "numerics": 1,
     "reading": 1,
+    "outputs": 2,
     "config": 2,
     "isa": 3,
     "graph": 3,
@@ -54,7 +55,10 @@ OWNERS = {
     "cocotb": {"sim"},
     "click": {"cli"},
     "rich": {"report"},
-    "pydantic": {"reading", "boards", "emit", "explore", "frontend", "stages"},
+    "pydantic": {
+        *("reading", "boards", "emit", "explore", "frontend", "graph", "report", "sim", "stages"),
+        *("synth", "units"),
+    },
 }
 
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -171,6 +173,68 @@ def test_result_keeps_the_contract(tmp_path: Path) -> None:
     (tmp_path / "simulation.json").write_text("{")
     with pytest.raises(FormatError, match="JSON"):
         SimulationResult.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cycles": 0}, "cycles must be at least 1, not 0"),
+        ({"cycles": 1.5}, "cycles must be an integer, not 1.5"),
+        ({"cycles": 10**30}, "Integers must be of 64 bits"),
+        ({"macs_per_cycle": 0}, "macs_per_cycle must be at least 1"),
+        ({"clock_mhz": float("inf")}, "Numbers must be finite, not Infinity"),
+        ({"clock_mhz": 1e303}, "clock_mhz must be at most"),
+        ({"wall_seconds": float("nan")}, "Numbers must be finite, not NaN"),
+        ({"stall_cycles": {"idle": "x"}}, "stall_cycles.idle must be an integer, not 'x'"),
+        ({"stall_cycles": [1]}, "stall_cycles must be a table, not a list"),
+        ({"changed_files": [3]}, r"changed_files\[0\] must be a text, not 3"),
+        ({"image_source": None}, "image_source must be a text, not null"),
+        ({"predicted_cycles": -1}, "predicted_cycles must be at least 1, not -1"),
+        ({"top1": 2}, "top1 must be at most 1.0, not 2"),
+        ({"more\x1b[31m" + "x" * 5000: 1}, "must be a known key"),
+    ],
+)
+def test_a_damaged_result_is_refused_in_one_line(
+    change: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    path = RESULT.save(tmp_path)
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | change))
+    with pytest.raises(FormatError, match=message) as caught:
+        SimulationResult.load(tmp_path)
+    line = str(caught.value)
+    assert line.startswith(f"{path}: ")
+    assert line.isprintable()
+    assert len(line) < 1000
+    path.write_text(json.dumps(values | {"schema_version": 0}))
+    assert SimulationResult.load(tmp_path) is None  # of another version
+    del values["macs"]
+    path.write_text(json.dumps(values))
+    with pytest.raises(FormatError, match="macs must be stated, and is missing"):
+        SimulationResult.load(tmp_path)
+
+
+def test_a_synthesis_keeps_its_figures(tmp_path: Path) -> None:
+    path = SYNTHESIS.save(tmp_path)
+    values = json.loads(path.read_text())
+    for change, message in (
+        ({"bram36": -1}, "bram36 must be at least 0"),
+        ({"extra": {"lut": 1}}, "extra must have other keys than the result, not 'lut'"),
+        ({"extra": [1]}, "extra must be a table"),
+    ):
+        path.write_text(json.dumps(values | change))
+        with pytest.raises(FormatError, match=message):
+            SynthesisResult.load(tmp_path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(FormatError, match="must be a regular one"):
+        SynthesisResult.load(tmp_path)
+
+
+def test_extra_figures_of_a_manifest_take_no_others_place(tmp_path: Path) -> None:
+    opened = folder(tmp_path, name="y", macs=1, board="x")
+    values = flow.describe_evidence(Evidence(folder=opened))
+    assert (values["name"], values["macs"], values["board"]) == ("x", 1000, "zcu102")
 
 
 def folder(path: Path, **extra: object) -> DesignFolder:

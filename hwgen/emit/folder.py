@@ -5,19 +5,23 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from hwgen.emit.manifest import FILE_NAME, check_file_name, digest, listed_files
+from hwgen.emit.manifest import FILE_NAME, check_file_name, digest, file_digest, listed_files
 from hwgen.errors import ConfigError, FormatError
+from hwgen.files import is_unfinished, sweep, unfinished_folder
+from hwgen.outputs import SEAL, check_inputs_outside, sealed
+from hwgen.reading import MAX_DESIGN_FILE_BYTES, load_json, printable, read_bytes, show
 
 #: Files that later steps leave beside the generated ones; they describe the old design and go
 #: with it.
 LATER_FILES = frozenset(
-    {"report.html", "simulation.json", "synthesis.json", "synthesis_other.json", "trace.json"}
+    {
+        *("accuracy.json", "simulation.json", "synthesis.json", "synthesis_other.json"),
+        *("report.html", "trace.json"),
+    }
 )
 
 
@@ -39,17 +43,33 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
-def check_replaceable(folder: Path, listed: Listed = listed_files) -> None:
-    """Refuse a folder that is not ours, or that holds something which is not ours.
+def check_replaceable(
+    folder: Path,
+    listed: Listed = listed_files,
+    *,
+    inputs: Iterable[Path] = (),
+    force: bool = False,
+) -> None:
+    """Refuse a folder where an output must not go, by the rule of :mod:`hwgen.outputs`.
+
+    Args:
+        folder: where the output is to go.
+        listed: reads a manifest of this kind.
+        inputs: what the command reads, files and folders.
+        force: a folder whose files have been edited may be replaced.
 
     Raises:
-        ConfigError: replacing it would destroy what hwgen did not write.
+        UsageError: it is an input, or holds one.
+        ConfigError: replacing it would destroy what hwgen did not write, or what was edited.
     """
+    check_inputs_outside(folder, inputs)
     if not os.path.lexists(folder):
         return
+    where = printable(str(folder))
     if folder.is_symlink() or not folder.is_dir():
-        raise ConfigError("Output must be a folder, not another kind of file", where=str(folder))
-    names = {entry.name for entry in folder.iterdir()}
+        raise ConfigError("Output must be a folder, not another kind of file", where=where)
+    sweep(folder)
+    names = {entry.name for entry in folder.iterdir() if not is_unfinished(entry.name)}
     if not names:
         return
     try:
@@ -57,14 +77,35 @@ def check_replaceable(folder: Path, listed: Listed = listed_files) -> None:
     except FormatError as error:
         raise ConfigError(
             "Output folder must be absent, empty or a design of hwgen; it holds other files",
-            where=str(folder),
+            where=where,
             why=f"no valid {FILE_NAME}",
         ) from error
     if foreign := sorted(names - set(files) - LATER_FILES - {FILE_NAME}):
         raise ConfigError(
-            f"Output folder must hold generated files only; move {foreign[0]!r} elsewhere",
-            where=str(folder),
+            f"Output folder must hold generated files only; move {show(foreign[0])} elsewhere",
+            where=where,
         )
+    edited = [name for name in sorted(names & set(files)) if is_edited(folder / name, files[name])]
+    edited += [name for name in sorted(names - set(files)) if is_edited(folder / name)]
+    if edited and not force:
+        raise ConfigError(
+            f"Output folder must hold its files as hwgen wrote them, and {edited[0]} was changed;"
+            " give --force to replace it",
+            where=where,
+        )
+
+
+def is_edited(path: Path, expected: str | None = None) -> bool:
+    """Whether a file is another than the expected one, or a document whose seal is broken."""
+    if expected is not None:
+        return file_digest(path) != expected
+    if path.suffix != ".json":
+        return False
+    try:
+        values = load_json(read_bytes(path, limit=MAX_DESIGN_FILE_BYTES), where=str(path))
+    except FormatError:
+        return True
+    return isinstance(values, dict) and SEAL in values and values != sealed(values)
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -82,6 +123,8 @@ def write_folder(
     files: Mapping[str, bytes],
     manifest: FolderManifest,
     listed: Listed = listed_files,
+    *,
+    force: bool = False,
 ) -> Path:
     """Write a design folder; an old design of ours is replaced, anything else refused.
 
@@ -93,51 +136,45 @@ def write_folder(
         files: name -> content, without the manifest; names are plain file names.
         manifest: lists exactly these files.
         listed: reads a manifest of this kind: only a folder that has one is replaced.
+        force: a folder whose files have been edited may be replaced.
 
     Raises:
-        ConfigError: the folder is not ours, or cannot be written.
+        ConfigError: the folder is not ours, was edited, or cannot be written.
     """
     for name in files:
         check_file_name(name)
     if {name: digest(data) for name, data in files.items()} != dict(manifest.files):
         raise FormatError("The manifest must list exactly the files that are written")
     folder = Path(os.path.abspath(folder))
-    check_replaceable(folder, listed)
-    stage: Path | None = None
+    check_replaceable(folder, listed, force=force)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        umask = os.umask(0)
-        os.umask(umask)
-        stage.chmod(0o777 & ~umask)
-        for name, data in {**files, FILE_NAME: manifest.to_bytes()}.items():
-            with (stage / name).open("wb") as handle:
-                handle.write(data)
-                handle.flush()
-                os.fsync(handle.fileno())
-        if not folder.exists():
-            stage.rename(folder)
-            stage = None
-        elif not _exchange(stage, folder):
-            _replace(stage, folder)
-            stage = None
+        # After an exchange the old design bears the stage's name, and is removed with it.
+        with unfinished_folder(folder.parent) as stage:
+            for name, data in {**files, FILE_NAME: manifest.to_bytes()}.items():
+                with (stage / name).open("wb") as handle:
+                    handle.write(data)
+                    handle.flush()
+                    os.fsync(handle.fileno())
+            if not folder.exists():
+                stage.rename(folder)
+            elif not _exchange(stage, folder):
+                _replace(stage, folder)
     except OSError as error:
         raise ConfigError(
-            f"Output folder must be writable: {error.strerror or error}", where=str(folder)
+            f"Output folder must be writable: {error.strerror or error}",
+            where=printable(str(folder)),
         ) from error
-    finally:
-        if stage is not None:  # after an exchange, the old design; after a failure, the new one
-            shutil.rmtree(stage, ignore_errors=True)
     return folder
 
 
 def _replace(stage: Path, folder: Path) -> None:
     """Two renames, undone if the second does not happen."""
-    old = stage.with_name(f"{stage.name}.old")
-    folder.rename(old)
-    try:
-        stage.rename(folder)
-    except BaseException:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    with unfinished_folder(folder.parent) as empty:
+        old = empty / folder.name
+        folder.rename(old)
+        try:
+            stage.rename(folder)
+        except BaseException:
+            old.rename(folder)
+            raise

@@ -21,7 +21,17 @@ from hwgen.config import PARAMETERS, AcceleratorConfig
 from hwgen.errors import FormatError
 from hwgen.graph.assumption import assumptions_from_json
 from hwgen.isa.registers import BY_NAME, COUNTERS
-from hwgen.reading import STRICT, check_version, load_json, printable, read_bytes, show, validate
+from hwgen.outputs import SEAL, sealed
+from hwgen.reading import (
+    MAX_DESIGN_FILE_BYTES,
+    STRICT,
+    check_version,
+    load_json,
+    printable,
+    read_bytes,
+    show,
+    validate,
+)
 
 SCHEMA = "hwgen.design"
 SCHEMA_VERSION = 2
@@ -53,6 +63,14 @@ RowBlocks = Annotated[int, Field(ge=1, le=PARAMETERS["max_row_length"].high)]
 def digest(data: bytes) -> str:
     """SHA-256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
+
+
+def file_digest(path: Path) -> str | None:
+    """SHA-256 of a file of a folder; None where there is no regular file that can be read."""
+    try:
+        return digest(read_bytes(path, limit=MAX_DESIGN_FILE_BYTES))
+    except FormatError:
+        return None
 
 
 def tool_versions() -> dict[str, str]:
@@ -142,11 +160,14 @@ class Manifest:
             type(part) in (int, float) for part in saturation.values()
         ):
             raise FormatError("extra.logit_saturation must be a table of numbers")
+        for name, kind in (("calibration_source", str), ("calibration_images", int)):
+            if type(self.extra.get(name, kind())) is not kind:
+                raise FormatError(f"extra.{name} must be {kind.__name__}")
         assumptions_from_json(self.extra.get("assumed", {}))
         used = {*self.simulation, *self.synthesis}
         used |= {self.program.image, self.program.boundaries, self.program.graph}
         if missing := sorted(used - set(self.files)):
-            raise FormatError(f"Every file of the manifest must have a digest; check {missing}")
+            raise FormatError(f"Every file must have a digest, and {missing[0]} has none")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values in a fixed order."""
@@ -172,7 +193,7 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The file's content."""
-        return (json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n").encode()
+        return (json.dumps(sealed(self.to_json()), indent=2, allow_nan=False) + "\n").encode()
 
     @classmethod
     def from_json(cls, values: Any, where: str | None = None) -> Manifest:
@@ -192,7 +213,7 @@ class Manifest:
             raise FormatError(f"{missing[0]} must be stated, and is missing", where=where)
         if values["counters"] != _counters():
             raise FormatError("counters must be those of this version's registers", where=where)
-        derived = ("schema", "schema_version", "counters")
+        derived = ("schema", "schema_version", "counters", SEAL)
         plain = {key: value for key, value in values.items() if key not in derived}
         return validate(plain, cls, where=where)
 
@@ -208,16 +229,9 @@ class Manifest:
 
     def changed_files(self, folder: Path) -> list[str]:
         """Files whose bytes are not the generated ones any more, or that are missing."""
-        changed = []
-        for name, expected in self.files.items():
-            try:
-                data = (folder / name).read_bytes()
-            except OSError:
-                changed.append(name)
-                continue
-            if digest(data) != expected:
-                changed.append(name)
-        return changed
+        return [
+            name for name, expected in self.files.items() if file_digest(folder / name) != expected
+        ]
 
 
 def listed_files(folder: Path) -> Mapping[str, str]:

@@ -4,19 +4,31 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hwgen.errors import FormatError, UsageError
+from hwgen.frontend.texts import listing, quoted
 from hwgen.graph.npz_file import read_npz
 from hwgen.graph.spec import ModelSpec
 from hwgen.models import DIGITS_DATA
+from hwgen.reading import printable, read_bytes
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm")
+#: What such a file may hold, whatever its name says: Pillow's other readers start programs
+#: (PostScript) or follow references.
+_IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")
+#: Modes of at most 8 bits per channel.
+_IMAGE_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr"})
+#: An image file larger than this is none of those that models of today take.
+_MAX_IMAGE_BYTES = 1 << 28
+_EXIF_ORIENTATION = 0x0112
 #: Most that is taken from an archive, in bytes.
 _MAX_ARRAY_BYTES = 1 << 34
 
@@ -77,9 +89,11 @@ def load_images(source: str | Path, spec: ModelSpec, *, limit: int | None = None
 
     NPZ: ``images`` uint8 [n, H, W, channels], optional ``labels`` [n]. Folder: image files (any
     order of the file system, read sorted by name), in subfolders by class (ImageNet's layout) or
-    not. Where all subfolders are named by numbers, these are the labels; else their places in the
-    sorted list, if there is one per class; otherwise there are no labels, and a ``note`` says so.
-    Images of another size are refused, not resized; of another mode (grey, with alpha) converted.
+    not; names that begin with a dot are passed over. Where all subfolders are named by numbers,
+    these are the labels; else their places in the sorted list, if there is one per class; otherwise
+    there are no labels, and a ``note`` says so. Images of another size are refused, not resized; of
+    another mode (grey, with alpha) converted; those of 16 bits, or to be turned by their EXIF
+    entry, are refused, for frameworks differ in what they make of them.
 
     Raises:
         UsageError: the source does not exist or is neither form.
@@ -113,9 +127,7 @@ def digits_dataset() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 def _load_npz(path: Path, spec: ModelSpec) -> ImageSet:
     arrays, names = read_npz(path, limit_bytes=_MAX_ARRAY_BYTES, names=("images", "labels"))
     if "images" not in arrays:
-        raise FormatError(
-            f"{path}: must hold an array 'images', not {', '.join(names) or 'nothing'}"
-        )
+        raise FormatError(f"{path}: must hold an array 'images', not {listing(names) or 'nothing'}")
     images, labels = arrays["images"], arrays.get("labels")
     _check_shape(images, spec, path)
     if labels is not None:
@@ -147,22 +159,19 @@ def _check_labels(labels: np.ndarray, count: int, spec: ModelSpec, path: Path) -
 
 
 def _load_folder(path: Path, spec: ModelSpec, limit: int | None) -> ImageSet:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise UsageError(
-            f"Reading the image folder {str(path)!r} needs Pillow, which is not installed;"
-            " install pillow, or give an .npz with 'images' uint8 [n, H, W, channels]"
-        ) from error
-    classes = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    _pillow(path)
+    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    classes = [entry for entry in entries if entry.is_dir()]
+    loose = [entry for entry in entries if _is_image(entry) and not entry.is_dir()]
+    if classes and loose:
+        raise FormatError(
+            f"{printable(str(path))}: must hold images or class folders, not both:"
+            f" {quoted(loose[0].name)} lies beside {len(classes)} folders"
+        )
     numbers = _class_numbers([p.name for p in classes], spec.classes)
-    groups = list(zip(numbers or [-1] * len(classes), classes, strict=True)) or [(-1, path)]
-    files = [
-        (label, file)
-        for label, folder in groups
-        for file in sorted(folder.iterdir())
-        if file.suffix.lower() in _IMAGE_SUFFIXES
-    ]
+    files = [(-1, file) for file in loose]
+    for label, folder in zip(numbers or [-1] * len(classes), classes, strict=True):
+        files += [(label, file) for file in sorted(folder.iterdir()) if _is_image(file)]
     if not files:
         raise FormatError(
             f"{path}: must hold image files ({', '.join(_IMAGE_SUFFIXES)}), holds none"
@@ -180,24 +189,7 @@ def _load_folder(path: Path, spec: ModelSpec, limit: int | None) -> ImageSet:
         )
     images = np.empty((len(files), spec.image_size, spec.image_size, spec.channels), np.uint8)
     for row, (_, file) in enumerate(files):
-        try:
-            # Pillow warns of large and of odd images; those that matter here are refused.
-            with warnings.catch_warnings(), Image.open(file) as picture:
-                warnings.simplefilter("ignore")
-                if picture.size != (spec.image_size, spec.image_size):
-                    raise FormatError(
-                        f"{file}: must be {spec.image_size}x{spec.image_size} pixels for model"
-                        f" {spec.name!r} (it is not resized), not"
-                        f" {picture.size[0]}x{picture.size[1]}"
-                    )
-                pixels = np.asarray(picture.convert(mode), dtype=np.uint8)
-        except FormatError:
-            raise
-        except Exception as error:  # Pillow raises many types for a damaged file
-            raise FormatError(
-                f"{file}: must be a readable image: {type(error).__name__}: {error!s:.200}"
-            ) from error
-        images[row] = pixels.reshape(images.shape[1:])
+        images[row] = _load_picture(file, spec, mode).reshape(images.shape[1:])
     labels = np.array([label for label, _ in files], dtype=np.int64) if numbers else None
     note = (
         f"{path}: no labels, for its {len(classes)} class folders are neither one for each of the"
@@ -210,6 +202,73 @@ def _load_folder(path: Path, spec: ModelSpec, limit: int | None) -> ImageSet:
         from_files=True,
         note=note if classes and numbers is None else None,
     )
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in _IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def _pillow(path: Path) -> Any:
+    """The module that reads image files."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise UsageError(
+            f"Reading the image folder {str(path)!r} needs Pillow, which is not installed;"
+            " install pillow, or give an .npz with 'images' uint8 [n, H, W, channels]"
+        ) from error
+    return Image
+
+
+def _load_picture(file: Path, spec: ModelSpec, mode: str) -> np.ndarray:
+    """Pixels of one file, uint8, in Pillow's ``mode``."""
+    Image = _pillow(file)
+    where = printable(str(file))
+    size = spec.image_size
+    data = read_bytes(file, limit=_MAX_IMAGE_BYTES)
+    try:
+        # Pillow warns of large and of odd images; those that matter here are refused.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=_IMAGE_FORMATS) as picture:
+                if picture.size != (size, size):
+                    raise FormatError(
+                        f"{where}: must be {size}x{size} pixels for model {spec.name!r} (it is not"
+                        f" resized), not {picture.size[0]}x{picture.size[1]}"
+                    )
+                if picture.mode not in _IMAGE_MODES or _is_deep(picture.tile):
+                    raise FormatError(
+                        f"{where}: must have 8 bits per channel, not 16 or more (mode"
+                        f" {picture.mode}); convert it as your framework does, or give an .npz"
+                    )
+                turned = picture.getexif().get(_EXIF_ORIENTATION, 1)
+                if turned in range(2, 9):
+                    raise FormatError(
+                        f"{where}: must be stored upright, not with EXIF orientation {turned},"
+                        " which some frameworks follow and others do not; store the turned pixels,"
+                        " or remove the entry"
+                    )
+                return np.asarray(picture.convert(mode), dtype=np.uint8)
+    except FormatError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        kinds = ", ".join(_IMAGE_FORMATS)
+        raise FormatError(
+            f"{where}: must be a readable image: its content is none of {kinds}"
+        ) from error
+    except Exception as error:  # Pillow raises many types for a damaged file
+        why = quoted(f"{type(error).__name__}: {error}")
+        raise FormatError(f"{where}: must be a readable image: {why}") from error
+
+
+def _is_deep(tiles: list[Any]) -> bool:
+    """Whether a picture has 16 bits per channel that Pillow would cut to 8 without a word."""
+    for decoder, _, _, arguments in tiles:
+        if decoder == "zip" and ";16" in str(arguments):  # PNG: the mode of the stored pixels
+            return True
+        if decoder in ("ppm", "ppm_plain") and arguments[-1] > 255:  # the largest value
+            return True
+    return False
 
 
 def _class_numbers(names: list[str], classes: int) -> list[int] | None:

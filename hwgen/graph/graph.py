@@ -43,10 +43,13 @@ from hwgen.numerics.e2softmax import FRACTION_BITS_MAXIMUM
 from hwgen.numerics.formats import INT8, INT24, check_int, check_range, check_weights
 from hwgen.numerics.matmul import max_reduction
 from hwgen.numerics.requantise import PTF_ALPHA_MAXIMUM, PTF_SHIFT_MAXIMUM, check_constants
+from hwgen.reading import load_json, printable, shorten, show
 
 SCHEMA_VERSION = 2
-_METADATA_KEY = "hwgen.graph"
+METADATA_KEY = "hwgen.graph"
 _INT32_MAXIMUM = 2**31 - 1
+#: Most that is said of a malformed graph: its names can have any length.
+_MESSAGE = 400
 
 #: Element type of every array field; a field that is not here is no array.
 _ARRAY_DTYPES: dict[str, np.dtype[Any]] = {
@@ -201,7 +204,7 @@ class IntegerGraph:
             "metadata": self.metadata.to_json(),
         }
         text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        write_safetensors(path, arrays, {**(more or {}), _METADATA_KEY: text})
+        write_safetensors(path, arrays, {**(more or {}), METADATA_KEY: text}, seal=True)
 
     @classmethod
     def load(cls, path: str | Path) -> IntegerGraph:
@@ -211,18 +214,19 @@ class IntegerGraph:
             FormatError: the file is no graph, of another schema version, or breaks a rule.
         """
         arrays, metadata = read_safetensors(path)
-        if _METADATA_KEY not in metadata:
+        where = printable(str(path))
+        if METADATA_KEY not in metadata:
             raise FormatError(
-                f"{path}: must be a graph (metadata entry {_METADATA_KEY!r}), it has none;"
+                f"{where}: must be a graph (metadata entry {METADATA_KEY!r}), it has none;"
                 " a checkpoint becomes a graph with 'hwgen quantize'"
             )
         try:
-            document = json.loads(metadata[_METADATA_KEY])
+            document = load_json(metadata[METADATA_KEY], where=where)
             version = document.get("schema_version")
             if version != SCHEMA_VERSION:
                 raise FormatError(
                     f"schema_version must be {SCHEMA_VERSION}, but the graph was made by version"
-                    f" {version!r:.40}: quantise again"
+                    f" {show(version)}: quantise again"
                 )
             used: set[str] = set()
             ops = tuple(_decode_op(item, arrays, used) for item in document["ops"])
@@ -237,10 +241,11 @@ class IntegerGraph:
             if left or len(tensors) != len(graph.tensors):
                 raise FormatError(f"every array must belong to one operation, not {left[:5]}")
         except (FormatError, ModelError) as error:
-            raise FormatError(f"{path}: {error}") from error
+            raise FormatError(f"{where}: {shorten(error.what, _MESSAGE)}") from error
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise FormatError(
-                f"{path}: graph description is malformed: {type(error).__name__}: {error}"
+                f"{where}: graph description is malformed: {type(error).__name__}:"
+                f" {shorten(str(error), _MESSAGE)}"
             ) from error
         return graph
 
@@ -260,7 +265,7 @@ def _encode(item: Any, prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, 
 
 def _decode_op(item: Any, arrays: Mapping[str, np.ndarray], used: set[str]) -> Op:
     if not isinstance(item, dict) or item.get("type") not in OP_TYPES:
-        raise FormatError(f"operation must have a type of {', '.join(OP_TYPES)}, not {item!r:.120}")
+        raise FormatError(f"operation must have a type of {', '.join(OP_TYPES)}, not {show(item)}")
     fields = {key: value for key, value in item.items() if key != "type"}
     op = _decode(OP_TYPES[item["type"]], fields, str(item.get("name")), arrays, used)
     assert isinstance(op, Op)
@@ -296,7 +301,7 @@ def _decode(
         if kind == "Array" or (kind == "Array | None" and value is not None):
             key = value.get("array") if isinstance(value, dict) else None
             if not isinstance(key, str) or key not in arrays or key in used:
-                raise FormatError(f"{place} must name an array of the file, not {value!r:.120}")
+                raise FormatError(f"{place} must name an array of the file, not {show(value)}")
             used.add(key)
             value = arrays[key]
         elif kind == "Requantise":
@@ -305,7 +310,7 @@ def _decode(
             element = int if kind == "tuple[int, ...]" else str
             if not isinstance(value, list) or not all(type(v) is element for v in value):
                 raise FormatError(
-                    f"{place} must be a list of {element.__name__}, not {value!r:.120}"
+                    f"{place} must be a list of {element.__name__}, not {show(value)}"
                 )
             value = tuple(value)
         elif kind == "Mapping[str, Assumption]":
@@ -314,9 +319,9 @@ def _decode(
             if not isinstance(value, dict) or not all(
                 type(v) in (int, float) for v in value.values()
             ):
-                raise FormatError(f"{place} must be an object of numbers, not {value!r:.120}")
+                raise FormatError(f"{place} must be an object of numbers, not {show(value)}")
         elif kind in _PLAIN and type(value) not in _PLAIN[kind]:
-            raise FormatError(f"{place} must be {kind}, not {value!r:.120}")
+            raise FormatError(f"{place} must be {kind}, not {show(value)}")
         values[f.name] = value
     return cls(**values)
 

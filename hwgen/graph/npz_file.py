@@ -7,9 +7,11 @@ and memory is taken as data arrive: a small file that declares a huge array cost
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import stat
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -19,10 +21,17 @@ from typing import IO, Any
 import numpy as np
 
 from hwgen.errors import FormatError
+from hwgen.reading import printable
 
 _CHUNK_BYTES = 1 << 20
 _MAX_AXES = 8
 _SUFFIX = ".npy"
+#: Bytes of an array's header; NumPy's own bound is 10,000 characters.
+_MAX_HEADER_BYTES = 10_000
+#: Arrays of an archive: its directory is read as a whole.
+_MAX_MEMBERS = 10_000
+#: A name or reason is shown up to this many characters.
+_SHOWN = 120
 #: What damaged archives, members and headers raise.
 _DAMAGE = (
     OSError,
@@ -36,6 +45,7 @@ _DAMAGE = (
     NotImplementedError,  # a method of compression
     RuntimeError,  # an encrypted member
     SyntaxError,
+    tokenize.TokenError,  # NumPy's second attempt at a header
     OverflowError,
     zipfile.BadZipFile,
     zlib.error,
@@ -58,33 +68,46 @@ def read_npz(
     Raises:
         FormatError: the file is no archive of plain numbers, damaged, or too large.
     """
+    where = printable(str(path))
     try:
         # zipfile would wait for a pipe's end.
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise FormatError(f"{path}: must be an .npz archive of plain arrays, not a folder")
+            raise FormatError(f"{where}: must be an .npz archive of plain arrays, not a folder")
         with zipfile.ZipFile(path) as archive:
-            members = {_name(item): item for item in archive.infolist()}
-            if len(members) != len(archive.infolist()):
-                raise FormatError(f"{path}: names of arrays must be unique")
+            items = archive.infolist()
+            if len(items) > _MAX_MEMBERS:
+                raise FormatError(
+                    f"{where}: must hold at most {_MAX_MEMBERS} arrays, not {len(items)}"
+                )
+            members = {_name(item): item for item in items}
+            if len(members) != len(items):
+                raise FormatError(f"{where}: names of arrays must be unique")
             chosen = {n: m for n, m in members.items() if names is None or n in names}
             size = sum(member.file_size for member in chosen.values())
             if size > limit_bytes:
                 raise FormatError(
-                    f"{path}: arrays must unpack to at most {limit_bytes} bytes, not {size}"
+                    f"{where}: arrays must unpack to at most {limit_bytes} bytes, not {size}"
                 )
             arrays = {}
             for name, member in chosen.items():
                 with archive.open(member) as stream:
-                    arrays[name] = _read_array(stream, member, f"{path}: {member.filename}")
+                    arrays[name] = _read_array(
+                        stream, member, f"{where}: {_shown(member.filename)}"
+                    )
             return arrays, list(members)
     except FormatError:
         raise
     except _DAMAGE as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise FormatError(
-            f"{path}: must be a readable .npz archive of plain arrays"
-            f" ({type(error).__name__}: {why!s:.200})"
+            f"{where}: must be a readable .npz archive of plain arrays"
+            f" ({type(error).__name__}: {_shown(why)})"
         ) from error
+
+
+def _shown(text: str) -> str:
+    """A name or reason from the archive, as far as one line can show it."""
+    return printable(text[:_SHOWN])
 
 
 def _name(item: zipfile.ZipInfo) -> str:
@@ -95,19 +118,13 @@ def _read_array(stream: IO[bytes], member: zipfile.ZipInfo, where: str) -> np.nd
     """One array, after its header has been checked against the member's size."""
     if not member.filename.endswith(_SUFFIX):
         raise FormatError(f"{where}: must be an array (.npy)")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # NumPy's remarks on old headers
-        version = np.lib.format.read_magic(stream)
-        if version == (1, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-        elif version == (2, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-        else:
-            raise FormatError(f"{where}: .npy version must be 1.0 or 2.0, not {version}")
+    shape, fortran, dtype = _read_header(stream, where)
     if dtype.kind not in "biuf":
-        raise FormatError(f"{where}: must hold plain arrays of numbers, not {dtype}")
+        raise FormatError(f"{where}: must hold plain arrays of numbers, not {_shown(str(dtype))}")
     if len(shape) > _MAX_AXES or not all(0 <= size < 1 << 48 for size in shape):
-        raise FormatError(f"{where}: shape must be up to {_MAX_AXES} sizes, not {shape!s:.200}")
+        raise FormatError(
+            f"{where}: shape must be up to {_MAX_AXES} sizes, not {_shown(str(shape))}"
+        )
     need = math.prod(shape) * dtype.itemsize  # Python integers: a product cannot wrap
     left = member.file_size - stream.tell()
     if need != left:
@@ -126,3 +143,25 @@ def _read_array(stream: IO[bytes], member: zipfile.ZipInfo, where: str) -> np.nd
     if fortran:
         return array.reshape(shape[::-1]).T
     return array.reshape(shape)
+
+
+def _read_header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, order (whether Fortran's) and element type; the header's length is checked first."""
+    version = np.lib.format.read_magic(stream)
+    readers = {
+        (1, 0): (2, np.lib.format.read_array_header_1_0),
+        (2, 0): (4, np.lib.format.read_array_header_2_0),
+    }
+    if version not in readers:
+        raise FormatError(f"{where}: .npy version must be 1.0 or 2.0, not {version}")
+    size, reader = readers[version]
+    prefix = stream.read(size)
+    length = int.from_bytes(prefix, "little")
+    if length > _MAX_HEADER_BYTES:
+        raise FormatError(
+            f"{where}: header must have at most {_MAX_HEADER_BYTES} bytes, not {length}"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NumPy's remarks on old headers
+        shape, fortran, dtype = reader(io.BytesIO(prefix + stream.read(length)))
+    return shape, fortran, dtype

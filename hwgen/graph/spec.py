@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from hwgen.errors import ModelError
+from hwgen.reading import show
 
 Activation = Literal["gelu_erf", "gelu_tanh", "relu"]
 Pooling = Literal["class_token", "mean"]
@@ -20,10 +21,12 @@ DEFAULT_QKV_LAYOUT = "qkv head dim"
 #: The three axes of a row of a linear patch embedding, slowest first.
 DEFAULT_PATCH_LAYOUT = "dy dx channel"
 
+MAX_CHANNELS = 64
+
 #: Largest sizes that a model may have: (lowest, highest) legal value of each integer field.
 _BOUNDS: dict[str, tuple[int, int]] = {
     "image_size": (1, 4096),
-    "channels": (1, 64),
+    "channels": (1, MAX_CHANNELS),
     "patch": (1, 512),
     "width": (8, 8192),
     "depth": (1, 256),
@@ -70,29 +73,29 @@ class ModelSpec:
     def __post_init__(self) -> None:
         """Check every field; a wrong one raises :class:`hwgen.errors.ModelError`."""
         if not isinstance(self.name, str) or not self.name:
-            raise ModelError(f"Model name must be a non-empty string, not {self.name!r}")
+            raise ModelError(f"Model name must be a non-empty string, not {show(self.name)}")
         for field, (low, high) in _BOUNDS.items():
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
                 raise ModelError(
-                    f"Model field {field!r} must be an integer in {low}..{high}, not {value!r}"
+                    f"Model field {field!r} must be an integer in {low}..{high}, not {show(value)}"
                 )
         for field in ("class_token", "qkv_bias"):
             if not isinstance(getattr(self, field), bool):
                 raise ModelError(
-                    f"Model field {field!r} must be true or false, not {getattr(self, field)!r}"
+                    f"Model field {field!r} must be true or false, not {show(getattr(self, field))}"
                 )
         for field, kinds in (("pooling", get_args(Pooling)), ("activation", get_args(Activation))):
             if getattr(self, field) not in kinds:
                 raise ModelError(
                     f"Model field {field!r} must be one of {', '.join(kinds)},"
-                    f" not {getattr(self, field)!r}"
+                    f" not {show(getattr(self, field))}"
                 )
         if self.image_size % self.patch:
             nearest = max(1, round(self.image_size / self.patch)) * self.patch
             raise ModelError(
                 f"Model field 'image_size' must be a multiple of the patch ({self.patch}),"
-                f" not {self.image_size!r}; the nearest is {nearest}"
+                f" not {show(self.image_size)}; the nearest is {nearest}"
             )
         if self.pooling == "class_token" and not self.class_token:
             raise ModelError(
@@ -102,7 +105,7 @@ class ModelSpec:
         if not _is_real(self.layer_norm_epsilon) or not 0 < self.layer_norm_epsilon <= 1:
             raise ModelError(
                 "Model field 'layer_norm_epsilon' must be a number in (0, 1],"
-                f" not {self.layer_norm_epsilon!r}"
+                f" not {show(self.layer_norm_epsilon)}"
             )
         for field in ("mean", "std"):
             values = getattr(self, field)
@@ -113,24 +116,24 @@ class ModelSpec:
             ):
                 raise ModelError(
                     f"Model field {field!r} must be {self.channels} numbers (one per channel),"
-                    f" not {values!r}"
+                    f" not {show(values)}"
                 )
         if not all(v > 0 for v in self.std):
-            raise ModelError(f"Model field 'std' must be positive numbers, not {self.std!r}")
+            raise ModelError(f"Model field 'std' must be positive numbers, not {show(self.std)}")
         if not all(
             isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(n, str) for n in pair)
             for pair in self.name_map
         ):
             raise ModelError(
                 "Model field 'name_map' must be an object of canonical name -> checkpoint name,"
-                f" not {self.name_map!r}"
+                f" not {show(self.name_map)}"
             )
         if not isinstance(self.transposed, tuple) or not all(
             isinstance(name, str) for name in self.transposed
         ):
             raise ModelError(
                 "Model field 'transposed' must be a list of canonical names of matrices, not"
-                f" {self.transposed!r}"
+                f" {show(self.transposed)}"
             )
         _check_layout("patch_layout", self.patch_layout, DEFAULT_PATCH_LAYOUT)
         # The letters may stand in any order, too: "kqv head dim".
@@ -179,7 +182,7 @@ class ModelSpec:
         if unknown:
             raise ModelError(
                 f"Model file's keys must be among {', '.join(fields)}, not"
-                f" {', '.join(map(repr, unknown))}"
+                f" {', '.join(map(show, unknown[:8]))}"
             )
         missing = [
             n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in data
@@ -204,7 +207,7 @@ class ModelSpec:
         elif "name_map" in values:
             raise ModelError(
                 "Model field 'name_map' must be an object of canonical name -> checkpoint name,"
-                f" not {values['name_map']!r}"
+                f" not {show(values['name_map'])}"
             )
         return cls(**values)
 
@@ -215,7 +218,7 @@ def _check_layout(field: str, value: object, default: str, words: list[str] | No
     if not isinstance(value, str) or sorted(given) != sorted(default.split(" ")):
         raise ModelError(
             f"Model field {field!r} must be the words of {default!r} in some order, slowest axis"
-            f" first, not {value!r:.120}"
+            f" first, not {show(value)}"
         )
 
 

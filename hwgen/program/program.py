@@ -18,6 +18,14 @@ from typing import Any
 from hwgen.config import AcceleratorConfig
 from hwgen.errors import ProgramError
 from hwgen.isa.instructions import INSTRUCTION_BYTES, Engine, Instruction, decode
+from hwgen.reading import (
+    MAX_DESIGN_FILE_BYTES,
+    check_version,
+    load_json,
+    printable,
+    read_bytes,
+    shorten,
+)
 
 SCHEMA_VERSION = 1
 BOUNDARY_SCHEMA = "hwgen.boundaries"
@@ -163,21 +171,19 @@ class Program:
         """Read a program.
 
         Raises:
-            ProgramError: the file is none, or of another version.
+            ProgramError: the file is none.
+            FormatError: it cannot be read, or is of another version.
         """
-        data = Path(path).read_bytes()
+        where = printable(str(path))
+        data = read_bytes(path, limit=MAX_DESIGN_FILE_BYTES)
         start = len(_MAGIC) + 4
         if data[: len(_MAGIC)] != _MAGIC or len(data) < start:
-            raise ProgramError("File must be a program of hwgen", where=str(path))
+            raise ProgramError("File must be a program of hwgen", where=where)
         (size,) = struct.unpack("<I", data[len(_MAGIC) : start])
+        header = load_json(data[start : start + size], where=where)
+        remedy = "compile it again"
+        check_version(header, SCHEMA_VERSION, what="Program", where=where, remedy=remedy)
         try:
-            header = json.loads(data[start : start + size])
-            if header["schema_version"] != SCHEMA_VERSION:
-                raise ProgramError(
-                    f"Program must have schema version {SCHEMA_VERSION}, "
-                    f"not {header['schema_version']!r}",
-                    where=str(path),
-                )
             image = data[start + size :]
             return cls(
                 config=AcceleratorConfig.from_json(header["config"]),
@@ -194,9 +200,8 @@ class Program:
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, ProgramError):
                 raise
-            raise ProgramError(
-                f"Program must be well formed: {error!r}", where=str(path)
-            ) from error
+            text = shorten(repr(error), 200)
+            raise ProgramError(f"Program must be well formed: {text}", where=where) from error
 
 
 def decode_instructions(image: bytes, count: int | None = None) -> tuple[Instruction, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 from hwgen.emit.manifest import Manifest
 from hwgen.graph.assumption import Assumption, assumptions_from_json
 from hwgen.reading import printable
-from hwgen.report.results import SimulationResult, SynthesisResult, Usage
+from hwgen.report.results import AccuracyResult, SimulationResult, SynthesisResult, Usage
 
 
 def rows(
@@ -17,6 +17,7 @@ def rows(
     simulation: SimulationResult | None,
     synthesis: SynthesisResult | None,
     usage: Sequence[Usage] = (),
+    accuracy: AccuracyResult | None = None,
 ) -> list[list[str]]:
     """Name and value of everything that is known, ready for a table.
 
@@ -41,6 +42,10 @@ def rows(
         table.append(["simulation", "none for these files (hwgen simulate)"])
     else:
         table += _simulation(simulation)
+    if accuracy is not None:
+        text = f"{_percent(accuracy.top1)} of {accuracy.top1_images} images"
+        float_model = f"float model: {_percent(accuracy.top1_float)}"
+        table.append(["top-1", f"{text} of {accuracy.image_source} ({float_model})"])
     if synthesis is not None:
         table += synthesis_rows(synthesis, usage)
     else:
@@ -104,9 +109,7 @@ def _simulation(result: SimulationResult) -> list[list[str]]:
     ]
     if result.top1 is not None:
         text = f"{_percent(result.top1)} of {result.top1_images} images"
-        if result.top1_float is not None:
-            text += f" (float model: {_percent(result.top1_float)})"
-        table.append(["top-1", text])
+        table.append(["top-1, simulated", text])
     if result.changed_files:
         table.append(["changed since generated", ", ".join(result.changed_files)])
     return table

@@ -4,42 +4,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from hwgen.emit.manifest import Manifest, digest
+from pydantic import Field, with_config
+
+from hwgen.emit.manifest import Manifest, digest, file_digest
 from hwgen.errors import ConfigError, FormatError
 from hwgen.files import reason, replace_file
+from hwgen.outputs import SEAL, check_file, recognise_json, sealed
+from hwgen.reading import STRICT, load_json, printable, read_bytes, validate
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: Ending of the file of a synthesis for another device than the board's.
 OTHER_TARGET = "_other"
 
-#: What a JSON value of a field must be, by the field's annotation.
-_KINDS: dict[str, tuple[type, ...]] = {
-    "bool": (bool,),
-    "int": (int,),
-    "int | None": (int, type(None)),
-    "float": (int, float),
-    "float | None": (int, float, type(None)),
-    "str": (str,),
-    "tuple[str, ...]": (list,),
-    "Mapping[str, int]": (dict,),
-    "Mapping[str, Any]": (dict,),
-}
+#: Largest result file: the modules of a synthesis take some hundred bytes each.
+_MAX_BYTES = 1 << 24
+
+Count = Annotated[int, Field(ge=0)]  #: of 64 bits, as all integers of JSON here
+Positive = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(ge=0, le=1e15)]
+Rate = Annotated[float, Field(gt=0, le=1e9)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 def design_digest(folder: Path, manifest: Manifest) -> str:
     """SHA-256 over the design's files as they are now: a result holds for these bytes only."""
     parts = [digest(manifest.to_bytes())]
     for name in sorted(manifest.files):
-        try:
-            parts.append(f"{name} {digest((folder / name).read_bytes())}")
-        except OSError:
-            parts.append(f"{name} missing")
+        parts.append(f"{name} {file_digest(folder / name) or 'missing'}")
     return digest("\n".join(parts).encode())
 
 
@@ -63,6 +61,19 @@ class Result:
         """Where the result of a design folder lies; ``kind`` tells others of the same name."""
         return folder / f"{cls._name()}{kind}.json"
 
+    @classmethod
+    def check_place(
+        cls, folder: Path, *, kind: str = "", inputs: Iterable[Path] = (), force: bool = False
+    ) -> None:
+        """Refuse to write a result there, before the work, by the rule of :mod:`hwgen.outputs`.
+
+        Raises:
+            UsageError: the file is an input.
+            ConfigError: the file that is there must stay.
+        """
+        recognise = recognise_json(f"hwgen.{cls._name()}")
+        check_file(cls.path(folder, kind), recognise, inputs=inputs, force=force)
+
     def save(self, folder: Path, *, kind: str = "") -> Path:
         """Write the result into the design folder.
 
@@ -70,7 +81,7 @@ class Result:
             ConfigError: the folder cannot be written.
         """
         path = self.path(folder, kind)
-        text = json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n"
+        text = json.dumps(sealed(self.to_json()), indent=2, allow_nan=False) + "\n"
         try:
             replace_file(path, lambda stream: stream.write(text.encode()))
         except OSError as error:
@@ -81,57 +92,71 @@ class Result:
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """The result of a design folder; None if there is none of this version."""
+        """The result of a design folder; None if there is none of this version.
+
+        Raises:
+            FormatError: the file cannot be read, or does not hold what a result must.
+        """
         path = cls.path(folder)
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not os.path.lexists(path):
             return None
-        except (OSError, ValueError, RecursionError) as error:
-            raise FormatError(f"Result must be a JSON file: {error}", where=str(path)) from error
+        where = printable(str(path))
+        values = load_json(read_bytes(path, limit=_MAX_BYTES), where=where)
         if (
             not isinstance(values, dict)
             or values.pop("schema", None) != f"hwgen.{cls._name()}"
             or values.pop("schema_version", None) != SCHEMA_VERSION
         ):
             return None
-        if set(values) != {item.name for item in fields(cls)}:
-            raise FormatError("Result must have exactly its fields", where=str(path))
-        for item in fields(cls):
-            kinds = _KINDS.get(str(item.type))
-            if kinds is not None and type(values[item.name]) not in kinds:
-                raise FormatError(
-                    f"{item.name} must be {item.type}, not {values[item.name]!r:.80}",
-                    where=str(path),
-                )
-        plain: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        values.pop(SEAL, None)
+        # Fields with a default have one for who makes a result, not for a file that lacks them.
+        if missing := [item.name for item in fields(cls) if item.name not in values]:
+            raise FormatError(f"{missing[0]} must be stated, and is missing", where=where)
+        return validate(values, cls, where=where)
+
+
+@with_config(STRICT)
+@dataclass(frozen=True, kw_only=True)
+class AccuracyResult(Result):
+    """Top-1 of the design's graph on every image with a label; no simulation takes its place."""
+
+    top1: Fraction  #: of the integer graph
+    top1_images: Positive
+    top1_float: Fraction  #: of the float model, on the same images
+    image_source: str
+
+    def contract(self) -> dict[str, Any]:
+        """The keys that scripts rely on."""
+        return {
+            "top1": self.top1,
+            "top1_images": self.top1_images,
+            "top1_float": self.top1_float,
+            "top1_source": self.image_source,
         }
-        return cls(**plain)
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class SimulationResult(Result):
     """Whole frames on the emitted Verilog, compared with the reference."""
 
     matches_reference: bool
-    layers_checked: int  #: boundaries compared per image
-    images: int  #: images simulated
-    cycles: int  #: per frame, the worst of the images
-    clock_mhz: float
-    macs: int  #: per frame, of the graph's matmuls, no padding
-    macs_per_cycle: int  #: products that the array can make per cycle
-    busy_cycles: int  #: cycles in which the array took activations, of the worst frame
-    stall_cycles: Mapping[str, int]  #: the other cycles of the worst frame by cause
-    wall_seconds: float  #: of the simulation, without building it
-    memory_latency: int  #: cycles
-    memory_bandwidth: float  #: bytes per cycle
+    layers_checked: Count  #: boundaries compared per image
+    images: Positive  #: images simulated
+    cycles: Positive  #: per frame, the worst of the images
+    clock_mhz: Rate
+    macs: Count  #: per frame, of the graph's matmuls, no padding
+    macs_per_cycle: Positive  #: products that the array can make per cycle
+    busy_cycles: Count  #: cycles in which the array took activations, of the worst frame
+    stall_cycles: Mapping[str, Count]  #: the other cycles of the worst frame by cause
+    wall_seconds: Amount  #: of the simulation, without building it
+    memory_latency: Positive  #: cycles
+    memory_bandwidth: Rate  #: bytes per cycle
     image_source: str
-    predicted_cycles: int | None = None
+    predicted_cycles: Positive | None = None
     changed_files: tuple[str, ...] = ()
-    top1: float | None = None
-    top1_images: int | None = None
-    top1_float: float | None = None
+    top1: Fraction | None = None  #: of the simulated images, if they have labels
+    top1_images: Positive | None = None
 
     @property
     def fps(self) -> float:
@@ -171,7 +196,7 @@ class SimulationResult(Result):
         }
         if self.predicted_cycles is None:
             del values["predicted_cycles"]
-        for name in ("top1", "top1_images", "top1_float"):
+        for name in ("top1", "top1_images"):
             if getattr(self, name) is not None:
                 values[name] = getattr(self, name)
         return values
@@ -203,18 +228,24 @@ class Usage:
         }
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class SynthesisResult(Result):
     """Counts of a synthesis."""
 
-    lut: int
-    ff: int
-    dsp: int
-    bram36: float
-    logic_levels: int | None
+    lut: Count
+    ff: Count
+    dsp: Count
+    bram36: Amount
+    logic_levels: Count | None
     tool: str
     target: str
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what would take the place of a figure."""
+        if taken := sorted({item.name for item in fields(self)} & set(self.extra)):
+            raise FormatError(f"extra must have other keys than the result, not {taken[0]!r}")
 
     def contract(self) -> dict[str, Any]:
         """The keys that scripts rely on, and what else the tool said."""

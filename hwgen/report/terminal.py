@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from hwgen.reading import printable
+
 #: Without a terminal, a line is written at most this often (seconds) for a step that moves on.
 _QUIET_SECONDS = 5.0
 
@@ -35,18 +37,19 @@ class Reporter:
         self._last = ("", 0.0)
 
     def say(self, text: str) -> None:
-        """Write a line."""
-        self.console.print(text, markup=False)
+        """Write a line; what a file put into it cannot command the terminal."""
+        self.console.print(printable(text, keep="\n"), markup=False)
 
     def warn(self, text: str) -> None:
         """Write a warning."""
-        self.console.print(f"warning: {text}", style="yellow", markup=False)
+        text = printable(f"warning: {text}", keep="\n")
+        self.console.print(text, style="yellow", markup=False)
 
     def __call__(self, text: str, fraction: float) -> None:
         """Say what is being done and how much of it is done."""
         if self._quiet:
             return
-        label = f"{self._stage}: {text}" if self._stage else text
+        label = printable(f"{self._stage}: {text}" if self._stage else text)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, description=label, completed=min(max(fraction, 0.0), 1.0))
             return
@@ -84,12 +87,13 @@ def print_table(
     title: str, rows: Sequence[Sequence[str]], *, header: Sequence[str] | None = None
 ) -> None:
     """Write a table on standard output; without ``header`` the first column holds the names."""
+    title = printable(title)
     table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=header is not None)
     width = len(header) if header is not None else max((len(row) for row in rows), default=1)
     for index in range(width):
         table.add_column(header[index] if header is not None else "", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(printable(cell, keep="\n") for cell in row))
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = 200

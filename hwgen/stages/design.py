@@ -22,10 +22,10 @@ from hwgen.config import AcceleratorConfig
 from hwgen.emit.manifest import ConfigTable, RowBlocks
 from hwgen.errors import FormatError, ModelError, UsageError
 from hwgen.frontend.models import model_names
-from hwgen.graph.graph import IntegerGraph
+from hwgen.graph.graph import METADATA_KEY, IntegerGraph
 from hwgen.graph.ops import Softmax
-from hwgen.graph.safetensors_file import read_safetensors, write_safetensors
-from hwgen.graph.spec import ModelSpec, Pooling
+from hwgen.graph.safetensors_file import read_safetensors, recognise, write_safetensors
+from hwgen.graph.spec import MAX_CHANNELS, ModelSpec, Pooling
 from hwgen.reading import STRICT, check_version, load_json, printable, validate
 from hwgen.report.terminal import Reporter
 from hwgen.stages.configure import check_fits
@@ -35,6 +35,10 @@ from hwgen.stages.options import DesignOptions
 _NAME_CHARACTERS = 64
 DESIGN_SCHEMA_VERSION = 2
 _DESIGN_KEY = "hwgen.design"
+
+
+#: Recognises the files of designs and graphs among outputs.
+recognise_design = recognise((_DESIGN_KEY, METADATA_KEY))
 
 
 def design_name(model: str, board: str) -> str:
@@ -86,7 +90,9 @@ class Shapes:
         """A model of these shapes; what does not decide shapes is as by default."""
         values: dict[str, Any] = asdict(self)
         del values["softmax_vec"]
-        half = (0.5,) * self.channels if type(self.channels) is int else ()
+        # The specification refuses other numbers of channels: no memory for them.
+        known = type(self.channels) is int and self.channels <= MAX_CHANNELS
+        half = (0.5,) * self.channels if known else ()
         return ModelSpec(name=name, mean=half, std=half, **values)
 
     @property
@@ -203,7 +209,7 @@ class Design:
         }
         text = json.dumps(document, sort_keys=True, separators=(",", ":"))
         if self.graph is None:
-            write_safetensors(path, {}, {_DESIGN_KEY: text})
+            write_safetensors(path, {}, {_DESIGN_KEY: text}, seal=True)
         else:
             self.graph.save(path, more={_DESIGN_KEY: text})
 
@@ -228,7 +234,7 @@ class Design:
         )
         document = validate(values, _Document, where=where)
         # Without a graph nothing says what tensors are.
-        graph = IntegerGraph.load(path) if tensors or len(metadata) > 1 else None
+        graph = IntegerGraph.load(path) if tensors or METADATA_KEY in metadata else None
         return cls(
             model=document.model,
             shapes=document.shapes,

@@ -4,26 +4,42 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from hwgen.emit.folder import check_replaceable, write_folder
 from hwgen.emit.manifest import Manifest, ProgramFacts, digest
 from hwgen.errors import FormatError
+from hwgen.files import scratch_folder
 from hwgen.graph.assumption import assumptions_to_json
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.ops import Embedding, Linear, QueryKeyValue
 from hwgen.isa.instructions import BY_NAME
 from hwgen.program.program import Program
+from hwgen.reading import read_json
 from hwgen.report.results import SynthesisResult, design_digest
 from hwgen.report.terminal import Reporter
 from hwgen.sim.frame import Memory
 from hwgen.stages.lower import Lowered, board_memory
 
 _WEIGHTED = (Embedding, Linear, QueryKeyValue)
+
+#: File that names what every instruction belongs to.
+LABELS = "labels.json"
+_MAX_LABELS_BYTES = 1 << 27
+
+
+def _known_opcode(name: str) -> str:
+    if name not in BY_NAME:
+        raise ValueError(f"one of {', '.join(BY_NAME)}")
+    return name
+
+
+_Opcode = Annotated[str, AfterValidator(_known_opcode)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +67,16 @@ class DesignFolder:
         return board_memory(self.manifest.board, self.manifest.config.clock_mhz)
 
 
-def emit(lowered: Lowered, path: Path, reporter: Reporter) -> DesignFolder:
+def emit(lowered: Lowered, path: Path, reporter: Reporter, *, force: bool = False) -> DesignFolder:
     """Write the design folder: Verilog, memory image, boundary table, graph, manifest.
 
     Raises:
-        ConfigError: the folder is not ours, or cannot be written.
+        ConfigError: the folder is not ours, was edited (unless ``force``), or cannot be written.
     """
     from hwgen.emit.verilog import convert
     from hwgen.rtl.accelerator import Accelerator
 
-    check_replaceable(path)
+    check_replaceable(path, force=force)
     chosen, program = lowered.design, lowered.program
     with reporter.stage("emit"):
         reporter("writing the Verilog", 0.0)
@@ -83,7 +99,7 @@ def emit(lowered: Lowered, path: Path, reporter: Reporter) -> DesignFolder:
         files |= {
             "program.bin": program.image,
             "boundaries.json": program.boundaries_bytes(),
-            "labels.json": labels_bytes(program),
+            LABELS: labels_bytes(program),
             "graph.safetensors": graph_bytes(lowered.graph),
         }
         widths = sorted({op.weight_bits for op in lowered.graph.ops if isinstance(op, _WEIGHTED)})
@@ -121,7 +137,7 @@ def emit(lowered: Lowered, path: Path, reporter: Reporter) -> DesignFolder:
             },
         )
         known = _known_synthesis(path)
-        written = write_folder(path, files, manifest)
+        written = write_folder(path, files, manifest, force=force)
         if known is not None and known.design == design_digest(written, manifest):
             known.save(written)  # the same files as before: what is known of them stays
         return DesignFolder(path=path, manifest=manifest)
@@ -143,8 +159,8 @@ def _known_synthesis(path: Path) -> SynthesisResult | None:
 
 def graph_bytes(graph: IntegerGraph) -> bytes:
     """The bytes of a graph's file."""
-    with tempfile.TemporaryDirectory(prefix="hwgen-graph-") as folder:
-        path = Path(folder) / "graph"
+    with scratch_folder() as folder:
+        path = folder / "graph"
         graph.save(path)
         return path.read_bytes()
 
@@ -159,13 +175,14 @@ def labels_bytes(program: Program) -> bytes:
     return (json.dumps(pairs, separators=(",", ":")) + "\n").encode()
 
 
-def read_labels(folder: DesignFolder) -> list[tuple[str, str]]:
-    """The inverse of :func:`labels_bytes`; nothing where the file is not what it was."""
-    try:
-        values = json.loads((folder.path / "labels.json").read_text(encoding="utf-8"))
-        return [(BY_NAME[opcode].name, str(label)) for opcode, label in values]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return []
+def read_labels(folder: DesignFolder) -> tuple[tuple[str, str], ...]:
+    """The inverse of :func:`labels_bytes`.
+
+    Raises:
+        FormatError: the file cannot be read, or holds something else.
+    """
+    pairs = tuple[tuple[_Opcode, str], ...]
+    return read_json(folder.path / LABELS, pairs, limit=_MAX_LABELS_BYTES)
 
 
 def warn_of_changes(folder: DesignFolder, reporter: Reporter) -> None:

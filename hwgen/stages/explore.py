@@ -30,6 +30,7 @@ from hwgen.frontend.models import ALIASES, MODELS, get_model
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.ops import Embedding, Linear, Op, QueryKeyValue
 from hwgen.graph.spec import ModelSpec
+from hwgen.outputs import State
 from hwgen.program.cycle_model import MemoryModel
 from hwgen.program.skeleton import skeleton_graph
 from hwgen.report.terminal import Reporter
@@ -441,12 +442,23 @@ HEADER = (
 )
 
 
+_CSV_CHOICES = ("rows", "columns", "memory_ports", "softmax_vec", "row_blocks")
+_CSV_HEADER = ("fps", "cycles", "clock_mhz", *_CSV_CHOICES, *RESOURCES, "cost", "command")
+
+
+def recognise_csv(path: Path) -> State:
+    """What a file is: a table of designs by its header; it has no place for a seal."""
+    with path.open("rb") as stream:
+        first = stream.read(1000).split(b"\n")[0]
+    return State.EDITED if first == ",".join(_CSV_HEADER).encode() else State.FOREIGN
+
+
 def write_csv(exploration: Exploration, path: Path) -> None:
     """The designs as a table of comma-separated values, one line each."""
     text = io.StringIO()
-    names = ("rows", "columns", "memory_ports", "softmax_vec", "row_blocks")
+    names = _CSV_CHOICES
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["fps", "cycles", "clock_mhz", *names, *RESOURCES, "cost", "command"])
+    writer.writerow(_CSV_HEADER)
     for found in exploration.answer.designs:
         point = found.point
         writer.writerow(

@@ -18,12 +18,15 @@ from hwgen.frontend.float_model import FloatModel
 from hwgen.frontend.images import ImageSet, digits_dataset, load_images, synthetic_images
 from hwgen.frontend.models import MODELS, default_checkpoint
 from hwgen.graph.spec import ModelSpec
+from hwgen.reading import show
 from hwgen.report.terminal import Reporter
 
 Squares = Literal["compressed", "exact"]
 #: Calibration images where the user gives none: of the digits' training part, or synthetic.
 DIGITS_CALIBRATION_IMAGES = 256
 SYNTHETIC_CALIBRATION_IMAGES = 16
+#: Synthetic images that one command makes at most: they are held in memory.
+MAX_SYNTHETIC_IMAGES = 10_000
 #: Seeds of synthetic images: calibration never sees the images that are simulated.
 _CALIBRATION_SEED = 1
 _IMAGES_SEED = 2
@@ -167,13 +170,21 @@ def held_out_images(spec: ModelSpec, source: int | Path) -> ImageSet:
     if isinstance(source, Path):
         return load_images(source, spec)
     if source < 1:
-        raise UsageError(f"Number of images must be at least 1, not {source}")
+        raise UsageError(f"Number of images must be at least 1, not {show(source)}")
     if spec == MODELS["digits"]:
         _, _, images, labels = digits_dataset()
         if source > len(images):
             raise UsageError(
-                f"Number of images must be at most the {len(images)} held-out digits, not {source}"
+                f"Number of images must be at most the {len(images)} held-out digits,"
+                f" not {show(source)}",
+                nearest=len(images),
             )
         return ImageSet(images=images, labels=labels, source="digits").head(source)
+    if source > MAX_SYNTHETIC_IMAGES:
+        raise UsageError(
+            f"Number of images must be at most {MAX_SYNTHETIC_IMAGES} synthetic ones,"
+            f" not {show(source)}",
+            nearest=MAX_SYNTHETIC_IMAGES,
+        )
     images = synthetic_images(spec, source, _IMAGES_SEED)
     return ImageSet(images=images, labels=None, source="synthetic")

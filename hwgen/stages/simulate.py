@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hwgen.emit.manifest import digest, file_digest
 from hwgen.errors import HwgenError, SimulationError
 from hwgen.frontend.images import ImageSet
 from hwgen.graph.graph import IntegerGraph
@@ -48,6 +49,7 @@ def simulate(
     measured = design_digest(folder.path, folder.manifest)
     manifest, graph = folder.manifest, folder.graph()
     model = memory or folder.default_memory()
+    labels_of_trace = read_labels(folder) if trace is not None else ()
     with reporter.stage("simulate"):
         reporter("predicting the cycles", 0.0)
         predicted = predicted_for(folder, graph, model)
@@ -97,7 +99,7 @@ def simulate(
     busy, stalls = account(worst)
     if trace is not None:
         completions = {engine: worst.completions.get(engine, ()) for engine in Engine}
-        write_trace(trace, completions, read_labels(folder), manifest.config.clock_mhz)
+        write_trace(trace, completions, labels_of_trace, manifest.config.clock_mhz)
     labels = images.labels
     return SimulationResult(
         design=measured,
@@ -137,11 +139,7 @@ def predicted_for(folder: DesignFolder, graph: IntegerGraph, memory: Memory) -> 
         program = lower_graph(graph, manifest.config, blocks=manifest.row_blocks)
     except HwgenError:
         return None
-    try:
-        image = (folder.path / manifest.program.image).read_bytes()
-    except OSError:
-        return None
-    if program.image != image:
+    if file_digest(folder.path / manifest.program.image) != digest(program.image):
         return None
     return predicted_cycles(program, memory)
 

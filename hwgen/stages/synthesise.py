@@ -94,6 +94,21 @@ def describe_synthesis(board: Board, result: SynthesisResult) -> dict[str, Any]:
     return values
 
 
+def check_synthesis_place(
+    folder: DesignFolder, target: str | None, liberty: Path | None, *, force: bool = False
+) -> None:
+    """Refuse to replace what is no synthesis of ours, before one is made.
+
+    Raises:
+        UsageError: the result would replace the Liberty file.
+        ConfigError: the file that is there must stay.
+    """
+    own = liberty is None and target in (None, folder.manifest.board.synthesis_target)
+    inputs = () if liberty is None else (liberty,)
+    kind = "" if own else OTHER_TARGET
+    SynthesisResult.check_place(folder.path, kind=kind, inputs=inputs, force=force)
+
+
 def save_synthesis(folder: DesignFolder, result: SynthesisResult) -> Path:
     """Save a synthesis; only one for the board's device is what the design's report shows."""
     own = _is_for(folder.manifest.board, result)

@@ -16,7 +16,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import with_config
+
 from hwgen.errors import ToolError
+from hwgen.reading import STRICT
 
 RESOURCES = ("lut", "ff", "dsp", "bram36")
 
@@ -78,6 +81,7 @@ PRIMITIVES: Mapping[str, Mapping[str, Primitive]] = {"xcup": _xilinx(), "ecp5": 
 _IGNORED = {"$scopeinfo"}
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class ModuleReport:
     """One module: its own resources, those with all submodules, and its depth."""

@@ -13,16 +13,19 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pydantic import with_config
+
 from hwgen.cache import cache_folder, fill_once
-from hwgen.errors import ConfigError, ToolError
+from hwgen.errors import ConfigError, FormatError, ToolError
+from hwgen.files import scratch_folder
+from hwgen.reading import MAX_DESIGN_FILE_BYTES, STRICT, read_bytes, read_json
 from hwgen.synth.netlist import PRIMITIVES, ModuleReport, analyse
 
 #: Targets of :func:`synthesise` beside a Liberty file.
@@ -68,6 +71,7 @@ _MAP = {
 }
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class SynthesisReport:
     """What a design costs on a target."""
@@ -88,19 +92,6 @@ class SynthesisReport:
     def resources(self) -> dict[str, float]:
         """Totals by the names that boards use."""
         return {"lut": self.lut, "ff": self.ff, "dsp": self.dsp, "bram36": self.bram36}
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> SynthesisReport:
-        """Inverse of :meth:`to_json`."""
-        modules = tuple(
-            ModuleReport(**entry | {"critical_path": tuple(entry["critical_path"])})
-            for entry in values["modules"]
-        )
-        return cls(**{**values, "modules": modules})
 
 
 def tool_version() -> str:
@@ -182,9 +173,9 @@ def synthesise(
     report: Progress = progress or (lambda *_: None)
     tool = tool_version()
     try:
-        contents = [path.read_bytes() for path in verilog]
-        library = liberty.read_bytes() if liberty is not None else None
-    except OSError as error:
+        contents = [read_bytes(path, limit=MAX_DESIGN_FILE_BYTES) for path in verilog]
+        library = None if liberty is None else read_bytes(liberty, limit=MAX_DESIGN_FILE_BYTES)
+    except FormatError as error:
         raise ToolError(f"Synthesis needs readable files: {error}") from error
     if library is not None and not _LIBERTY.match(library):
         raise ToolError(
@@ -200,8 +191,7 @@ def synthesise(
 
     def make(partial: Path) -> None:
         report(f"synthesising {top} for {kind}", 0.0)
-        with tempfile.TemporaryDirectory(prefix="hwgen-synth-") as name:
-            work = Path(name)
+        with scratch_folder() as work:
             for index, data in enumerate(contents):
                 (work / f"{index}.v").write_bytes(data)
             if library is not None:
@@ -218,7 +208,7 @@ def synthesise(
 
     fill_once(folder, make)
     report("synthesis done", 1.0)
-    return SynthesisReport.from_json(json.loads((folder / "report.json").read_text()))
+    return read_json(folder / "report.json", SynthesisReport)
 
 
 def _fpga(

@@ -13,6 +13,7 @@ from hwgen.units.folder import (
     check_vector_file,
     emit_unit,
     is_current,
+    listed_files,
     simulate,
     simulate_folder,
     synthesise_folder,
@@ -20,7 +21,7 @@ from hwgen.units.folder import (
 )
 from hwgen.units.requantise import REQUANTISE
 from hwgen.units.systolic_array import SYSTOLIC_ARRAY
-from hwgen.units.vectors import check_output, load_vectors, save_vectors
+from hwgen.units.vectors import load_vectors, recognise_vectors, save_vectors
 
 #: Every unit by the name that the command line uses.
 UNITS: dict[str, Unit] = {
@@ -35,11 +36,12 @@ __all__ = [
     "UnitManifest",
     "UnitResult",
     "changed_files",
-    "check_output",
     "check_vector_file",
     "emit_unit",
     "is_current",
+    "listed_files",
     "load_vectors",
+    "recognise_vectors",
     "save_vectors",
     "simulate",
     "simulate_folder",

@@ -6,19 +6,31 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field, with_config
 
 from hwgen import __version__
 from hwgen.emit.folder import write_folder
-from hwgen.emit.manifest import FILE_NAME, check_file_name, digest, tool_versions
+from hwgen.emit.manifest import FILE_NAME, check_file_name, digest, file_digest, tool_versions
 from hwgen.emit.verilog import convert
 from hwgen.errors import ConfigError, FormatError, HwgenError
+from hwgen.outputs import SEAL, sealed
+from hwgen.reading import (
+    MAX_DESIGN_FILE_BYTES,
+    STRICT,
+    check_version,
+    load_json,
+    printable,
+    read_bytes,
+    show,
+    validate,
+)
 from hwgen.sim.unit_bench import Handshake, run_unit
 from hwgen.sim.verilator import Progress
 from hwgen.units.base import Unit, UnitResult, Value, Values, Vectors, Words
@@ -29,6 +41,23 @@ SCHEMA_VERSION = 1
 
 #: The back end writes operands at their own widths; Verilog extends them as meant.
 VERILATOR_OPTIONS = ("-Wno-WIDTHEXPAND", "-Wno-WIDTHTRUNC")
+
+
+@with_config(STRICT)
+@dataclass(frozen=True, kw_only=True)
+class _Document:
+    """The file of a manifest."""
+
+    schema: str
+    schema_version: int
+    generator: str
+    tools: Mapping[str, str]
+    unit: str
+    top: str
+    parameters: Mapping[str, int | str]
+    simulation: Annotated[tuple[str, ...], Field(min_length=1)]
+    synthesis: tuple[str, ...]
+    files: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +77,7 @@ class UnitManifest:
         for name in (*self.files, *self.verilog):
             check_file_name(name)
         if missing := sorted(set(self.verilog) - set(self.files)):
-            raise FormatError(f"Every file of the manifest must have a digest; check {missing}")
+            raise FormatError(f"Every file must have a digest, and {missing[0]} has none")
 
     def to_bytes(self) -> bytes:
         """The file's content."""
@@ -64,7 +93,7 @@ class UnitManifest:
             "synthesis": list(self.verilog),
             "files": dict(sorted(self.files.items())),
         }
-        return (json.dumps(values, indent=2, allow_nan=False) + "\n").encode()
+        return (json.dumps(sealed(values), indent=2, allow_nan=False) + "\n").encode()
 
     @classmethod
     def load(cls, folder: Path) -> UnitManifest:
@@ -74,37 +103,26 @@ class UnitManifest:
             FormatError: the folder holds none, or one that is not well formed.
         """
         path = folder / FILE_NAME
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
+        if not os.path.lexists(path):
             raise FormatError(
-                f"Folder must hold a readable {FILE_NAME} (hwgen unit NAME -o writes one): {error}",
-                where=str(folder),
-            ) from error
-        except (ValueError, RecursionError) as error:
-            raise FormatError(f"Manifest must be JSON: {error}", where=str(path)) from error
-        if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-            raise FormatError(f"Manifest must have the schema {SCHEMA!r}", where=str(path))
-        if values.get("schema_version") != SCHEMA_VERSION:
-            raise FormatError(
-                f"Manifest must have schema version {SCHEMA_VERSION}, "
-                f"not {values.get('schema_version')!r}; generate the unit again",
-                where=str(path),
+                f"Folder must hold a readable {FILE_NAME} (hwgen unit NAME -o writes one)",
+                where=printable(str(folder)),
             )
+        where = printable(str(path))
+        values = load_json(read_bytes(path), where=where)
+        if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+            raise FormatError(f"Manifest must have the schema {SCHEMA!r}", where=where)
+        remedy = "generate the unit again"
+        check_version(values, SCHEMA_VERSION, what="Manifest", where=where, remedy=remedy)
+        values.pop(SEAL, None)
+        document = validate(values, _Document, where=where)
+        plain = {item.name: getattr(document, item.name) for item in fields(document)}
+        for name in ("schema", "schema_version", "synthesis"):
+            del plain[name]
         try:
-            texts = {key: values[key] for key in ("unit", "top", "generator")}
-            tables = {key: values[key] for key in ("parameters", "files", "tools")}
-            names = values["simulation"]
-            if (
-                not all(isinstance(text, str) for text in texts.values())
-                or not all(isinstance(table, dict) for table in tables.values())
-                or not isinstance(names, list)
-                or not names
-            ):
-                raise FormatError("a field has the wrong type")
-            return cls(**texts, **tables, verilog=tuple(check_file_name(name) for name in names))
-        except (KeyError, TypeError, FormatError) as error:
-            raise FormatError(f"Manifest must be complete: {error}", where=str(path)) from error
+            return cls(verilog=plain.pop("simulation"), **plain)
+        except FormatError as error:
+            raise FormatError(error.what, where=where) from error
 
 
 def find_unit(name: str) -> Unit:
@@ -116,7 +134,7 @@ def find_unit(name: str) -> Unit:
     from hwgen.units import UNITS
 
     if name not in UNITS:
-        raise FormatError(f"Unit must be one of {', '.join(UNITS)}, not {name!r}")
+        raise FormatError(f"Unit must be one of {', '.join(UNITS)}, not {show(name)}")
     return UNITS[name]
 
 
@@ -133,13 +151,19 @@ def _verilog(unit: Unit, build: tuple[tuple[str, Value], ...]) -> str:
 
 
 def emit_unit(
-    unit: Unit, parameters: Mapping[str, object] | None, folder: str | os.PathLike[str]
+    unit: Unit,
+    parameters: Mapping[str, object] | None,
+    folder: str | os.PathLike[str],
+    *,
+    force: bool = False,
 ) -> Path:
     """Write a unit's folder, Verilog and manifest; replaces an old one of ours and nothing else.
 
+    With ``force`` also one whose files have been edited.
+
     Raises:
         UsageError: an unknown or illegal parameter.
-        ConfigError: the folder is not ours or cannot be written.
+        ConfigError: the folder is not ours, was edited, or cannot be written.
     """
     values = unit.resolve(parameters)
     files = {f"{unit.module}.v": unit_verilog(unit, values).encode()}
@@ -150,7 +174,16 @@ def emit_unit(
         verilog=tuple(files),
         files={name: digest(content) for name, content in files.items()},
     )
-    return write_folder(Path(folder), files, manifest, lambda place: UnitManifest.load(place).files)
+    return write_folder(Path(folder), files, manifest, listed_files, force=force)
+
+
+def listed_files(folder: Path) -> Mapping[str, str]:
+    """What a unit's manifest lists.
+
+    Raises:
+        FormatError: the folder holds no manifest of a unit.
+    """
+    return UnitManifest.load(folder).files
 
 
 def simulate(
@@ -224,23 +257,16 @@ def check_vector_file(unit: Unit, values: Values, path: str | os.PathLike[str]) 
 
 def changed_files(folder: Path, manifest: UnitManifest | None = None) -> tuple[str, ...]:
     """Files of a unit's folder that are not the emitted ones any more, or that are missing."""
-    changed = []
-    for name, expected in (manifest or UnitManifest.load(folder)).files.items():
-        try:
-            same = digest((folder / name).read_bytes()) == expected
-        except OSError:
-            same = False
-        if not same:
-            changed.append(name)
-    return tuple(changed)
+    files = (manifest or UnitManifest.load(folder)).files
+    return tuple(name for name, expected in files.items() if file_digest(folder / name) != expected)
 
 
-def is_current(unit: Unit, values: Values, folder: Path) -> bool:
+def is_current(unit: Unit, values: Values, folder: Path, *, force: bool = False) -> bool:
     """True if a folder is the unit's with these parameters, to be used as it is, edits included.
 
     Raises:
         ConfigError: it has been edited, and is another unit's or has other parameters: to write it
-            again would destroy the edits.
+            again would destroy the edits, which is done with ``force`` only.
     """
     try:
         manifest = UnitManifest.load(folder)
@@ -248,11 +274,11 @@ def is_current(unit: Unit, values: Values, folder: Path) -> bool:
         return False
     same = manifest.unit == unit.name and dict(manifest.parameters) == dict(values)
     if changed := changed_files(folder, manifest):
-        if same:
-            return True
+        if same or force:
+            return same
         raise ConfigError(
             f"Folder must hold {unit.name} with these parameters to be used with its edits"
-            f" ({', '.join(changed)}); give another folder, or delete this one",
+            f" ({', '.join(changed[:4])}); give another folder, or --force to replace it",
             where=str(folder),
         )
     # Emitted by another version of hwgen: nothing is lost if it is written again.
@@ -290,12 +316,9 @@ def _read(folder: Path, manifest: UnitManifest) -> tuple[dict[str, bytes], tuple
     """The Verilog files, and the names of those that are not the emitted ones any more."""
     contents = {}
     for name in manifest.verilog:
-        try:
-            contents[name] = (folder / name).read_bytes()
-        except OSError as error:
-            raise FormatError(
-                f"Folder must hold {name}: {error.strerror or error}", where=str(folder)
-            ) from error
+        if not os.path.lexists(folder / name):
+            raise FormatError(f"Folder must hold {name}", where=printable(str(folder)))
+        contents[name] = read_bytes(folder / name, limit=MAX_DESIGN_FILE_BYTES)
     changed = [
         name for name, content in contents.items() if digest(content) != manifest.files[name]
     ]

@@ -81,7 +81,7 @@ def test_a_wrong_graph_is_named_by_its_first_difference(design: Design, call: Co
         ),
         (
             ("generate", "g", "-o", "made", "--design-out", "made/D"),
-            "--design-out must lie outside the design folder made",
+            "Outputs must be in different places, none within another, not made and made/D",
         ),
         (("run", "--design", "D", "--row-blocks", 1), "--row-blocks must be the design's 2 or"),
         (("run", "--design", "D", "--softmax-lanes", 16), "--softmax-lanes must be the design's"),

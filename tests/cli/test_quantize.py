@@ -163,7 +163,8 @@ def test_output_that_is_no_file_is_refused(hwgen: Command, tmp_path: Path) -> No
 
 def test_no_room_for_the_graph(tmp_path: Path) -> None:
     """The system refuses to let a file grow: as on a full disk, the write itself fails."""
-    (tmp_path / "g").write_text("old")
+    write_safetensors(tmp_path / "g", {}, {"hwgen.graph": "old"}, seal=True)
+    old = (tmp_path / "g").read_bytes()
     done = subprocess.run(
         [sys.executable, "-c", WITH_SMALL_FILES, "quantize", "digits", "-o", "g", "--json"],
         cwd=tmp_path,
@@ -174,7 +175,7 @@ def test_no_room_for_the_graph(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "File too large" in json.loads(done.stdout)["error"]
-    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"g": "old"}
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"g": old}
 
 
 #: The command line where no file may have more than 64 KiB; a graph of the digits has 180.

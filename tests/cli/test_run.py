@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -129,6 +130,31 @@ def test_simulate_takes_the_files_as_they_are(
     assert {"MATMUL", "SOFTMAX", "STORE"} <= names
 
 
+def test_a_simulation_leaves_what_run_measured(
+    first_run: tuple[Path, dict[str, Any], str], hwgen: Command, design: Path
+) -> None:
+    """Accuracy is of all images, a simulation of those that it says; the report has both."""
+    measured = {name: first_run[1][name] for name in ("top1", "top1_images", "top1_float")}
+    assert measured["top1_images"] == 500
+    _, _, images, labels = digits_dataset()
+    np.savez(design.parent / "i.npz", images=images[:3], labels=(labels[:3] + 1) % 10)
+    done = hwgen("simulate", design, "--images", "i.npz", "--memory-latency", "200", "--json")
+    assert (done.json["top1"], done.json["top1_images"]) == (0, 3)  # of what was simulated
+    report = hwgen("report", design, "--json").json
+    assert {name: report[name] for name in measured} == measured
+    assert report["top1_source"] == "digits"
+    assert (report["images"], report["image_source"]) == (3, "i.npz")
+    assert (report["cycles"], report["memory_latency"]) == (done.json["cycles"], 200)
+    shown = hwgen("report", design).out
+    assert re.search(r"top-1 +97\.4 % of 500 images of digits \(float model: 97\.2 %\)", shown)
+    assert re.search(r"top-1, simulated +0\.0 % of 3 images", shown)
+    # Of other files it says nothing.
+    with (design / "labels.json").open("a") as stream:
+        stream.write(" ")
+    report = hwgen("report", design, "--json").json
+    assert not {"top1", "cycles"} & set(report)
+
+
 def test_slower_memory_takes_longer(hwgen: Command, design: Path) -> None:
     fast = hwgen("simulate", design, "--images", "1", "--json").json
     slow = hwgen(
@@ -226,7 +252,12 @@ def test_design_is_replaced_with_its_results(
     assert (design / "simulation.json").is_file()
     (design / "digits_zcu102.v").write_text("// changed\n")
     graph = first_run[0] / "rtl_out" / "digits_zcu102" / "graph.safetensors"
-    done = hwgen("generate", graph, "-o", design)
+    done = hwgen("generate", graph, "-o", design, "--json")
+    assert done.status == 1
+    assert "digits_zcu102.v was changed; give --force to replace it" in done.json["error"]
+    assert (design / "digits_zcu102.v").read_text() == "// changed\n"
+    assert (design / "simulation.json").is_file()
+    done = hwgen("generate", graph, "-o", design, "--force")
     assert done.status == 0, done.err
     assert "// changed" not in (design / "digits_zcu102.v").read_text()
     assert not (design / "simulation.json").exists()

@@ -102,7 +102,11 @@ def test_an_edited_rounding_constant_is_seen(hwgen: Command, tmp_path: Path) -> 
     assert done.status == 1
     assert "hwgen_requantise.v" in done.json["error"]
     assert path.read_text() == edited
-    assert hwgen("unit", "requantise", "-o", "u").status == 0
+    done = hwgen("unit", "requantise", "-o", "u", "--json")
+    assert done.status == 1
+    assert "--force" in done.json["error"]
+    assert path.read_text() == edited
+    assert hwgen("unit", "requantise", "-o", "u", "--force").status == 0
     assert path.read_text() == text
 
 

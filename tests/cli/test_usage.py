@@ -121,3 +121,45 @@ def test_paths_that_cannot_be(hwgen: Command, tmp_path: Path) -> None:
         done = hwgen(*arguments, "--json")
         assert done.status in (1, 2), arguments
         assert "fault of hwgen" not in done.err, arguments
+
+
+@pytest.mark.parametrize(
+    ("model", "count", "most"),
+    [
+        ("digits", "99999999999999999999999", "at most the 500 held-out digits"),
+        ("small.json", "99999999999999999999999", "at most 10000 synthetic ones"),
+        ("small.json", "10001", "at most 10000 synthetic ones, not 10001"),
+        ("digits", "9" * 5000, ""),
+    ],
+)
+def test_absurd_numbers_of_images(
+    call: Command, tmp_path: Path, model: str, count: str, most: str
+) -> None:
+    from dataclasses import replace
+
+    from hwgen.frontend.models import MODELS
+    from hwgen.models import DIGITS_CHECKPOINT
+
+    other = replace(MODELS["digits"], name="other")  # not the digits: its images are synthetic
+    (tmp_path / "small.json").write_text(json.dumps(other.to_json()))
+    done = call("run", model, "--checkpoint", DIGITS_CHECKPOINT, "--images", count)
+    assert done.status in (1, 2)
+    assert most in done.json["error"]
+    assert len(done.json["error"]) < 4100
+
+
+def test_messages_are_bounded_and_cannot_command_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hwgen.errors import FormatError
+
+    def fail() -> None:
+        raise FormatError("\x1b[31mred\n" + "x" * 10**6)
+
+    monkeypatch.setattr("hwgen.doctor.examine", fail)
+    assert main(["doctor", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert len(err) < 4100
+    assert "\\x1b[31mred\n" in err
+    assert "\x1b" not in err
+    assert json.loads(out)["error"] in err

@@ -78,14 +78,14 @@ DUPLICATE = b'{"a":' + json.dumps(entry()).encode() + b',"a":' + json.dumps(entr
         (container({"a": entry(offsets=(4, 12))}, bytes(12)), "leave a gap before it"),
         (container({"a": entry(), "b": entry()}, bytes(8)), "overlap it"),
         (container({"a": entry(shape=(2**40, 2**40))}, bytes(8)), "must take .* bytes"),
-        (container({"a": entry(shape=(-1, -2))}, bytes(8)), "shape must be a list of sizes"),
-        (container({"a": entry(shape=(True, 2))}, bytes(8)), "shape must be a list of sizes"),
-        (container({"a": entry(shape=(1,) * 40 + (2,))}, bytes(8)), "at most 8 axes"),
-        (container({"a": entry(offsets=(8, 0))}, bytes(8)), "data_offsets must be"),
+        (container({"a": entry(shape=(-1, -2))}, bytes(8)), "list of at most 8 sizes"),
+        (container({"a": entry(shape=(True, 2))}, bytes(8)), r"shape\[0\] must be an integer"),
+        (container({"a": entry(shape=(1,) * 40 + (2,))}, bytes(8)), "a list of at most 8 sizes"),
+        (container({"a": entry(offsets=(8, 0))}, bytes(8)), r"offsets must be \[begin, end\]"),
         (container({"a": entry(dtype="F33")}, bytes(8)), "dtype must be one of"),
-        (container({"a": 5}, bytes(8)), "must have dtype, shape and data_offsets"),
+        (container({"a": 5}, bytes(8)), "must have dtype, shape and data_offsets, not 5"),
         (container({"__metadata__": {"a": 1}}), "__metadata__ must be an object of strings"),
-        (container(DUPLICATE, bytes(8)), "duplicate name 'a'"),
+        (container(DUPLICATE, bytes(8)), "Key 'a' must stand once"),
     ],
 )
 def test_malformed_safetensors(tmp_path, data, match):
@@ -325,7 +325,7 @@ def test_an_empty_tensor_cannot_hide_a_huge_axis(tmp_path):
     path = tmp_path / "c.safetensors"
     for shape in ([0, 1 << 70], [0, 1 << 40, 1 << 40]):
         path.write_bytes(container({"x": entry("F32", shape, (0, 0))}))
-        with pytest.raises(CheckpointError, match="shape must"):
+        with pytest.raises(CheckpointError, match=r"shape must|of 64 bits"):
             load_checkpoint(path)
 
 

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import signal
 import zipfile
 
 import numpy as np
@@ -238,3 +239,142 @@ def test_damaged_pictures(tmp_path):
         path.write_bytes(good[:length])
         with pytest.raises(FormatError, match=r"a\.png: must be a readable image"):
             load_images(tmp_path, DIGITS)
+
+
+def picture(path, array, **options):
+    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pillow.fromarray(array).save(path, **options)
+
+
+SQUARE = np.arange(64, dtype=np.uint8).reshape(8, 8)
+
+
+def refused(folder, spec=DIGITS):
+    """The one line that refuses a folder; nothing is waited for."""
+    signal.alarm(20)
+    try:
+        with pytest.raises(FormatError) as caught:
+            load_images(folder, spec)
+    finally:
+        signal.alarm(0)
+    line = str(caught.value)
+    assert line.isprintable()
+    assert len(line) < 600
+    return line
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP", "PPM"])
+def test_the_content_decides_what_a_picture_is(tmp_path, kind):
+    level = np.full((8, 8), 100, np.uint8)  # that every format keeps
+    picture(
+        tmp_path / "a.png", level, format=kind, **({"lossless": True} if kind == "WEBP" else {})
+    )
+    assert np.abs(load_images(tmp_path, DIGITS).images.astype(int) - 100).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["EPS", "TIFF", "GIF", "ICO", "PDF", "PCX"])
+def test_other_formats_are_not_opened(tmp_path, monkeypatch, kind):
+    """Pillow starts Ghostscript for PostScript, whatever the file's name."""
+    picture(tmp_path / "a.png", SQUARE, format=kind)
+    started = []
+    monkeypatch.setattr("subprocess.Popen", lambda *a, **k: started.append(a))
+    assert "a.png: must be a readable image: its content is none of PNG, JPEG" in refused(tmp_path)
+    assert not started
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("stored", [1, 3])
+@pytest.mark.parametrize("suffix", ["png", "ppm"])
+def test_pictures_of_16_bits_are_refused(tmp_path, suffix, stored, channels):
+    from dataclasses import replace
+
+    spec = replace(DIGITS, channels=channels, mean=(0.5,) * channels, std=(0.5,) * channels)
+    words = np.repeat(SQUARE[..., None].astype(">u2") * 257, stored, axis=2)
+    if suffix == "ppm":
+        data = b"P%d\n8 8\n65535\n" % (5 if stored == 1 else 6) + words.tobytes()
+    else:
+        data = png_of_16_bits(words)
+    (tmp_path / f"a.{suffix}").write_bytes(data)
+    line = refused(tmp_path, spec)
+    assert f"a.{suffix}: must have 8 bits per channel, not 16 or more" in line
+
+
+def png_of_16_bits(words):
+    import struct
+    import zlib
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    height, width, channels = words.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, 0 if channels == 1 else 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.tobytes() for row in words)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def test_a_named_pipe_is_refused_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    assert "a.png: File must be a regular one, not a pipe" in refused(tmp_path)
+    (tmp_path / "a.png").unlink()
+    (tmp_path / "0").mkdir()
+    os.mkfifo(tmp_path / "0" / "a.png")
+    assert "a.png: File must be a regular one" in refused(tmp_path)
+
+
+def test_loose_images_beside_class_folders_are_refused(tmp_path):
+    picture(tmp_path / "0" / "a.png", SQUARE)
+    assert load_images(tmp_path, DIGITS).labels.tolist() == [0]
+    picture(tmp_path / "b.png", SQUARE)
+    assert "images or class folders, not both: b.png lies beside 1 folders" in refused(tmp_path)
+
+
+def test_names_that_begin_with_a_dot_are_passed_over(tmp_path):
+    """Other systems leave such files beside every picture."""
+    picture(tmp_path / "a.png", SQUARE)
+    (tmp_path / "._a.png").write_bytes(b"no picture")
+    (tmp_path / ".cache").mkdir()
+    assert np.array_equal(load_images(tmp_path, DIGITS).images[0, ..., 0], SQUARE)
+
+
+def test_pictures_that_are_to_be_turned_are_refused(tmp_path):
+    from PIL import Image
+
+    for orientation in range(10):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        picture(tmp_path / "a.png", SQUARE, exif=exif)
+        if 2 <= orientation <= 8:
+            assert f"not with EXIF orientation {orientation}" in refused(tmp_path)
+        else:  # upright, or nothing that is defined
+            assert np.array_equal(load_images(tmp_path, DIGITS).images[0, ..., 0], SQUARE)
+
+
+def test_headers_of_arrays_are_refused_in_one_line(tmp_path):
+    """The first one is what NumPy's second attempt at a header fails at."""
+    path = tmp_path / "x.npz"
+    texts = (b"{'descr': '|u1', 'fortran_order': False, 'shape': (4,8,8,", b"(" * 9000, b"-" * 9000)
+    for text in texts:
+        header = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+        npz_of(path, {"images.npy": header})
+        assert refused(path).startswith(f"{path}: must be a readable .npz archive")
+    # A header that unpacks to gigabytes is refused by its length.
+    header = b"\x93NUMPY\x02\x00" + (1 << 31).to_bytes(4, "little") + b" " * 100
+    npz_of(path, {"images.npy": header})
+    assert "header must have at most 10000 bytes, not 2147483648" in refused(path)
+
+
+def test_names_of_arrays_are_shown_in_a_bounded_line(tmp_path):
+    path = npz_of(tmp_path / "x.npz", {"\x1b[31m" + "n" * 60000 + ".npy": b""})
+    assert "must hold an array 'images', not" in refused(path)
+    npz_of(path, {f"a{i}.npy": b"" for i in range(5000)})
+    assert "and 4988 more" in refused(path)
+    npz_of(path, {f"a{i}.npy": b"" for i in range(10001)})
+    assert "at most 10000 arrays, not 10001" in refused(path)

@@ -13,7 +13,7 @@ from hwgen.config import AcceleratorConfig
 from hwgen.errors import FormatError, SimulationError
 from hwgen.isa.instructions import Engine
 from hwgen.sim import boundaries
-from hwgen.sim.frame import FrameSetup, Memory, _part_done, run_frames
+from hwgen.sim.frame import FrameSetup, Memory, _part_done, quiet_cycles, run_frames
 from hwgen.sim.verilator import Source
 
 pytestmark = pytest.mark.verilator
@@ -180,15 +180,58 @@ def test_input_of_another_size_is_refused() -> None:
     [
         ({"channels": 19}, "cover the tensor exactly once"),
         ({"engine": "ALU"}, "engine must be one of"),
-        ({"base": 1 << 20}, "base must be in"),
-        ({"first_token": 1}, "tokens must be in 1..31"),
-        ({"index": [0]}, "index must pick"),
+        ({"base": 1 << 20}, r"tensors\[0\]\.parts\[0\]\.base must be less than 1048576"),
+        ({"base": True}, "base must be an integer, not true"),
+        ({"stride": None}, "stride must be an integer, not null"),
+        ({"first_token": 1}, r"must lie within \[32, 20\], .* tokens 1\+32"),
+        ({"index": [0]}, r"must lie within \[32, 20\], not at index \[0\]"),
+        ({"more": 0}, "more must be a known key"),
     ],
 )
 def test_malformed_tables_are_refused(change: dict[str, object], message: str) -> None:
     table = TABLE | {"tensors": [tensor("x", part(1, 0, 0, 32) | change)]}
     with pytest.raises(FormatError, match=message):
         boundaries.parse(table)
+
+
+def test_a_table_cannot_ask_for_any_memory_or_time() -> None:
+    huge = tensor("x", part(1, 0, 0, 32)) | {"shape": [1 << 19] * 3}
+    with pytest.raises(FormatError, match="at most 1073741824 elements together"):
+        boundaries.parse(TABLE | {"tensors": [huge]})
+    parts = [part(1, 0, 0, 32)] * 100_000  # all of them the whole tensor
+    with pytest.raises(FormatError, match="exactly once"):
+        boundaries.parse(TABLE | {"tensors": [tensor("x", *parts)]})
+
+
+@pytest.mark.parametrize("values", [None, [], {}, {"schema": "other"}])
+def test_what_is_no_table_is_refused(values: object) -> None:
+    with pytest.raises(FormatError, match=r"must have the schema 'hwgen\.boundaries'"):
+        boundaries.parse(values)
+
+
+@pytest.mark.parametrize(
+    ("memory", "cycles"),
+    [
+        (Memory(), 10**6),
+        (Memory(1, 1e6), 10**6),  # a faster one than the default
+        (Memory(100, 8.0), 2 * 10**6),
+        (Memory(1_000_000, 16.0), 10**10),  # the legal maximum of --memory-latency
+        (Memory(1_000_000, 0.01), 10**10),
+        (Memory(100, 0.01), 1_600_000_000),
+    ],
+)
+def test_the_watchdog_waits_longer_for_a_slower_memory(memory: Memory, cycles: int) -> None:
+    assert quiet_cycles(memory) == cycles
+
+
+@pytest.mark.verilator
+def test_a_latency_beyond_the_watchdogs_usual_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watchdog of a thousand cycles: a memory that takes as long for a burst must not trip it."""
+    usual = run_frames(setup(), INPUTS[:1]).frames[0]
+    monkeypatch.setattr("hwgen.sim.frame.WATCHDOG_CYCLES", 2 * usual.cycles)
+    slow = run_frames(setup(), INPUTS[:1], memory=Memory(4 * usual.cycles, 16.0)).frames[0]
+    assert slow.cycles > 4 * usual.cycles
+    np.testing.assert_array_equal(slow.output, usual.output)
 
 
 def test_boundary_outside_its_bank_is_refused() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -43,7 +44,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "verilator").mkdir()
     for runtime in (shared / "verilator").glob("runtime-*"):
         if runtime.is_dir():
-            (tmp_path / "verilator" / runtime.name).symlink_to(runtime)
+            shutil.copytree(runtime, tmp_path / "verilator" / runtime.name)
     return tmp_path
 
 
@@ -56,6 +57,16 @@ def test_second_build_is_the_first(cache: Path) -> None:
     assert build(spec()) == first
     assert first.stat().st_mtime_ns == before
     assert subprocess.run([first], check=False).returncode == 42
+
+
+@pytest.mark.parametrize("damage", [b"", b"#!/bin/sh\necho other\n"])
+def test_a_damaged_build_is_made_again(cache: Path, damage: bytes) -> None:
+    path = build(spec())
+    path.write_bytes(damage)
+    seen: list[str] = []
+    assert build(spec(), lambda text, fraction: seen.append(text)) == path
+    assert "translating the Verilog" in seen
+    assert subprocess.run([path], check=False).returncode == 42
 
 
 def test_content_decides() -> None:

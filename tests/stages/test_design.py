@@ -63,6 +63,12 @@ def equal(first: Design, second: Design) -> bool:
     )
 
 
+@pytest.mark.parametrize("channels", [0, -1, 65, 1 << 62, 1.5, None])
+def test_odd_shapes_take_no_memory(whole: Design, channels: object) -> None:
+    with pytest.raises(FormatError, match=r"'channels' must be an integer in 1\.\.64"):
+        replace(whole.shapes, channels=channels)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("with_graph", [True, False])
 def test_a_design_survives_its_file(whole: Design, with_graph: bool, tmp_path: Path) -> None:
     assert whole.notes
@@ -79,7 +85,7 @@ def test_a_design_survives_its_file(whole: Design, with_graph: bool, tmp_path: P
     if with_graph:  # it is a graph, too
         assert IntegerGraph.load(tmp_path / "d").macs() == whole.graph.macs()  # type: ignore[union-attr]
     else:
-        assert (tensors, set(metadata)) == ({}, {"hwgen.design"})
+        assert (tensors, set(metadata)) == ({}, {"hwgen.design", "hwgen.sha256"})
         with pytest.raises(FormatError, match="must be a graph"):
             IntegerGraph.load(tmp_path / "d")
 
@@ -99,9 +105,11 @@ def test_a_design_is_written_once(
     written: list[set[str]] = []
     write = graph_module.write_safetensors
 
-    def watch(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    def watch(
+        path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str], *, seal: bool
+    ) -> None:
         written.append(set(metadata))
-        write(path, arrays, metadata)
+        write(path, arrays, metadata, seal=seal)
 
     monkeypatch.setattr(graph_module, "write_safetensors", watch)
     whole.save(tmp_path / "d")

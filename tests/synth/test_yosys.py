@@ -137,6 +137,17 @@ def test_liberty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = synthesise(write(tmp_path, text), "top", liberty=library)
     assert report.area == 111  # a flip-flop behind a NAND and an inverter
     assert report.target == "cells.lib"
+    # A damaged entry is made again, with the same figures.
+    (entry,) = (tmp_path / "cache" / "synthesis").glob("*/report.json")
+    seen: list[str] = []
+    for damage in ("", "{}", entry.read_text().replace("111", "112")):
+        library.write_text(LIBERTY)
+        entry.write_text(damage)
+        again = synthesise(
+            write(tmp_path, text), "top", liberty=library, progress=lambda t, _: seen.append(t)
+        )
+        assert again.area == 111
+    assert seen.count("synthesising top for liberty") == 3
     without = LIBERTY.replace("cell (DFF)", "cell (LATCH)").replace("ff (IQ", "latch (IQ")
     library.write_text(without.replace("clocked_on", "enable").replace("next_state", "data_in"))
     with pytest.raises(ToolError, match="D flip-flops are not supported"):

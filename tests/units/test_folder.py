@@ -89,7 +89,7 @@ def test_only_our_folder_is_replaced(tmp_path: Path) -> None:
         ({"schema_version": 2}, "generate the unit again"),
         ({"parameters": {"lanes": 0}}, "--lanes must be in"),
         ({"simulation": ["../x.v"]}, "File name must be"),
-        ({"simulation": []}, "wrong type"),
+        ({"simulation": []}, "simulation must be a list of at least 1 entries"),
         ({"files": {}}, "must have a digest"),
     ],
 )
