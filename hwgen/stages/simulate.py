@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hwgen.errors import HwgenError, SimulationError
+from hwgen.errors import ProgramError, SimulationError
 from hwgen.frontend.images import ImageSet
-from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.interpreter import run_boundaries
 from hwgen.isa.instructions import Engine
 from hwgen.report.results import SimulationResult, design_digest
@@ -19,7 +18,7 @@ from hwgen.report.trace import write_trace
 from hwgen.sim.compare import compare
 from hwgen.sim.frame import Frame, Memory, simulate_frames
 from hwgen.stages.emit import DesignFolder, read_labels
-from hwgen.stages.lower import predicted_cycles
+from hwgen.stages.lower import prediction
 from hwgen.stages.quantise import top1
 
 #: Images that one run of the simulation takes: their boundaries are kept in memory.
@@ -50,7 +49,7 @@ def simulate(
     model = memory or folder.default_memory()
     with reporter.stage("simulate"):
         reporter("predicting the cycles", 0.0)
-        predicted = predicted_for(folder, graph, model)
+        predicted, watchdog = expected_of(folder, model)
     classes = manifest.program.classes
     worst: Frame | None = None
     checked = 0
@@ -71,6 +70,7 @@ def simulate(
                 part,
                 latency=model.latency,
                 bandwidth=model.bandwidth,
+                watchdog=watchdog,
                 expected_cycles=predicted,
                 progress=_scaled(reporter, done, whole),
             )
@@ -121,29 +121,37 @@ def simulate(
     )
 
 
-def predicted_for(folder: DesignFolder, graph: IntegerGraph, memory: Memory) -> int | None:
-    """The manifest's prediction, or one for another memory than the board's.
+def expected_of(folder: DesignFolder, memory: Memory) -> tuple[int | None, int]:
+    """Predicted cycles of a frame, and the value for WATCHDOG.
 
-    The cycle model works on the compiled program: there is no other prediction where the folder's
-    program is not the one that its graph compiles to.
+    The manifest's, or for another memory than the board's what the cycle model says of the folder's
+    program. Of a program that is damaged or for other hardware nothing can be said; such a frame
+    ends at once.
     """
-    from hwgen.program.lowering import lower as lower_graph
+    from hwgen.program.program import Program, decode_instructions
 
     manifest = folder.manifest
+    facts = manifest.program
     settings = {"memory_latency": memory.latency, "memory_bandwidth": memory.bandwidth}
     if all(manifest.extra.get(name) == value for name, value in settings.items()):
-        return manifest.program.predicted_cycles
+        return facts.predicted_cycles, facts.watchdog_cycles
     try:
-        program = lower_graph(graph, manifest.config, blocks=manifest.row_blocks)
-    except HwgenError:
-        return None
-    try:
-        image = (folder.path / manifest.program.image).read_bytes()
-    except OSError:
-        return None
-    if program.image != image:
-        return None
-    return predicted_cycles(program, memory)
+        image = (folder.path / facts.image).read_bytes()
+        program = Program(
+            config=manifest.config,
+            instructions=decode_instructions(image, manifest.config),
+            image=image,
+            input_shape=facts.input_shape[:3],  # type: ignore[arg-type]
+            input_bytes=facts.input_bytes,
+            output_bytes=facts.output_bytes,
+            classes=facts.classes,
+            boundaries=(),
+            macs=facts.macs,
+        )
+        found = prediction(program, memory)
+    except (OSError, ProgramError):
+        return None, facts.watchdog_cycles
+    return found.cycles, found.watchdog
 
 
 def account(frame: Frame) -> tuple[int, dict[str, int]]:
