@@ -30,12 +30,13 @@ class ProtocolError(Exception):
 
 @dataclass
 class Region:
-    """Addresses ``base`` up of external memory."""
+    """Addresses ``base`` up of external memory; a burst beyond ``window`` bytes breaks a rule."""
 
     name: str
     base: int
     data: bytearray
     writable: bool = False
+    window: int | None = None  #: None: all
 
 
 @dataclass
@@ -102,7 +103,8 @@ class Memory:
         """The region that holds a burst, and the offset in it."""
         for region in self.regions:
             offset = address - region.base
-            if offset >= 0 and offset + size <= len(region.data):
+            end = len(region.data) if region.window is None else region.window
+            if offset >= 0 and offset + size <= end:
                 if write and not region.writable:
                     raise ProtocolError(f"Write to {region.name} at {address:#x}")
                 return region, offset

@@ -56,6 +56,7 @@ class Bench:
         self.axil = dict.fromkeys(("awvalid", "wvalid", "bready", "arvalid", "rready"), 0)
         self.output = Region("output", OUTPUT_BASE, bytearray(len(frame.output)), True)
         self.image = Region("image", IMAGE_BASE, bytearray(frame.image))
+        self.input = Region("input", INPUT_BASE, bytearray(frame.input_bytes))
         places = {
             name: (IMAGE_BASE + first, IMAGE_BASE + end)
             for name, (first, end) in frame.loads.items()
@@ -65,7 +66,7 @@ class Bench:
         first, end = frame.last_store
         places[bins.LAST_STORE] = (OUTPUT_BASE + first, OUTPUT_BASE + end)
         self.memory = Memory(
-            [self.image, Region("input", INPUT_BASE, bytearray(frame.input_bytes)), self.output],
+            [self.image, self.input, self.output],
             [(IMAGE_BASE + first, IMAGE_BASE + end) for first, end in frame.weights],
             places,
             IMAGE_BASE + frame.instructions * INSTRUCTION_BYTES,

@@ -11,7 +11,9 @@ from hwgen.isa.build import build_identity
 from hwgen.isa.instructions import (
     BEAT_BYTES,
     CHECK_BITS,
+    CHECKED_BITS,
     INSTRUCTION_BYTES,
+    OPCODE_BITS,
     WAIT_BITS,
     Engine,
     Instruction,
@@ -19,6 +21,7 @@ from hwgen.isa.instructions import (
     decode,
     encode,
 )
+from hwgen.isa.instructions import BY_NAME as OPCODES
 from hwgen.isa.registers import (
     BASE_ALIGNMENT,
     BY_NAME,
@@ -71,6 +74,13 @@ def sizes(bench: Bench) -> dict[str, int]:
     frame = bench.frame
     data = {"IMAGE": frame.image, "INPUT": frame.input_bytes, "OUTPUT": frame.output}
     return {name: len(content) for name, content in data.items()}
+
+
+def set_window(bench: Bench, name: str, size: int | None = None) -> Cycles:
+    """Declare a window, and hold the design to it; None: what the frame has."""
+    region = {"IMAGE": bench.image, "INPUT": bench.input, "OUTPUT": bench.output}[name]
+    region.window = size
+    yield from bench.write(f"{name}_SIZE", sizes(bench)[name] if size is None else size)
 
 
 def write_base(bench: Bench, name: str, base: int) -> Cycles:
@@ -336,15 +346,20 @@ def _bytes_at(bench: Bench, index: int) -> bytes:
     return bytes(bench.image.data[position : position + INSTRUCTION_BYTES])
 
 
+def _with_code(bench: Bench, index: int, code: int) -> bytes:
+    """An instruction with another opcode, and the check that belongs to it."""
+    word = int.from_bytes(_bytes_at(bench, index), "little") & ((1 << CHECKED_BITS) - 1)
+    changed = word >> OPCODE_BITS << OPCODE_BITS | code
+    data = changed.to_bytes(CHECKED_BITS // 8, "little")
+    return data + check_of(data, index).to_bytes(CHECK_BITS // 8, "little")
+
+
 def illegal_instruction(bench: Bench, *, index: int, code: int) -> Cycles:
     """An unknown opcode among the instructions, or BEGIN; the check is right."""
     yield from ready(bench)
-    size = INSTRUCTION_BYTES - CHECK_BITS // 8
-    data = bytearray(_bytes_at(bench, index)[:size])
-    data[0] = data[0] & 0xF0 | code
-    data += check_of(bytes(data), index).to_bytes(CHECK_BITS // 8, "little")
+    data = _with_code(bench, index, code)
     yield from _patched(
-        bench, index, bytes(data), lambda: _failed(bench, Cause.ILLEGAL_INSTRUCTION, index)
+        bench, index, data, lambda: _failed(bench, Cause.ILLEGAL_INSTRUCTION, index)
     )
 
 
@@ -366,7 +381,7 @@ def wrong_image(bench: Bench, *, how: str) -> Cycles:
     if how == "zeros":
         data = bytes(INSTRUCTION_BYTES)
     elif how == "no begin":
-        data = encode(decode(_bytes_at(bench, 1), 1), 0)
+        data = _with_code(bench, 0, OPCODES["LOAD_TABLE"].code)
     else:  # a field of BEGIN
         data = encode(replace(first, fields={**first.fields, how: first[how] ^ 1}), 0)
     before = _issued(bench)
@@ -428,10 +443,10 @@ def window(bench: Bench, *, opcode: str, short: int = 0, port: int = 0) -> Cycle
             size = 256
         ends[first + size] = first
     end = max(ends)
-    yield from bench.write(f"{name}_SIZE", end - short)
+    yield from set_window(bench, name, end - short)
     yield from start(bench)
-    # The frame has it already.
-    yield from bench.write(f"{name}_SIZE", sizes(bench)[name])
+    yield from wait_interrupt(bench)
+    yield from set_window(bench, name)
     if short:
         yield from _failed(bench, Cause.WINDOW, _BASES[name] + ends[end])
     else:
@@ -445,10 +460,10 @@ def fetch_window(bench: Bench, *, bursts: int) -> Cycles:
     for_ever = ((1 << WAIT_BITS) - 1,) * len(Engine)
     data = encode(replace(instruction, waits=for_ever), index)
     size = FETCH_BYTES * bursts
-    yield from bench.write("IMAGE_SIZE", size)
+    yield from set_window(bench, "IMAGE", size)
 
     def judge() -> Cycles:
-        yield from bench.write("IMAGE_SIZE", sizes(bench)["IMAGE"])
+        yield from set_window(bench, "IMAGE")
         yield from _failed(bench, Cause.WINDOW, IMAGE_BASE + size)
 
     yield from _patched(bench, index, data, judge)
@@ -457,12 +472,12 @@ def fetch_window(bench: Bench, *, bursts: int) -> Cycles:
 def short_program(bench: Bench) -> Cycles:
     """BEGIN and END alone, in a window of one burst: the fetch beyond END is no error."""
     yield from ready(bench)
-    yield from bench.write("IMAGE_SIZE", FETCH_BYTES)
+    yield from set_window(bench, "IMAGE", FETCH_BYTES)
 
     def judge() -> Cycles:
         status, cause = (yield from bench.read("STATUS")), (yield from bench.read("CAUSE"))
         _expect(status & STATUS_DONE and not cause, f"STATUS {status:#x}, CAUSE {cause}")
-        yield from bench.write("IMAGE_SIZE", sizes(bench)["IMAGE"])
+        yield from set_window(bench, "IMAGE")
         yield from bench.write("INTERRUPT", 1)
         yield from frame(bench)
 
