@@ -16,7 +16,7 @@ Addresses: *word addresses* name a word of ``rows`` bytes of the activation memo
 t``. int16 tensors (residual, head) hold ``rows / 2`` channels a word, little endian. *External
 addresses* are in units of 16 bytes from the base register that the instruction names.
 
-Check: the last two bytes, little endian, are the CRC-16 (polynomial 0x1021, initial value 0xFFFF,
+Check: the last two bytes, high byte first, are the CRC-16 (polynomial 0x1021, initial value 0xFFFF,
 no reflection) of the 30 bytes before them, XOR the low 16 bits of the instruction's index. So up to
 three wrong bits anywhere in an instruction, one burst of up to 16, and an instruction in another's
 place are found. Hardware with ``instruction_check`` dispatches nothing of an instruction whose
@@ -379,9 +379,10 @@ def field_offsets(opcode: Opcode) -> dict[str, int]:
     return offsets
 
 
-def check_of(data: bytes, index: int) -> int:
-    """The check of an instruction's bytes without it, at place ``index`` of the program."""
-    return binascii.crc_hqx(data, 0xFFFF) ^ (index & 0xFFFF)
+def with_check(body: bytes, index: int) -> bytes:
+    """The bytes of the instruction at place ``index`` of a program, from those before its check."""
+    check = binascii.crc_hqx(body, 0xFFFF) ^ (index & 0xFFFF)
+    return body + check.to_bytes(CHECK_BITS // 8, "big")
 
 
 def encode(instruction: Instruction, index: int) -> bytes:
@@ -394,8 +395,7 @@ def encode(instruction: Instruction, index: int) -> bytes:
     for field in opcode.fields:
         mask = (1 << field.bits) - 1
         word |= (instruction.fields[field.name] & mask) << offsets[field.name]
-    body = word.to_bytes(CHECKED_BITS // 8, "little")
-    return body + check_of(body, index).to_bytes(CHECK_BITS // 8, "little")
+    return with_check(word.to_bytes(CHECKED_BITS // 8, "little"), index)
 
 
 def decode(data: bytes, index: int) -> Instruction:
@@ -409,9 +409,10 @@ def decode(data: bytes, index: int) -> Instruction:
         raise ProgramError(
             f"An instruction must be {INSTRUCTION_BYTES} bytes, not {len(data)}", where=where
         )
-    stored = int.from_bytes(data[CHECKED_BITS // 8 :], "little")
-    if (check := check_of(data[: CHECKED_BITS // 8], index)) != stored:
-        raise ProgramError(f"The check must be 0x{check:04X}, not 0x{stored:04X}", where=where)
+    body = CHECKED_BITS // 8
+    if (sound := with_check(data[:body], index)) != data:
+        check, stored = sound[body:].hex(), data[body:].hex()
+        raise ProgramError(f"The check must be 0x{check}, not 0x{stored}", where=where)
     word = int.from_bytes(data, "little")
     code = word & ((1 << OPCODE_BITS) - 1)
     if code not in BY_CODE:

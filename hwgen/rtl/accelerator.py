@@ -272,9 +272,9 @@ class Accelerator(wiring.Component):
             progress.eq(sequencer.progress),
             quiet.eq(Mux(frame & ~progress, quiet + 1, 0)),
         ]
-        m.d.comb += watchdog_error.eq(
-            frame & (registers.watchdog != 0) & (quiet >= registers.watchdog)
-        )
+        expired = Signal()
+        m.d.sync += expired.eq(frame & (registers.watchdog != 0) & (quiet >= registers.watchdog))
+        m.d.comb += watchdog_error.eq(frame & expired)
         causes: list[tuple[object, object, object]] = [
             (watchdog_error, Cause.WATCHDOG, sequencer.index),
             (memory.range_error, Cause.ADDRESS_RANGE, memory.range_address),

@@ -150,7 +150,8 @@ class LoadEngine(wiring.Component):
         leaves = Cat(register(m, space[p] < left, f"leaves_{p}") for p in range(n))
         outside = (leaves | Cat(address[-1] for address in addresses)) & wanted
         m.d.comb += [
-            self.outside.eq(planned & outside.any()),
+            # A cycle late: nothing changes from there on.
+            self.outside.eq(register(m, planned & outside.any(), "is_outside", reset=True)),
             self.outside_address.eq(addresses[0]),
         ]
         for p in reversed(range(n)):

@@ -116,11 +116,12 @@ class Registers(wiring.Component):
         written_bases = []
         for index, region in enumerate(_REGIONS):
             low, high, size = (given[f"{region.upper()}_{x}"] for x in ("LOW", "HIGH", "SIZE"))
-            base, window = Cat(low, high), Signal(WINDOW_BITS, name=f"{region}_beats")
+            base, unbounded = Cat(low, high), Signal(name=f"{region}_unbounded")
+            window = size[4:] | unbounded.replicate(WINDOW_BITS)
             written_bases.append(base)
             m.d.sync += [
                 misaligned[index].eq(low[:_PAGE_BITS].any()),
-                window.eq(Mux(size == 0, -1, size[4:])),
+                unbounded.eq(size == 0),
             ]
             pages = Signal(64 - _PAGE_BITS, name=f"{region}_pages")
             taken = Signal(WINDOW_BITS, name=f"{region}_taken")

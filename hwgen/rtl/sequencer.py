@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import binascii
+from collections.abc import Sequence
+
 from amaranth import Array, Cat, Const, Elaboratable, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFO
@@ -12,6 +15,7 @@ from amaranth.utils import exact_log2
 from hwgen.config import AcceleratorConfig
 from hwgen.isa.build import begin
 from hwgen.isa.instructions import (
+    BEAT_BYTES,
     BODY_BITS,
     BODY_OFFSET,
     BY_CODE,
@@ -22,7 +26,6 @@ from hwgen.isa.instructions import (
     OPCODE_BITS,
     WAIT_BITS,
     Engine,
-    check_of,
     encode,
 )
 from hwgen.isa.registers import Cause
@@ -34,33 +37,26 @@ FETCH_BURST_BEATS = 16
 FETCH_FIFO_BEATS = 32
 
 
-def check_masks() -> tuple[int, list[int]]:
-    """The check of index 0 as a linear function: its value for zeros, and the bits of each bit.
-
-    Bit b of the check is bit b of that value XOR all bits of the instruction in mask b.
-    """
-    size = CHECKED_BITS // 8
-    zeros = check_of(bytes(size), 0)
-    masks = [0] * CHECK_BITS
-    for k in range(CHECKED_BITS):
-        changed = check_of((1 << k).to_bytes(size, "little"), 0) ^ zeros
-        for b in range(CHECK_BITS):
-            masks[b] |= (changed >> b & 1) << k
-    return zeros, masks
+def parity(bits: Sequence[Value]) -> Value:
+    """XOR of bits, as a tree of LUTs with six inputs each."""
+    while len(bits) > 1:
+        bits = [Cat(bits[i : i + 6]).xor() for i in range(0, len(bits), 6)]
+    return bits[0]
 
 
-def check_difference(instruction: Signal, index: Signal) -> Value:
-    """The stored check XOR the right one: 0 where the instruction is sound."""
-    zeros, masks = check_masks()
-    bits = [
-        Cat(
-            *(instruction[k] for k in range(CHECKED_BITS) if mask >> k & 1),
-            instruction[CHECKED_BITS + b],
-            index[b],
-        ).xor()
-        for b, mask in enumerate(masks)
-    ]
-    return Cat(bits) ^ zeros
+def crc_step(beat: Value) -> Value:
+    """The CRC of an instruction's check over a beat, from 0; linear."""
+    ones = [(1 << k).to_bytes(BEAT_BYTES, "little") for k in range(len(beat))]
+    columns = [binascii.crc_hqx(one, 0) for one in ones]
+    return Cat(
+        parity([beat[k] for k, column in enumerate(columns) if column >> b & 1])
+        for b in range(CHECK_BITS)
+    )
+
+
+def high_byte_first(value: Value) -> Value:
+    """16 bits as two bytes in memory."""
+    return Cat(value[8:], value[:8])
 
 
 class Sequencer(wiring.Component):
@@ -151,7 +147,7 @@ class Sequencer(wiring.Component):
             ]
 
         # Decode: two beats make an instruction.
-        low = Signal(128, reset_less=True)
+        low = Signal(128, reset_less=True)  # the last beat: the lower one while `have_low`
         have_low = Signal()
         instruction = Signal(INSTRUCTION_BITS)
         m.d.comb += instruction.eq(Cat(low, self.i_beats.payload))
@@ -164,15 +160,28 @@ class Sequencer(wiring.Component):
         with m.If(dispatch):
             m.d.sync += [held_valid.eq(0), index.eq(index + 1)]
         with m.If(beat_taken & ~stopping):
-            m.d.sync += have_low.eq(~have_low)
+            m.d.sync += [have_low.eq(~have_low), low.eq(self.i_beats.payload)]
             with m.If(have_low):
                 m.d.sync += [held.eq(instruction), held_valid.eq(1)]
-            with m.Else():
-                m.d.sync += low.eq(self.i_beats.payload)
         arrived = register(m, beat_taken & ~stopping & have_low, "arrived", reset=True)
         opcode = held[:OPCODE_BITS]
         waits = held[OPCODE_BITS:BODY_OFFSET]
         is_begin = opcode == BY_NAME["BEGIN"].code
+
+        # The CRC over both beats, one after the other by the same logic. The check stands behind
+        # what it is of, so that 0 is left where it is right.
+        difference: Value = Const(0, CHECK_BITS)
+        if self.config.instruction_check:
+            first_beat = register(m, beat_taken & ~stopping & ~have_low, "first_beat", reset=True)
+            crc = Signal(CHECK_BITS, init=-1)
+            place = index[:CHECK_BITS] & arrived.replicate(CHECK_BITS)
+            between = Const(0, 8 * BEAT_BYTES - 2 * CHECK_BITS)
+            step = crc_step(low ^ Cat(high_byte_first(crc), between, high_byte_first(place)))
+            difference = register(m, step, "difference")
+            with m.If(self.start | arrived):
+                m.d.sync += crc.eq(-1)
+            with m.Elif(first_beat):
+                m.d.sync += crc.eq(step)
 
         # Judgement: one cycle for sums and comparisons, one for the verdict. What is sound may be
         # dispatched; what is not stays here until a reset.
@@ -184,37 +193,32 @@ class Sequencer(wiring.Component):
         at_begin = register(m, is_begin, "at_begin")
         at_first = register(m, index == 0, "at_first")
         known = register(m, Cat(opcode == code for code in BY_CODE).any(), "known")
-        difference: Value = Const(0, CHECK_BITS)
-        if self.config.instruction_check:
-            difference = register(m, check_difference(held, index), "difference")
         sound = Signal()
         faults = {
             Cause.IMAGE: at_first & ~(at_begin & for_this),
             Cause.INTEGRITY: difference.any(),
             Cause.ILLEGAL_INSTRUCTION: ~known | (at_begin & ~at_first),
         }
+        found = Signal(len(faults))
         with m.If(dispatch):
             m.d.sync += sound.eq(0)
-        with m.Elif(summed & ~stopping):
-            m.d.sync += sound.eq(~Cat(faults.values()).any())
-        found = Signal(len(faults))
         with m.If(summed & ~stopping):
-            m.d.sync += found.eq(Cat(faults.values()))
-        outside = register(
-            m,
-            exhausted & running & ~stopping & ~held_valid & (pending_beats == 0),
-            "outside",
-            reset=True,
-        )
-        m.d.comb += [
-            self.index.eq(index),
-            self.fault.eq(running & (found.any() | outside)),
-            self.fault_cause.eq(Cause.WINDOW),
-            self.fault_address.eq(next_address),
-        ]
+            m.d.sync += [found.eq(Cat(faults.values())), sound.eq(~Cat(faults.values()).any())]
+        waits_outside = running & exhausted & ~stopping & ~held_valid & (pending_beats == 0)
+        # All of it stays as it is from here on: `fault` may come a cycle after what it is about.
+        outside = register(m, waits_outside, "outside", reset=True)
+        fault = register(m, running & (found.any() | outside), "fault", reset=True)
+        fault_cause = Signal(4)
+        m.d.sync += fault_cause.eq(Cause.WINDOW)
         for bit, cause in reversed(list(enumerate(faults))):
             with m.If(found[bit]):
-                m.d.comb += [self.fault_cause.eq(cause), self.fault_address.eq(index)]
+                m.d.sync += fault_cause.eq(cause)
+        m.d.comb += [
+            self.index.eq(index),
+            self.fault.eq(fault),
+            self.fault_cause.eq(fault_cause),
+            self.fault_address.eq(Mux(outside, next_address, index)),
+        ]
 
         with m.If(self.start):
             m.d.sync += [have_low.eq(0), held_valid.eq(0), index.eq(0), found.eq(0)]

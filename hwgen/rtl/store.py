@@ -75,7 +75,8 @@ class StoreEngine(wiring.Component):
             self.o_burst.payload.address.eq(target),
             self.o_burst.payload.length.eq(length - 1),
             self.o_burst.valid.eq(offering & ~outside),
-            self.outside.eq(offering & outside),
+            # A cycle late: nothing changes from there on.
+            self.outside.eq(register(m, offering & outside, "is_outside", reset=True)),
             self.outside_address.eq(target),
         ]
         pushed = self.o_stream.valid & self.o_stream.ready

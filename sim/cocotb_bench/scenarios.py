@@ -10,16 +10,15 @@ from typing import Any
 from hwgen.isa.build import build_identity
 from hwgen.isa.instructions import (
     BEAT_BYTES,
-    CHECK_BITS,
     CHECKED_BITS,
     INSTRUCTION_BYTES,
     OPCODE_BITS,
     WAIT_BITS,
     Engine,
     Instruction,
-    check_of,
     decode,
     encode,
+    with_check,
 )
 from hwgen.isa.instructions import BY_NAME as OPCODES
 from hwgen.isa.registers import (
@@ -350,8 +349,7 @@ def _with_code(bench: Bench, index: int, code: int) -> bytes:
     """An instruction with another opcode, and the check that belongs to it."""
     word = int.from_bytes(_bytes_at(bench, index), "little") & ((1 << CHECKED_BITS) - 1)
     changed = word >> OPCODE_BITS << OPCODE_BITS | code
-    data = changed.to_bytes(CHECKED_BITS // 8, "little")
-    return data + check_of(data, index).to_bytes(CHECK_BITS // 8, "little")
+    return with_check(changed.to_bytes(CHECKED_BITS // 8, "little"), index)
 
 
 def illegal_instruction(bench: Bench, *, index: int, code: int) -> Cycles:
