@@ -28,6 +28,7 @@ from hwgen.rtl.drain import DrainEngine
 from hwgen.rtl.layernorm_engine import LayerNormEngine
 from hwgen.rtl.load import ConstantFifo, LoadEngine
 from hwgen.rtl.matmul import MatmulEngine
+from hwgen.rtl.pipeline import register
 from hwgen.rtl.registers import AXIL_CHANNELS, Registers
 from hwgen.rtl.sequencer import FETCH_FIFO_BEATS, Sequencer
 from hwgen.rtl.softmax_engine import SoftmaxEngine
@@ -266,17 +267,16 @@ class Accelerator(wiring.Component):
 
         # Watchdog and errors; the first is kept by the registers.
         quiet = Signal(32)
-        watchdog_error = Signal()
         progress = Signal()
         m.d.sync += [
             progress.eq(sequencer.progress),
             quiet.eq(Mux(frame & ~progress, quiet + 1, 0)),
         ]
-        expired = Signal()
-        m.d.sync += expired.eq(frame & (registers.watchdog != 0) & (quiet >= registers.watchdog))
-        m.d.comb += watchdog_error.eq(frame & expired)
+        expired = register(
+            m, (registers.watchdog != 0) & (quiet >= registers.watchdog), "expired", reset=True
+        )
         causes: list[tuple[object, object, object]] = [
-            (watchdog_error, Cause.WATCHDOG, sequencer.index),
+            (frame & expired, Cause.WATCHDOG, sequencer.index),
             (memory.range_error, Cause.ADDRESS_RANGE, memory.range_address),
             (load.outside, Cause.WINDOW, load.outside_address),
             (store.outside, Cause.WINDOW, store.outside_address),
@@ -284,11 +284,14 @@ class Accelerator(wiring.Component):
             (writer.error, Cause.WRITE_ERROR, writer.error_address),
             *((x.error, Cause.READ_ERROR, x.error_address) for x in masters),
         ]
+        error, error_cause = Signal(), Signal.like(registers.error_cause)
+        error_address = Signal.like(registers.error_address)
         for event, cause, address in causes:
             with m.If(event):
-                m.d.comb += [
-                    registers.error.eq(1),
-                    registers.error_cause.eq(cause),
-                    registers.error_address.eq(address),
-                ]
+                m.d.comb += [error.eq(1), error_cause.eq(cause), error_address.eq(address)]
+        m.d.comb += [
+            registers.error.eq(register(m, error, "error_seen", reset=True)),
+            registers.error_cause.eq(register(m, error_cause, "cause_seen")),
+            registers.error_address.eq(register(m, error_address, "address_seen")),
+        ]
         return m
