@@ -290,7 +290,8 @@ class Accelerator(wiring.Component):
             with m.If(event):
                 m.d.comb += [error.eq(1), error_cause.eq(cause), error_address.eq(address)]
         m.d.comb += [
-            registers.error.eq(register(m, error, "error_seen", reset=True)),
+            # What the core still says while it is being reset is of the past.
+            registers.error.eq(register(m, error & ~resetting, "error_seen", reset=True)),
             registers.error_cause.eq(register(m, error_cause, "cause_seen")),
             registers.error_address.eq(register(m, error_address, "address_seen")),
         ]
