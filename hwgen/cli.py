@@ -401,11 +401,15 @@ class _DesignParameter(click.Option):
 
     def __init__(self, chosen: DesignOption) -> None:
         """All that is said of it stands in the table of options."""
-        several = chosen.name == "bank_words"
+        if chosen.name == "bank_words":
+            values: dict[str, Any] = {"type": _Words(), "metavar": "N,N,..."}
+        elif chosen.parameter.flag:
+            values = {"type": bool, "metavar": "true|false"}
+        else:
+            values = {"type": int, "metavar": "N"}
         super().__init__(
             [chosen.option, chosen.name],
-            type=_Words() if several else int,
-            metavar="N,N,..." if several else "N",
+            **values,
             help=chosen.help,
             callback=self._check,
         )

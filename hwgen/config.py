@@ -34,10 +34,13 @@ class Parameter:
     low: int
     high: int
     power_of_two: bool = False
+    flag: bool = False  #: false or true: ``low`` is 0, ``high`` 1
 
     @property
     def legal(self) -> str:
-        """The legal values in words: ``in 1..6``, ``8, 16, 32 or 64``."""
+        """The legal values in words: ``in 1..6``, ``8, 16, 32 or 64``, ``true or false``."""
+        if self.flag:
+            return "true or false"
         if not self.power_of_two:
             return f"in {self.low}..{self.high}"
         values = self.powers()
@@ -58,6 +61,11 @@ class Parameter:
 
 def _parameter(default: Any, doc: str, low: int, high: int, *, power_of_two: bool = False) -> Any:
     parameter = Parameter(doc=doc, low=low, high=high, power_of_two=power_of_two)
+    return field(default=default, metadata={"parameter": parameter})
+
+
+def _flag(default: bool, doc: str) -> Any:
+    parameter = Parameter(doc=doc, low=0, high=1, flag=True)
     return field(default=default, metadata={"parameter": parameter})
 
 
@@ -121,6 +129,9 @@ class AcceleratorConfig:
     burst_beats: int = _parameter(16, "longest AXI burst, beats", 1, 256, power_of_two=True)
     outstanding: int = _parameter(16, "AXI read bursts in flight on a port", 1, 64)
     queue_depth: int = _parameter(8, "instructions in an engine's queue", 2, 64)
+    instruction_check: bool = _flag(
+        True, "nothing is dispatched of an instruction whose CRC is wrong"
+    )
     clock_mhz: int = _parameter(300, "clock, MHz", 1, 1000)
 
     def __post_init__(self) -> None:
@@ -230,7 +241,9 @@ def _refusal(name: str, legal: str, value: object, nearest: object) -> ConfigErr
 
 
 def value_text(value: object) -> str:
-    """A value as the command line takes it: ``64,64,32`` for several numbers."""
+    """A value as the command line takes it: ``64,64,32`` for several numbers, ``true``."""
+    if isinstance(value, bool):
+        return str(value).lower()
     return ",".join(map(repr, value)) if isinstance(value, tuple) else repr(value)
 
 
@@ -257,6 +270,9 @@ def check_parameter(name: str, parameter: Parameter, value: object) -> None:
 def _check_type(name: str, value: object) -> None:
     several = name == "bank_words"
     numbers = value if several else (value,)
+    flag = name in PARAMETERS and PARAMETERS[name].flag
     # type() and not isinstance: a JSON true is an int to Python.
-    if type(numbers) is not tuple or not all(type(number) is int for number in numbers):
-        raise _refusal(name, "a tuple of integers" if several else "an integer", value, None)
+    kind = bool if flag else int
+    if type(numbers) is not tuple or not all(type(number) is kind for number in numbers):
+        legal = "a tuple of integers" if several else "true or false" if flag else "an integer"
+        raise _refusal(name, legal, value, None)

@@ -43,7 +43,7 @@ from hwgen.stages.load import (
     held_out_images,
     load,
 )
-from hwgen.stages.lower import Lowered, board_memory, check_runs, lower, predicted_cycles
+from hwgen.stages.lower import Lowered, board_memory, check_runs, lower, prediction
 from hwgen.stages.options import DesignOptions
 from hwgen.stages.quantise import Accuracy, measure_accuracy, quantise
 from hwgen.stages.simulate import simulate
@@ -218,7 +218,7 @@ def run_all(request: Request, settings: Settings, reporter: Reporter) -> Evidenc
             assert loaded is not None
             accuracy = measure_accuracy(loaded, artefact, labelled, reporter)
         elif isinstance(artefact, Lowered):
-            predicted = predicted_cycles(artefact.program, settings.memory(artefact.memory))
+            predicted = prediction(artefact.program, settings.memory(artefact.memory)).cycles
             config = artefact.design.config
             reporter.say(
                 f"predicted: {predicted:,} cycles per frame,"

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import subprocess
 import time
@@ -18,8 +17,16 @@ from hwgen.config import AcceleratorConfig
 from hwgen.emit.manifest import Manifest
 from hwgen.errors import FormatError, SimulationError
 from hwgen.files import scratch_folder
+from hwgen.isa.build import build_identity
 from hwgen.isa.instructions import Engine
-from hwgen.isa.registers import BY_NAME, COUNTERS, IDENTITY, REGISTERS, Cause
+from hwgen.isa.registers import (
+    BY_NAME,
+    COUNTERS,
+    IDENTITY,
+    REGISTERS,
+    WATCHDOG_RESET,
+    Cause,
+)
 from hwgen.reading import MAX_DESIGN_FILE_BYTES, read_bytes
 from hwgen.sim import boundaries as boundary_table
 from hwgen.sim.boundaries import Boundary
@@ -34,11 +41,6 @@ BANK_SIGNALS = ("bank_write_en", "bank_write_address", "bank_write_data")
 COUNTER_SIGNALS = tuple(f"completed_{engine.name.lower()}" for engine in Engine)
 #: Cycles between a completion and the moment at which the last write is visible in the bank.
 SNAPSHOT_DELAY = 1
-#: The watchdog of the simulated host, cycles without a completed instruction: for a memory as fast
-#: as the default one.
-WATCHDOG_CYCLES = 1_000_000
-#: Largest value of its register; beyond it, it is off, and the simulator's own limit is left.
-_WATCHDOG_MAXIMUM = (1 << 32) - 1
 
 # Names of one declaration, without its range.
 _DECLARATION = re.compile(
@@ -85,6 +87,17 @@ class Frame:
     counters: Mapping[str, int]  #: the accelerator's own, by name
     boundaries: Mapping[str, npt.NDArray[np.integer]]  #: tensors by name, in network order
     completions: Mapping[Engine, npt.NDArray[np.int64]]  #: cycle of each completion since START
+
+
+@dataclass(frozen=True)
+class DamagedFrame:
+    """What became of a frame while one bit of the memory image was wrong."""
+
+    bit: int  #: of the image, bit 0 lowest in byte 0
+    cycles: int  #: from the START write to the interrupt
+    cause: Cause
+    address: int  #: CAUSE_ADDRESS
+    output: npt.NDArray[np.uint8]  #: [output_bytes]; what was not stored is 0xA5
 
 
 @dataclass(frozen=True)
@@ -151,22 +164,18 @@ def build_frames(setup: FrameSetup, *, vcd: bool = False, progress: Progress | N
     return build(spec, progress)
 
 
-def quiet_cycles(memory: Memory) -> int:
-    """Most cycles without a completed instruction before a simulation is given up.
-
-    An instruction that waits for memory takes longer by at most the factor by which the latency or
-    the time of a byte is longer.
-    """
-    usual = Memory()
-    slower = max(1.0, memory.latency / usual.latency, usual.bandwidth / memory.bandwidth)
-    return math.ceil(WATCHDOG_CYCLES * slower)
-
-
 def _settings(
-    setup: FrameSetup, folder: Path, frames: int, memory: Memory, seed: int, max_cycles: int
+    setup: FrameSetup,
+    folder: Path,
+    frames: int,
+    memory: Memory,
+    *,
+    seed: int,
+    max_cycles: int,
+    watchdog: int,
+    flips: Sequence[int] = (),
 ) -> dict[str, object]:
     observed = bool(setup.boundaries) or _observable(setup)
-    quiet = quiet_cycles(memory)
     return {
         "frames": frames,
         "image": folder / "image",
@@ -180,9 +189,11 @@ def _settings(
         "bandwidth": memory.bandwidth,
         "seed": seed,
         "max_cycles": max_cycles,
-        "max_quiet_cycles": 2 * quiet,
-        "watchdog": quiet if quiet <= _WATCHDOG_MAXIMUM else 0,
+        "max_quiet_cycles": 2 * watchdog,
+        "watchdog": watchdog,
+        "flips": " ".join(map(str, flips)) or " ",
         "identity": IDENTITY,
+        "build": build_identity(setup.config),
         "rows": setup.config.rows,
         "snapshot_delay": SNAPSHOT_DELAY,
         "bank_words": " ".join(map(str, setup.config.bank_words)) if observed else " ",
@@ -219,11 +230,14 @@ def run_frames(
     memory: Memory | None = None,
     seed: int = 1,
     max_cycles: int = 1 << 40,
+    watchdog: int = WATCHDOG_RESET,
     vcd: Path | None = None,
     expected_cycles: int | None = None,
     progress: Progress | None = None,
 ) -> FrameResults:
     """Simulate images one after the other, without a reset between them.
+
+    The windows are exactly what the frame has: image, input and output.
 
     Args:
         setup: the design and its program.
@@ -231,6 +245,8 @@ def run_frames(
         memory: latency and bandwidth of the external memory.
         seed: of the registers' and memories' content at power-up; no result may depend on it.
         max_cycles: ceiling per image.
+        watchdog: most cycles without a completed instruction; a slow memory needs more than after
+            reset (:attr:`hwgen.program.cycle_model.CyclePrediction.watchdog`).
         vcd: write a waveform there (slow, large).
         expected_cycles: of a frame, for the progress within it.
         progress: told about build and simulation.
@@ -241,15 +257,7 @@ def run_frames(
     model = memory or Memory()
     report: Progress = progress or (lambda *_: None)
     executable = build_frames(setup, vcd=vcd is not None, progress=report)
-    regions = []
-    for index, image in enumerate(inputs):
-        data = image if isinstance(image, bytes) else np.asarray(image, np.uint8).tobytes()
-        if len(data) > setup.input_bytes:
-            raise FormatError(
-                f"Input must be at most {setup.input_bytes} bytes, not {len(data)}",
-                where=f"image {index}",
-            )
-        regions.append(data.ljust(setup.input_bytes, b"\0"))
+    regions = [_region(setup, image, f"image {index}") for index, image in enumerate(inputs)]
     rows = setup.config.rows
     parts = [
         (part, part.slices(rows, boundary.dtype.itemsize))
@@ -266,12 +274,16 @@ def run_frames(
                 for part, slices in parts
             )
         )
-        settings = _settings(setup, folder, len(regions), model, seed, max_cycles)
+        settings = _settings(
+            *(setup, folder, len(regions), model),
+            seed=seed,
+            max_cycles=max_cycles,
+            watchdog=watchdog,
+        )
         if vcd is not None:
             settings["vcd"] = vcd.resolve()
-        (folder / "settings").write_text("".join(f"{k} {v}\n" for k, v in settings.items()))
         started = time.monotonic()
-        lines = _run(executable, folder, len(regions), expected_cycles, report)
+        lines = _run(executable, folder, settings, expected_cycles, report)
         wall_seconds = time.monotonic() - started
         for index, result in enumerate(lines[::3]):  # the harness ends with the first fault
             _, _, _, status, cause, address, _ = result
@@ -286,15 +298,75 @@ def run_frames(
     return FrameResults(tuple(frames), wall_seconds)
 
 
+def run_damaged(
+    setup: FrameSetup,
+    image: bytes | npt.NDArray[np.uint8],
+    bits: Sequence[int],
+    *,
+    memory: Memory | None = None,
+    seed: int = 1,
+    max_cycles: int = 1 << 40,
+    watchdog: int = WATCHDOG_RESET,
+) -> list[DamagedFrame]:
+    """Simulate one image again and again, each time with another bit of the memory image wrong.
+
+    Args:
+        setup: the design and its program.
+        image: content of the input region, at most ``input_bytes``.
+        bits: which bit is wrong, frame by frame.
+        memory: latency and bandwidth of the external memory.
+        seed: of the registers' and memories' content at power-up.
+        max_cycles: ceiling per frame.
+        watchdog: most cycles without a completed instruction.
+
+    Raises:
+        SimulationError: the accelerator left its windows, broke the bus protocol or did not finish.
+    """
+    executable = build_frames(setup)
+    with scratch_folder() as folder:
+        (folder / "image").write_bytes(setup.image)
+        (folder / "inputs").write_bytes(_region(setup, image, "image") * len(bits))
+        (folder / "parts").write_text("")
+        settings = _settings(
+            *(setup, folder, len(bits), memory or Memory()),
+            seed=seed,
+            max_cycles=max_cycles,
+            watchdog=watchdog,
+            flips=bits,
+        )
+        lines = _run(executable, folder, settings, None, lambda *_: None)
+        outputs = np.fromfile(folder / "outputs", np.uint8).reshape(-1, setup.output_bytes)
+    return [
+        DamagedFrame(bit, result[2], Cause(result[4]), result[5], output)
+        for bit, result, output in zip(bits, lines[::3], outputs, strict=True)
+    ]
+
+
+def _region(setup: FrameSetup, image: bytes | npt.NDArray[np.uint8], where: str) -> bytes:
+    """The content of the input region for an image."""
+    data = image if isinstance(image, bytes) else np.asarray(image, np.uint8).tobytes()
+    if len(data) > setup.input_bytes:
+        raise FormatError(
+            f"Input must be at most {setup.input_bytes} bytes, not {len(data)}", where=where
+        )
+    return data.ljust(setup.input_bytes, b"\0")
+
+
 def _part_done(cycles: int, expected: int | None) -> float:
     """How much of a frame is done: never all of it, for the expectation is an estimate."""
     return min(cycles / expected, 0.99) if expected else 0.0
 
 
 def _run(
-    executable: Path, folder: Path, frames: int, expected_cycles: int | None, report: Progress
+    executable: Path,
+    folder: Path,
+    settings: Mapping[str, object],
+    expected_cycles: int | None,
+    report: Progress,
 ) -> list[list[int]]:
     """Run the harness; three lists per frame: result, counters, completions."""
+    (folder / "settings").write_text("".join(f"{k} {v}\n" for k, v in settings.items()))
+    frames = int(str(settings["frames"]))
     lines: list[list[int]] = []
     with (
         (folder / "errors").open("w+") as errors,
@@ -383,6 +455,7 @@ def simulate_frames(
     latency: int = 100,
     bandwidth: float = 16.0,
     seed: int = 1,
+    watchdog: int | None = None,
     vcd: Path | None = None,
     expected_cycles: int | None = None,
     progress: Progress | None = None,
@@ -390,6 +463,7 @@ def simulate_frames(
     """Simulate images uint8 [n, height, width, channels] on a design folder, as it is.
 
     Nothing is generated again: a file changed by hand is simulated, and named in ``changed_files``.
+    ``watchdog`` is the manifest's by default, which is for the board's memory.
 
     Raises:
         FormatError: the images have another size, or the folder is not well formed.
@@ -408,6 +482,7 @@ def simulate_frames(
         images,
         memory=memory,
         seed=seed,
+        watchdog=watchdog or manifest.program.watchdog_cycles,
         vcd=vcd,
         expected_cycles=expected_cycles or manifest.program.predicted_cycles,
         progress=progress,

@@ -2,8 +2,9 @@
 // Whole frames on the emitted top level: host (AXI4-Lite), external memory (AXI4), layer boundaries.
 //
 // One argument: a settings file of `key value` lines, written by frame.py. Files named there hold the memory
-// image, the inputs and the table of boundaries; results go to the output folder named there. Standard
-// output: lines `progress`, `frame`, `counter`. Exit status: 0 done, 3 protocol broken by the design, 4 no
+// image, the inputs and the table of boundaries; results go to the output folder named there. Each region of
+// the memory ends where its window does. With `flips`, frame k runs with that bit of the memory image wrong,
+// and an error is followed by a soft reset and the next frame. Standard output: lines `progress`, `frame`, `counter`. Exit status: 0 done, 3 protocol broken by the design, 4 no
 // end in sight, 2 wrong settings. The status and cause registers are reported, not judged, here.
 #include <algorithm>
 #include <cinttypes>
@@ -78,7 +79,7 @@ struct Settings {
 struct Region {
   const char* name;
   uint64_t base;
-  std::vector<uint8_t> data;  // whole pages
+  std::vector<uint8_t> data;  // all that may be touched, its window
   bool writable;
 };
 
@@ -87,7 +88,6 @@ class External {
   std::vector<Region> regions;
 
   void add(const char* name, uint64_t base, std::vector<uint8_t> data, bool writable) {
-    data.resize((data.size() + kPage - 1) / kPage * kPage, 0xa5);
     regions.push_back({name, base, std::move(data), writable});
   }
 
@@ -564,6 +564,9 @@ int main(int argc, char** argv) {
   const size_t output_bytes = settings.number("output_bytes");
   const uint64_t max_cycles = settings.number("max_cycles");
   const uint64_t max_quiet_cycles = settings.number("max_quiet_cycles");
+  std::vector<uint64_t> flips;
+  std::istringstream bits(settings.text("flips"));
+  for (uint64_t bit; bits >> bit;) flips.push_back(bit);
   const std::string out = settings.text("out");
   const std::vector<uint8_t> inputs = read_file(settings.text("inputs"));
   if (inputs.size() != frames * input_bytes) fail(2, "inputs must hold %zu bytes", frames * input_bytes);
@@ -582,6 +585,9 @@ int main(int argc, char** argv) {
   external.add("image", kImageBase, read_file(settings.text("image")), false);
   external.add("input", kInputBase, std::vector<uint8_t>(input_bytes), false);
   external.add("output", kOutputBase, std::vector<uint8_t>(output_bytes), true);
+  for (const uint64_t bit : flips)
+    if (bit / 8 >= external.regions[0].data.size()) fail(2, "the image has no bit %" PRIu64, bit);
+  if (!flips.empty() && flips.size() != frames) fail(2, "flips must be one per frame");
   Bench bench(*context, *dut, settings, external);
   Boundaries boundaries(*context, settings);
 #if VM_TRACE
@@ -595,17 +601,26 @@ int main(int argc, char** argv) {
   const auto reg = [&](const char* name) { return static_cast<unsigned>(settings.number(name)); };
   if (bench.read(reg("reg_IDENTITY")) != settings.number("identity"))
     fail(3, "IDENTITY must read 0x%" PRIx64, settings.number("identity"));
+  const uint64_t build = bench.read(reg("reg_BUILD_LOW")) | uint64_t{bench.read(reg("reg_BUILD_HIGH"))} << 32;
+  if (build != settings.number("build"))
+    fail(3, "BUILD must read 0x%" PRIx64 ", not 0x%" PRIx64, settings.number("build"), build);
   bench.write(reg("reg_WATCHDOG"), settings.number("watchdog"));
-  const std::pair<const char*, uint64_t> bases[] = {
-      {"IMAGE", kImageBase}, {"INPUT", kInputBase}, {"OUTPUT", kOutputBase}};
-  for (const auto& [name, base] : bases) {
-    bench.write(reg(("reg_" + std::string(name) + "_LOW").c_str()), static_cast<uint32_t>(base));
-    bench.write(reg(("reg_" + std::string(name) + "_HIGH").c_str()), static_cast<uint32_t>(base >> 32));
+  const char* const names[] = {"IMAGE", "INPUT", "OUTPUT"};
+  for (size_t k = 0; k < external.regions.size(); ++k) {
+    const Region& region = external.regions[k];
+    const std::string name = std::string("reg_") + names[k];
+    bench.write(reg((name + "_LOW").c_str()), static_cast<uint32_t>(region.base));
+    bench.write(reg((name + "_HIGH").c_str()), static_cast<uint32_t>(region.base >> 32));
+    bench.write(reg((name + "_SIZE").c_str()), static_cast<uint32_t>(region.data.size()));
   }
   bench.write(reg("reg_INTERRUPT_ENABLE"), 1);
   bench.watch(&boundaries);
 
   for (uint64_t frame = 0; frame < frames; ++frame) {
+    const auto flip = [&] {
+      if (!flips.empty()) external.regions[0].data[flips[frame] / 8] ^= 1 << flips[frame] % 8;
+    };
+    flip();
     std::memcpy(external.regions[1].data.data(), &inputs[frame * input_bytes], input_bytes);
     std::fill(external.regions[2].data.begin(), external.regions[2].data.end(), 0xa5);
     boundaries.start();
@@ -627,9 +642,10 @@ int main(int argc, char** argv) {
     const bool idle = bench.memory_idle();
     const uint32_t status = bench.read(reg("reg_STATUS"));
     const uint32_t cause = bench.read(reg("reg_CAUSE"));
-    const uint32_t cause_address = bench.read(reg("reg_CAUSE_ADDRESS"));
-    std::printf("frame %" PRIu64 " %" PRIu64 " %" PRIu64 " %u %u %u %d\n", frame, start, end - start, status, cause,
-                cause_address, idle);
+    const uint64_t cause_address =
+        bench.read(reg("reg_CAUSE_ADDRESS")) | uint64_t{bench.read(reg("reg_CAUSE_ADDRESS_HIGH"))} << 32;
+    std::printf("frame %" PRIu64 " %" PRIu64 " %" PRIu64 " %u %u %" PRIu64 " %d\n", frame, start, end - start,
+                status, cause, cause_address, idle);
     if (cause == 0) boundaries.finish();
     std::printf("counters");
     for (const unsigned offset : counters) std::printf(" %u", bench.read(offset));
@@ -642,7 +658,13 @@ int main(int argc, char** argv) {
     std::fflush(stdout);
     append(out + "/outputs", external.regions[2].data.data(), output_bytes);
     append(out + "/boundaries", boundaries.record().data(), boundaries.record().size());
-    if (cause != 0) break;
+    flip();
+    if (cause != 0) {
+      if (flips.empty()) break;
+      bench.write(reg("reg_CONTROL"), 2);
+      while (bench.read(reg("reg_STATUS")) & 8) {
+      }
+    }
     bench.write(reg("reg_INTERRUPT"), 1);
     if (bench.read(reg("reg_INTERRUPT")) & 1) fail(3, "INTERRUPT must clear when 1 is written");
   }

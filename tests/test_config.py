@@ -83,14 +83,16 @@ def test_the_nearest_legal_value_is_named(
 
 
 def test_every_field_has_a_refused_value() -> None:
-    assert {field for _, field, _ in REFUSED} == set(PARAMETERS)
+    flags = {name for name, parameter in PARAMETERS.items() if parameter.flag}
+    assert flags == {"instruction_check"}
+    assert {field for _, field, _ in REFUSED} == set(PARAMETERS) - flags
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_the_ends_of_every_range_are_legal(name: str) -> None:
     parameter = PARAMETERS[name]
     for value in (parameter.low, parameter.high):
-        changes: dict[str, object] = {name: value}
+        changes: dict[str, object] = {name: bool(value) if parameter.flag else value}
         if name == "bank_words":
             changes = {name: (value,) * len(BANK_ROLES)}
         # What else has to change with it.
@@ -111,6 +113,9 @@ def test_other_types_are_refused(name: str, value: object) -> None:
     if name == "bank_words" and value == (16,):
         value = (16.0,) * 7
     kind = "a tuple of integers" if name == "bank_words" else "an integer"
+    if PARAMETERS[name].flag:
+        value = 1 if value is True else value
+        kind = "true or false"
     with pytest.raises(ConfigError, match=f"{name} must be {kind}, not"):
         LEGAL.replace(**{name: value})
 
@@ -128,3 +133,4 @@ def test_legal_values_in_words() -> None:
     assert PARAMETERS["rows"].legal == "16, 32, 64 or 128"
     assert PARAMETERS["memory_ports"].legal == "in 1..6"
     assert PARAMETERS["burst_beats"].legal == "a power of two in 1..256"
+    assert PARAMETERS["instruction_check"].legal == "true or false"

@@ -30,7 +30,7 @@ from hwgen.sim.frame import Frame, FrameResults, Memory
 from hwgen.stages import simulate as simulate_stage
 from hwgen.stages.emit import DesignFolder
 from hwgen.stages.load import Request, calibration_images, held_out_images
-from hwgen.stages.simulate import account, predicted_for, simulate
+from hwgen.stages.simulate import account, expected_of, simulate
 from hwgen.stages.synthesise import board_usage, save_synthesis, synthesise
 
 from .emit.manifests import manifest
@@ -249,16 +249,22 @@ def test_a_prediction_is_for_a_memory(tmp_path: Path, graph: IntegerGraph) -> No
     config = preset_config(graph, rows=16, columns=16, memory_ports=1, blocks=2)
     opened = folder(tmp_path)
     opened = replace(opened, manifest=replace(opened.manifest, config=config, row_blocks=2))
-    assert predicted_for(opened, graph, Memory(100, 46.5)) == 500
-    # Of another memory something is known only if the folder's program is the graph's.
-    assert predicted_for(opened, graph, Memory(101, 46.5)) is None
-    (tmp_path / "program.bin").write_bytes(b"edited")
-    assert predicted_for(opened, graph, Memory(101, 46.5)) is None
-    (tmp_path / "program.bin").write_bytes(lower(graph, config, blocks=2).image)
-    fast, slow = (predicted_for(opened, graph, Memory(100, b)) for b in (46.0, 4.0))
+    assert expected_of(opened, Memory(100, 46.5)) == (500, 1 << 20)
+    # Of another memory something is known only if the folder's program is sound.
+    assert expected_of(opened, Memory(101, 46.5)) == (None, 1 << 20)
+    image = lower(graph, config, blocks=2).image
+    for damaged in (b"edited", image[:100] + b"x" + image[101:]):
+        (tmp_path / "program.bin").write_bytes(damaged)
+        assert expected_of(opened, Memory(101, 46.5)) == (None, 1 << 20)
+    (tmp_path / "program.bin").write_bytes(image)
+    fast, slow = (expected_of(opened, Memory(100, b))[0] for b in (46.0, 4.0))
     assert fast is not None
     assert slow is not None
     assert 1000 < fast < slow
+    # The slowest memory that is legal needs a longer watchdog than any frame of the board's.
+    cycles, watchdog = expected_of(opened, Memory(1_000_000, 46.5))
+    assert cycles is not None
+    assert 2 * 1_000_000 < watchdog < cycles
     values = flow.describe_evidence(Evidence(folder=opened))
     assert (values["predicted_cycles"], values["memory_bandwidth"]) == (500, 46.5)
     slow = replace(RESULT, memory_bandwidth=4.0)

@@ -20,6 +20,7 @@ from hwgen.boards import Board
 from hwgen.config import PARAMETERS, AcceleratorConfig
 from hwgen.errors import FormatError
 from hwgen.graph.assumption import assumptions_from_json
+from hwgen.isa.build import build_identity
 from hwgen.isa.registers import BY_NAME, COUNTERS
 from hwgen.outputs import SEAL, sealed
 from hwgen.reading import (
@@ -34,7 +35,7 @@ from hwgen.reading import (
 )
 
 SCHEMA = "hwgen.design"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FILE_NAME = "manifest.json"
 
 #: Packages whose version decides the bytes of the folder.
@@ -78,6 +79,11 @@ def tool_versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in TOOLS}
 
 
+def _build(config: AcceleratorConfig) -> str:
+    """The build identity as 16 hexadecimal digits: BUILD_HIGH, then BUILD_LOW."""
+    return f"{build_identity(config):016x}"
+
+
 def _counters() -> dict[str, int]:
     """Counter -> its address."""
     return {name: BY_NAME[name].offset for name, _ in COUNTERS}
@@ -88,16 +94,18 @@ def _counters() -> dict[str, int]:
 class ProgramFacts:
     """How the host runs the program."""
 
-    image: str  #: file of the memory image: instructions first, then constants and weights
+    image: str  #: file of the memory image: instructions first, then constants and weights; its
+    #: length is IMAGE_SIZE
     boundaries: str  #: file of the boundary table
     graph: str  #: file of the integer graph
-    instructions: int  #: number, END included; the first is at the image's base
+    instructions: int  #: number, BEGIN and END included; the first is at the image's base
     input_shape: tuple[int, ...]  #: image, uint8 [height, width, channels]
-    input_bytes: int  #: size of the input region, bytes; the image fills it from the start
-    output_bytes: int  #: size of the output region, bytes
+    input_bytes: int  #: INPUT_SIZE: the input region, bytes; the image fills it from the start
+    output_bytes: int  #: OUTPUT_SIZE: the output region, bytes
     classes: int  #: logits, int16 little endian from the output region's start
     macs: int  #: multiply-accumulates of the graph's matmuls per frame, no padding
     predicted_cycles: int  #: of a frame, by the cycle model
+    watchdog_cycles: int  #: value for WATCHDOG with the board's memory
 
     def __post_init__(self) -> None:
         """Check names and ranges."""
@@ -181,6 +189,7 @@ class Manifest:
             "model": self.model,
             "board": self.board.to_json(),
             "config": self.config.to_json(),
+            "build": _build(self.config),
             "row_blocks": self.row_blocks,
             "notes": list(self.notes),
             "program": asdict(self.program) | {"input_shape": list(self.program.input_shape)},
@@ -208,14 +217,20 @@ class Manifest:
             values, SCHEMA_VERSION, what="Manifest", where=where, remedy="generate the design again"
         )
         # Fields with a default have one for who makes a manifest, not for a file that lacks them.
-        names = [*(item.name for item in fields(cls)), "counters"]
+        names = [*(item.name for item in fields(cls)), "build", "counters"]
         if missing := [name for name in names if name not in values]:
             raise FormatError(f"{missing[0]} must be stated, and is missing", where=where)
         if values["counters"] != _counters():
             raise FormatError("counters must be those of this version's registers", where=where)
-        derived = ("schema", "schema_version", "counters", SEAL)
+        derived = ("schema", "schema_version", "build", "counters", SEAL)
         plain = {key: value for key, value in values.items() if key not in derived}
-        return validate(plain, cls, where=where)
+        manifest = validate(plain, cls, where=where)
+        if values["build"] != (build := _build(manifest.config)):
+            raise FormatError(
+                f"build must be the configuration's {build!r}, not {show(values['build'])}",
+                where=where,
+            )
+        return manifest
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:

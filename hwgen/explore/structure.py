@@ -17,7 +17,7 @@ from typing import Any
 
 from hwgen.config import AcceleratorConfig, columns_for
 from hwgen.explore.memories import MemoryMapping, block_ram, cheapest, lut_ram
-from hwgen.isa.instructions import BODY_BITS, INSTRUCTION_BITS, WAIT_BITS, Engine
+from hwgen.isa.instructions import BODY_BITS, CHECKED_BITS, WAIT_BITS, Engine
 from hwgen.numerics.ailayernorm import AILayerNormShape
 from hwgen.numerics.e2softmax import E2SoftmaxShape
 
@@ -306,7 +306,7 @@ def _load_features(*, rows: int, memory_ports: int, burst_beats: int, queue_dept
         "rows": rows,
         "ports": memory_ports,
         "burst_bits": _index_bits(burst_beats),
-        "queue": lut_ram(queue_depth, INSTRUCTION_BITS).lut,
+        "queue": lut_ram(queue_depth, CHECKED_BITS).lut,
         "queue_bits": _index_bits(queue_depth),
     }
 
@@ -337,11 +337,12 @@ def _constant_fifo_blocks(*, wide_beat_bits: int, constant_fifo_beats: int) -> f
     return _fifo(constant_fifo_beats, wide_beat_bits).bram36
 
 
-def _sequencer_features(*, queue_depth: int) -> Features:
+def _sequencer_features(*, queue_depth: int, instruction_check: bool) -> Features:
     waits = WAIT_BITS * len(Engine)
-    widths = (INSTRUCTION_BITS + waits, *[BODY_BITS + waits] * (len(Engine) - 1))
+    widths = (CHECKED_BITS + waits, *[BODY_BITS + waits] * (len(Engine) - 1))
     return {
         "constant": 1,
+        "check": int(instruction_check),
         "queues": sum(lut_ram(queue_depth, width).lut for width in widths),
         "queue_bits": _index_bits(queue_depth),
     }
@@ -427,7 +428,9 @@ UNITS: Mapping[str, Unit] = MappingProxyType(
             features=_constant_fifo_features,
             bram36=_constant_fifo_blocks,
         ),
-        "sequencer": Unit(parameters=("queue_depth",), features=_sequencer_features),
+        "sequencer": Unit(
+            parameters=("queue_depth", "instruction_check"), features=_sequencer_features
+        ),
         "registers": Unit(parameters=(), features=lambda: {"constant": 1}),
         "read_masters": Unit(
             parameters=("memory_ports", "read_fifo_beats", "outstanding"),

@@ -8,6 +8,8 @@ import inspect
 from hwgen.isa import instructions, registers
 from hwgen.isa.instructions import (
     BANK_BITS,
+    CHECKED_BITS,
+    INSTRUCTION_BITS,
     OFFSET_BITS,
     OPCODE_BITS,
     OPCODES,
@@ -15,7 +17,7 @@ from hwgen.isa.instructions import (
     Engine,
     field_offsets,
 )
-from hwgen.isa.registers import COUNTERS, REGISTERS, Cause
+from hwgen.isa.registers import CAUSES, COUNTERS, REGISTERS
 
 _HEADER = """# Instructions, registers, counters
 
@@ -24,19 +26,43 @@ and `hwgen/isa/registers.py`; the hardware's decoder and register file, the comp
 simulation's host and this page are derived from them.
 """
 
-_COUNTERS = f"""The counters are the last {len(COUNTERS)} registers. ARRAY_BUSY and all STALL_*
+_COUNTERS = f"""The counters are {COUNTERS[0][0]} to {COUNTERS[-1][0]}. ARRAY_BUSY and all STALL_*
 counters add up to CYCLES exactly.
 """
 
-_HOST = """To run a frame: write the bases (IMAGE, INPUT, OUTPUT) once, put the image into the input
-region, write START to CONTROL, wait for the interrupt, read STATUS, write 1 to INTERRUPT, read the
-logits. After an error: read CAUSE and CAUSE_ADDRESS, write SOFT_RESET, wait until STATUS bit 3 is
-0, start again."""
+_HOST = """To run a frame: write the bases (IMAGE, INPUT, OUTPUT) and the sizes of what lies there
+once, put the image into the input region, write START to CONTROL, wait for the interrupt, read
+STATUS, write 1 to INTERRUPT, read the logits. Bases of the next frame may be written while one
+runs. After an error: read CAUSE and CAUSE_ADDRESS, write SOFT_RESET, wait until STATUS bit 3 is 0,
+start again; the registers marked rw keep their values.
+
+WATCHDOG bounds the time between two completed instructions, between START and the first, and
+between the last and the end of the frame: whatever happens to a frame, the interrupt comes at most
+that long after the last instruction that completed. It must be longer than the longest such time of
+a sound frame. That grows with the memory's latency and with one instruction's share of weights and
+products; the manifest's `watchdog_cycles` leaves room for four times what the cycle model finds
+with the board's memory, and a slower memory needs as much more."""
 
 
 def _enum(kind: type) -> list[str]:
     lines = [f"`{kind.__name__}`: {inspect.getdoc(kind)}", ""]
     lines += [f"- {member.value} {member.name}" for member in kind]  # type: ignore[attr-defined]
+    return [*lines, ""]
+
+
+def _causes() -> list[str]:
+    lines = [
+        "## Causes",
+        "",
+        "The first error wins and stays until a soft reset; START is ignored until then.",
+        "",
+        "| number | cause | meaning | CAUSE_ADDRESS | what the host does |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {cause.value} | {cause.name} | {facts.meaning} | {facts.address} | {facts.remedy} |"
+        for cause, facts in CAUSES.items()
+    ]
     return [*lines, ""]
 
 
@@ -55,6 +81,8 @@ def _instructions() -> list[str]:
         low = OPCODE_BITS + WAIT_BITS * engine
         lines.append(f"| {engine.name} | {engine.value} | {low + WAIT_BITS - 1}..{low} |")
     lines += [
+        "",
+        f"Then the body; bits {INSTRUCTION_BITS - 1}..{CHECKED_BITS}: check.",
         "",
         f"A word address has {BANK_BITS} bits of bank above {OFFSET_BITS} bits of offset.",
         "",
@@ -90,8 +118,9 @@ def _registers() -> list[str]:
     lines += [
         "",
         _COUNTERS,
+        *_causes(),
+        "## A frame, from the host's side",
         "",
-        *_enum(Cause),
         _HOST,
     ]
     return lines

@@ -2,23 +2,33 @@
 """The instruction set: one field table from which everything else is derived.
 
 An instruction is 256 bits (32 bytes, little endian, two 128-bit beats): opcode, one *wait
-threshold* per engine, body. Instructions are fetched in order, sent to the queue of their engine
-and executed in order there; engines run beside each other. An instruction starts when for every
-engine ``e`` the number of instructions that ``e`` has completed since START is at least ``wait_e``
-(0: no wait). Three handshakes are implicit in hardware and need no thresholds: weight stream ->
-STATIONARY, stationary operands -> MATMUL, accumulator bank MATMUL -> DRAIN (and the constants that
-DRAIN takes from the tile stream). The order of instructions must be a valid sequential order; then
-no queue can deadlock.
+threshold* per engine, body, check. Instructions are fetched in order, sent to the queue of their
+engine and executed in order there; engines run beside each other. An instruction starts when for
+every engine ``e`` the number of instructions that ``e`` has completed since START is at least
+``wait_e`` (0: no wait). Three handshakes are implicit in hardware and need no thresholds: weight
+stream -> STATIONARY, stationary operands -> MATMUL, accumulator bank MATMUL -> DRAIN (and the
+constants that DRAIN takes from the tile stream). The order of instructions must be a valid
+sequential order; then no queue can deadlock.
 
 Addresses: *word addresses* name a word of ``rows`` bytes of the activation memory: bank in bits
 19..17, offset in bits 16..0. A tensor ``[tokens, channels]`` of int8 is stored in slices of
 ``rows`` channels: channel c of token t is byte ``c % rows`` of word ``base + (c // rows) * stride +
 t``. int16 tensors (residual, head) hold ``rows / 2`` channels a word, little endian. *External
 addresses* are in units of 16 bytes from the base register that the instruction names.
+
+Check: the last two bytes, high byte first, are the CRC-16 (polynomial 0x1021, initial value 0xFFFF,
+no reflection) of the 30 bytes before them, XOR the low 16 bits of the instruction's index. So up to
+three wrong bits anywhere in an instruction, one burst of up to 16, and an instruction in another's
+place are found. Hardware with ``instruction_check`` dispatches nothing of an instruction whose
+check is wrong; hardware without it ignores these bits.
+
+The first instruction is BEGIN: an image for other hardware, or memory without an image, is refused
+before anything of it runs.
 """
 
 from __future__ import annotations
 
+import binascii
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -26,6 +36,8 @@ from hwgen.errors import ProgramError
 
 INSTRUCTION_BITS = 256
 INSTRUCTION_BYTES = INSTRUCTION_BITS // 8
+CHECK_BITS = 16
+CHECKED_BITS = INSTRUCTION_BITS - CHECK_BITS  #: the check stands above them
 WAIT_BITS = 16
 BANK_BITS = 3
 OFFSET_BITS = 17
@@ -33,6 +45,7 @@ WORD_ADDRESS_BITS = BANK_BITS + OFFSET_BITS
 EXTERNAL_ADDRESS_BITS = 28
 BEAT_BYTES = 16  #: one AXI beat, the unit of external addresses
 CONSTANT_BYTES = 8  #: one per-column or per-channel record of constants
+IMAGE_MAGIC = int.from_bytes(b"HWGI", "little")
 
 
 class Engine(IntEnum):
@@ -289,6 +302,17 @@ OPCODES: tuple[Opcode, ...] = (
             Field("words", 16, "words"),
         ),
     ),
+    Opcode(
+        "BEGIN",
+        14,
+        None,
+        "Instruction 0 and no other: the hardware compares both fields with its own constants "
+        "before it dispatches anything.",
+        (
+            Field("magic", 32, f"0x{IMAGE_MAGIC:08X}, the bytes HWGI"),
+            Field("build", 64, "build identity of the hardware that the image is for"),
+        ),
+    ),
     Opcode("END", 15, None, "When the thresholds are met the frame is done: interrupt."),
 )
 
@@ -297,7 +321,7 @@ BY_CODE = {opcode.code: opcode for opcode in OPCODES}
 
 OPCODE_BITS = 4
 BODY_OFFSET = OPCODE_BITS + WAIT_BITS * len(Engine)
-BODY_BITS = INSTRUCTION_BITS - BODY_OFFSET
+BODY_BITS = CHECKED_BITS - BODY_OFFSET
 
 
 @dataclass(frozen=True)
@@ -335,7 +359,7 @@ class Instruction:
 
     @property
     def engine(self) -> Engine | None:
-        """The engine that executes it; None for END."""
+        """The engine that executes it; None for BEGIN and END."""
         return BY_NAME[self.opcode].engine
 
     def __getitem__(self, name: str) -> int:
@@ -350,36 +374,53 @@ def field_offsets(opcode: Opcode) -> dict[str, int]:
     for field in opcode.fields:
         offsets[field.name] = position
         position += field.bits
-    if position > INSTRUCTION_BITS:
-        raise ProgramError(f"{opcode.name} needs {position} bits, more than {INSTRUCTION_BITS}")
+    if position > CHECKED_BITS:
+        raise ProgramError(f"{opcode.name} needs {position} bits, more than {CHECKED_BITS}")
     return offsets
 
 
-def encode(instruction: Instruction) -> bytes:
-    """Encode one instruction to 32 bytes."""
+def with_check(body: bytes, index: int) -> bytes:
+    """The bytes of the instruction at place ``index`` of a program, from those before its check."""
+    check = binascii.crc_hqx(body, 0xFFFF) ^ (index & 0xFFFF)
+    return body + check.to_bytes(CHECK_BITS // 8, "big")
+
+
+def encode(instruction: Instruction, index: int) -> bytes:
+    """Encode one instruction to 32 bytes; ``index`` is its place in the program."""
     opcode = BY_NAME[instruction.opcode]
     word = opcode.code
-    for index, wait in enumerate(instruction.waits):
-        word |= wait << (OPCODE_BITS + WAIT_BITS * index)
+    for engine, wait in enumerate(instruction.waits):
+        word |= wait << (OPCODE_BITS + WAIT_BITS * engine)
     offsets = field_offsets(opcode)
     for field in opcode.fields:
         mask = (1 << field.bits) - 1
         word |= (instruction.fields[field.name] & mask) << offsets[field.name]
-    return word.to_bytes(INSTRUCTION_BYTES, "little")
+    return with_check(word.to_bytes(CHECKED_BITS // 8, "little"), index)
 
 
-def decode(data: bytes) -> Instruction:
-    """Decode 32 bytes; an unknown opcode raises :class:`ProgramError`."""
+def decode(data: bytes, index: int) -> Instruction:
+    """Decode the 32 bytes at place ``index`` of a program.
+
+    Raises:
+        ProgramError: the check is wrong, or the opcode unknown.
+    """
+    where = f"instruction {index}"
     if len(data) != INSTRUCTION_BYTES:
-        raise ProgramError(f"An instruction must be {INSTRUCTION_BYTES} bytes, not {len(data)}")
+        raise ProgramError(
+            f"An instruction must be {INSTRUCTION_BYTES} bytes, not {len(data)}", where=where
+        )
+    body = CHECKED_BITS // 8
+    if (sound := with_check(data[:body], index)) != data:
+        check, stored = sound[body:].hex(), data[body:].hex()
+        raise ProgramError(f"The check must be 0x{check}, not 0x{stored}", where=where)
     word = int.from_bytes(data, "little")
     code = word & ((1 << OPCODE_BITS) - 1)
     if code not in BY_CODE:
-        raise ProgramError(f"Opcode must be one of {sorted(BY_CODE)}, not {code}")
+        raise ProgramError(f"Opcode must be one of {sorted(BY_CODE)}, not {code}", where=where)
     opcode = BY_CODE[code]
     waits = tuple(
-        word >> (OPCODE_BITS + WAIT_BITS * index) & ((1 << WAIT_BITS) - 1)
-        for index in range(len(Engine))
+        word >> (OPCODE_BITS + WAIT_BITS * engine) & ((1 << WAIT_BITS) - 1)
+        for engine in range(len(Engine))
     )
     fields: dict[str, int] = {}
     offsets = field_offsets(opcode)

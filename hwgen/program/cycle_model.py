@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from hwgen.config import AcceleratorConfig
 from hwgen.errors import ProgramError
@@ -21,19 +22,19 @@ from hwgen.isa.instructions import (
     Instruction,
     StationarySource,
 )
-from hwgen.isa.registers import COUNTERS
+from hwgen.isa.registers import COUNTERS, WATCHDOG_RESET
 from hwgen.program.program import Program
 
 # Latencies of the engines, cycles. The one place to calibrate against the RTL. -----------------
 #: Last threshold met (completion counted) -> engine has the command.
 HANDOVER = 2
-#: Instructions: two beats each; bursts of 8 instructions, 2 bursts in the fetch FIFO.
-DISPATCH = 2
+#: Instructions: from one to the next; bursts of 8 instructions, 2 bursts in the fetch FIFO.
+DISPATCH = 4
 FETCH_BURST = 8
 FETCH_BURSTS = 2
-#: START -> first fetch address on the bus; fetched beat -> instruction held.
+#: START -> first fetch address on the bus; fetched beat -> instruction held and judged.
 START = 3
-DECODE = 2
+DECODE = 4
 #: Command -> address on the bus; data on the bus -> beat at the FIFO's output.
 LOAD_REQUEST = 6
 LOAD_FIFO = 2
@@ -105,6 +106,12 @@ class CyclePrediction:
     engine_busy: Mapping[Engine, int]  #: from accepting to completing a command
     macs: int
     array_macs_per_cycle: int
+    quiet: int  #: longest time without a completed instruction
+
+    @property
+    def watchdog(self) -> int:
+        """A value for WATCHDOG: four times the longest quiet, at least the one after reset."""
+        return min(max(WATCHDOG_RESET, 4 * self.quiet), (1 << 32) - 1)
 
     @property
     def utilisation(self) -> float:
@@ -182,6 +189,7 @@ class _Model:
         cycles = self.finish
         accounted = self.array_busy + sum(self.stalls.values())
         self.stalls["STALL_IDLE"] += cycles - accounted
+        times = sorted([0, cycles, *(time for done in self.done for time in done)])
         return CyclePrediction(
             cycles=cycles,
             array_busy=self.array_busy,
@@ -189,6 +197,7 @@ class _Model:
             engine_busy=dict(self.busy),
             macs=self.program.macs,
             array_macs_per_cycle=self.config.macs_per_cycle,
+            quiet=max(after - before for before, after in pairwise(times)),
         )
 
     # Waiting for other processes' times ----------------------------------------------------------
@@ -232,6 +241,9 @@ class _Model:
                 )
             time = max(time + DISPATCH, arrival + DISPATCH * (number % FETCH_BURST))
             engine = instruction.engine
+            if engine is None and instruction.opcode == "BEGIN":
+                self.dispatched.append(time)
+                continue
             if engine is None:
                 while not all(
                     wait <= len(done)

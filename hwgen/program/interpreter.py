@@ -71,6 +71,9 @@ class ProgramInterpreter:
     Args:
         program: what to run; its instructions are decoded from the image's bytes again.
         where: name for error messages.
+
+    Raises:
+        ProgramError: an image that the hardware refuses, too: for another build, or damaged.
     """
 
     def __init__(self, program: Program, where: str = "program interpreter") -> None:
@@ -80,7 +83,7 @@ class ProgramInterpreter:
         self.program = program
         self.config = program.config
         self.where = where
-        self.instructions = decode_instructions(program.image)
+        self.instructions = decode_instructions(program.image, program.config)
         self._snapshots: dict[tuple[Engine, int], list[tuple[str, Part]]] = {}
         for boundary in program.boundaries:
             for part in boundary.parts:
@@ -232,6 +235,9 @@ class _Machine:
         instruction = self.instructions[self.next]
         engine = instruction.engine
         if engine is None:
+            if instruction.opcode == "BEGIN":
+                self.next += 1
+                return True
             if not self.met(instruction):
                 return False
             self.finished = True

@@ -30,6 +30,7 @@ from hwgen.graph.ops import (
     Requantise,
     Softmax,
 )
+from hwgen.isa.build import begin
 from hwgen.isa.instructions import (
     BEAT_BYTES,
     BY_NAME,
@@ -1108,10 +1109,10 @@ class _Builder:
         self._check_counts()
         order = schedule(self.items)
         drafts = [draft for number in order for draft in self.items[number].drafts]
-        area = round_up((len(drafts) + 1) * INSTRUCTION_BYTES, _PAGE)
+        area = round_up((len(drafts) + 2) * INSTRUCTION_BYTES, _PAGE)
         tracker = HazardTracker()
-        instructions: list[Instruction] = []
-        labels: list[str] = []
+        instructions: list[Instruction] = [begin(self.config)]
+        labels: list[str] = ["begin"]
         pieces: dict[str, list[Part]] = {name: [] for name in self.graph.tensors}
         for draft in drafts:
             engine = BY_NAME[draft.opcode].engine
@@ -1131,7 +1132,7 @@ class _Builder:
         image = b""
         if not self.skeleton:
             buffer = bytearray(area + self.image.size)
-            code = b"".join(encode(instruction) for instruction in instructions)
+            code = b"".join(encode(item, index) for index, item in enumerate(instructions))
             buffer[: len(code)] = code
             for start, data in self.image.sections:
                 buffer[area + start : area + start + len(data)] = data

@@ -17,6 +17,7 @@ from typing import Any
 
 from hwgen.config import AcceleratorConfig
 from hwgen.errors import ProgramError
+from hwgen.isa.build import check_begin
 from hwgen.isa.instructions import INSTRUCTION_BYTES, Engine, Instruction, decode
 from hwgen.reading import (
     MAX_DESIGN_FILE_BYTES,
@@ -27,7 +28,7 @@ from hwgen.reading import (
     shorten,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BOUNDARY_SCHEMA = "hwgen.boundaries"
 BOUNDARY_SCHEMA_VERSION = 1
 _MAGIC = b"HWGENPRG"
@@ -107,7 +108,7 @@ class Boundary:
 class Program:
     """Everything that a host needs to run a model on a design, and a test to look inside.
 
-    ``image`` is the memory image: the instructions (END last) from byte 0, then everything that
+    ``image`` is the memory image: the instructions (BEGIN to END) from byte 0, then everything that
     loads read. The input region holds the image uint8 [H, W, channels] from its start; the output
     region receives ``classes`` int16 logits, little endian, from its start. A *skeleton* program
     has no image bytes: it is for the cycle model only.
@@ -185,9 +186,10 @@ class Program:
         check_version(header, SCHEMA_VERSION, what="Program", where=where, remedy=remedy)
         try:
             image = data[start + size :]
+            config = AcceleratorConfig.from_json(header["config"])
             return cls(
-                config=AcceleratorConfig.from_json(header["config"]),
-                instructions=decode_instructions(image, header["instructions"]),
+                config=config,
+                instructions=decode_instructions(image, config, header["instructions"]),
                 image=image,
                 input_shape=tuple(header["input_shape"]),
                 input_bytes=header["input_bytes"],
@@ -204,20 +206,29 @@ class Program:
             raise ProgramError(f"Program must be well formed: {text}", where=where) from error
 
 
-def decode_instructions(image: bytes, count: int | None = None) -> tuple[Instruction, ...]:
-    """The instructions at the start of a memory image, up to and with END.
+def decode_instructions(
+    image: bytes, config: AcceleratorConfig, count: int | None = None
+) -> tuple[Instruction, ...]:
+    """The instructions at the start of a memory image, from BEGIN to END.
 
     Args:
         image: memory image.
+        config: the hardware that it must be for.
         count: how many there must be; None: whatever END says.
 
     Raises:
-        ProgramError: an unknown opcode, no END, or another count.
+        ProgramError: an image for other hardware or none at all, an instruction whose check or
+            opcode is wrong, no END, or another count.
     """
     instructions: list[Instruction] = []
     for start in range(0, len(image) - INSTRUCTION_BYTES + 1, INSTRUCTION_BYTES):
-        instructions.append(decode(image[start : start + INSTRUCTION_BYTES]))
-        if instructions[-1].opcode == "END":
+        instruction = decode(image[start : start + INSTRUCTION_BYTES], len(instructions))
+        if not instructions:
+            check_begin(instruction, config)
+        elif instruction.opcode == "BEGIN":
+            raise ProgramError("BEGIN must be the first instruction, and stands in a later place")
+        instructions.append(instruction)
+        if instruction.opcode == "END":
             break
     else:
         raise ProgramError("Program must end with END, not run off the memory image")

@@ -19,6 +19,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwgen.config import AcceleratorConfig
 from hwgen.errors import ConfigError
+from hwgen.isa.build import build_identity
 from hwgen.isa.instructions import Engine
 from hwgen.isa.registers import COUNTERS, Cause
 from hwgen.rtl.activation_memory import ActivationMemory
@@ -27,6 +28,7 @@ from hwgen.rtl.drain import DrainEngine
 from hwgen.rtl.layernorm_engine import LayerNormEngine
 from hwgen.rtl.load import ConstantFifo, LoadEngine
 from hwgen.rtl.matmul import MatmulEngine
+from hwgen.rtl.pipeline import register
 from hwgen.rtl.registers import AXIL_CHANNELS, Registers
 from hwgen.rtl.sequencer import FETCH_FIFO_BEATS, Sequencer
 from hwgen.rtl.softmax_engine import SoftmaxEngine
@@ -40,8 +42,8 @@ class Accelerator(wiring.Component):
 
     Ports: ``s_axil_*`` (AXI4-Lite registers), ``m_axi<p>_*`` (128-bit AXI4 masters; port 0 also
     writes), ``interrupt``. The core runs in its own reset domain: a soft reset holds it in reset
-    while the AXI masters finish what is on the bus; base registers survive. On-chip memory is never
-    reset.
+    while the AXI masters finish what is on the bus; what the host wrote survives. On-chip memory is
+    never reset.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -95,7 +97,7 @@ class Accelerator(wiring.Component):
             m.submodules[name] = DomainRenamer("core")(unit)
             return unit
 
-        m.submodules.registers = registers = Registers()
+        m.submodules.registers = registers = Registers(build_identity(config))
         sequencer = in_core("sequencer", Sequencer(config))
         memory = in_core("memory", self.memory)
         array = in_core("array", self.array)
@@ -155,10 +157,14 @@ class Accelerator(wiring.Component):
             registers.finished.eq(sequencer.finished),
             sequencer.start.eq(registers.start),
             sequencer.halt.eq(registers.failed),
-            sequencer.image_base.eq(registers.image_base),
+            sequencer.image_base.eq(registers.first_base),
+            sequencer.image_window.eq(registers.first_window),
             load.image_base.eq(registers.image_base),
+            load.image_window.eq(registers.image_window),
             load.input_base.eq(registers.input_base),
+            load.input_window.eq(registers.input_window),
             store.output_base.eq(registers.output_base),
+            store.output_window.eq(registers.output_window),
             store.written.eq(writer.written),
         ]
         idle = Cat(master.idle for master in masters).all() & writer.idle
@@ -261,27 +267,32 @@ class Accelerator(wiring.Component):
 
         # Watchdog and errors; the first is kept by the registers.
         quiet = Signal(32)
-        watchdog_error = Signal()
         progress = Signal()
         m.d.sync += [
             progress.eq(sequencer.progress),
             quiet.eq(Mux(frame & ~progress, quiet + 1, 0)),
         ]
-        m.d.comb += watchdog_error.eq(
-            frame & (registers.watchdog != 0) & (quiet >= registers.watchdog)
+        expired = register(
+            m, (registers.watchdog != 0) & (quiet >= registers.watchdog), "expired", reset=True
         )
-        causes: list[tuple[object, Cause, object]] = [
-            (watchdog_error, Cause.WATCHDOG, sequencer.illegal_index),
+        causes: list[tuple[object, object, object]] = [
+            (frame & expired, Cause.WATCHDOG, sequencer.index),
             (memory.range_error, Cause.ADDRESS_RANGE, memory.range_address),
-            (sequencer.illegal, Cause.ILLEGAL_INSTRUCTION, sequencer.illegal_index),
+            (load.outside, Cause.WINDOW, load.outside_address),
+            (store.outside, Cause.WINDOW, store.outside_address),
+            (sequencer.fault, sequencer.fault_cause, sequencer.fault_address),
             (writer.error, Cause.WRITE_ERROR, writer.error_address),
             *((x.error, Cause.READ_ERROR, x.error_address) for x in masters),
         ]
+        error, error_cause = Signal(), Signal.like(registers.error_cause)
+        error_address = Signal.like(registers.error_address)
         for event, cause, address in causes:
             with m.If(event):
-                m.d.comb += [
-                    registers.error.eq(1),
-                    registers.error_cause.eq(cause),
-                    registers.error_address.eq(address),
-                ]
+                m.d.comb += [error.eq(1), error_cause.eq(cause), error_address.eq(address)]
+        m.d.comb += [
+            # What the core still says while it is being reset is of the past.
+            registers.error.eq(register(m, error & ~resetting, "error_seen", reset=True)),
+            registers.error_cause.eq(register(m, error_cause, "cause_seen")),
+            registers.error_address.eq(register(m, error_address, "address_seen")),
+        ]
         return m

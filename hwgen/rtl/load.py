@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal
+from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO, SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
@@ -13,13 +13,14 @@ from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import (
     BEAT_BYTES,
     BY_NAME,
-    INSTRUCTION_BITS,
+    CHECKED_BITS,
     WORD_ADDRESS_BITS,
     field_offsets,
 )
 from hwgen.rtl.axi import BURST
 from hwgen.rtl.pipeline import StreamBuffer, loop_counter, register
 from hwgen.rtl.ports import WriteBuffer, WritePort, command_layout
+from hwgen.rtl.registers import WINDOW_BITS
 
 TABLE_BEATS = 16
 
@@ -32,7 +33,10 @@ def load_body(instruction: Signal, opcode: str) -> data.View:
 
 
 class LoadEngine(wiring.Component):
-    """Splits LOAD_* instructions (whole words, opcode included) into bursts, routes the beats.
+    """Splits LOAD_* instructions (all but the check) into bursts, routes the beats.
+
+    A load that would leave its window is not begun: ``outside`` stays high, with the address of the
+    first beat of a port that would. One that reaches the last address ends there in the same way.
 
     Requests run ahead of the data by up to ``queue_depth`` commands, as far as the port FIFOs have
     room. Bursts end at multiples of ``burst_beats`` beats, so none crosses 4 KiB; one is offered
@@ -43,10 +47,14 @@ class LoadEngine(wiring.Component):
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
         ports: dict[str, object] = {
-            "i_command": In(stream.Signature(INSTRUCTION_BITS)),
+            "i_command": In(stream.Signature(CHECKED_BITS)),
             "done": Out(1),
             "image_base": In(64),
+            "image_window": In(WINDOW_BITS),
             "input_base": In(64),
+            "input_window": In(WINDOW_BITS),
+            "outside": Out(1),
+            "outside_address": Out(64),
             "write": Out(WritePort(config.word_bits)),
             "o_weights": Out(stream.Signature(config.wide_beat_bits)),
             "o_constants": Out(stream.Signature(config.wide_beat_bits)),
@@ -74,10 +82,10 @@ class LoadEngine(wiring.Component):
         code = {name: BY_NAME[name].code for name in BY_NAME}
 
         # Requests ---------------------------------------------------------------------------------
-        m.submodules.pending = pending = SyncFIFO(width=INSTRUCTION_BITS, depth=config.queue_depth)
+        m.submodules.pending = pending = SyncFIFO(width=CHECKED_BITS, depth=config.queue_depth)
         opcode = Signal(4)
         total = Signal(25)
-        word = Signal(INSTRUCTION_BITS, reset_less=True)  # accepted one cycle before it is set up
+        word = Signal(CHECKED_BITS, reset_less=True)  # accepted one cycle before it is set up
         accepted_word = Signal()
         tiles = load_body(word, "LOAD_TILES")
         image = load_body(word, "LOAD_IMAGE")
@@ -97,7 +105,9 @@ class LoadEngine(wiring.Component):
         requesting = Signal()
         wide = Signal()
         left = Signal(25)
-        addresses = [Signal(64, name=f"address_{p}") for p in range(n)]
+        # The last bit: beyond the last address.
+        addresses = [Signal(65, name=f"address_{p}") for p in range(n)]
+        space = [Signal(signed(WINDOW_BITS + 1), name=f"space_{p}") for p in range(n)]  # beats
         m.d.comb += self.i_command.ready.eq(~requesting & ~accepted_word & pending.w_rdy)
         accept = self.i_command.valid & self.i_command.ready
         m.d.comb += [pending.w_data.eq(self.i_command.payload), pending.w_en.eq(accept)]
@@ -119,8 +129,12 @@ class LoadEngine(wiring.Component):
         with m.If(accepted_word):
             m.d.sync += [requesting.eq(1), wide.eq(opcode == code["LOAD_TILES"]), left.eq(total)]
             base = Mux(is_image, self.input_base, self.image_base)
+            window = Mux(is_image, self.input_window, self.image_window)
             for p in range(n):
-                m.d.sync += addresses[p].eq(base + Cat(Const(0, 4), offsets[p]))
+                m.d.sync += [
+                    addresses[p].eq(base + Cat(Const(0, 4), offsets[p])),
+                    space[p].eq(window - offsets[p]),
+                ]
 
         # One burst at a time, to all ports that take part; each port accepts in its own time. The
         # burst's length is found in one cycle, the burst offered from the next on.
@@ -132,10 +146,21 @@ class LoadEngine(wiring.Component):
         accepted = Signal(n)
         wanted = Signal(n)
         m.d.comb += wanted.eq(Mux(wide, (1 << n) - 1, 1))
+        # Compared while the first burst's length is found; `left` only shrinks from there.
+        leaves = Cat(register(m, space[p] < left, f"leaves_{p}") for p in range(n))
+        outside = (leaves | Cat(address[-1] for address in addresses)) & wanted
+        m.d.comb += [
+            # A cycle late: nothing changes from there on.
+            self.outside.eq(register(m, planned & outside.any(), "is_outside", reset=True)),
+            self.outside_address.eq(addresses[0]),
+        ]
+        for p in reversed(range(n)):
+            with m.If(outside[p]):
+                m.d.comb += self.outside_address.eq(addresses[p])
         for p in range(n):
             burst = getattr(self, f"o_burst{p}")
             m.d.comb += [
-                burst.valid.eq(planned & wanted[p] & ~sent[p]),
+                burst.valid.eq(planned & wanted[p] & ~sent[p] & ~outside.any()),
                 burst.payload.address.eq(addresses[p]),
                 burst.payload.length.eq(length - 1),
                 accepted[p].eq(sent[p] | (burst.valid & burst.ready)),
@@ -177,7 +202,7 @@ class LoadEngine(wiring.Component):
             constants.i_stream.payload.eq(wide_data),
         ]
 
-        current = Signal(INSTRUCTION_BITS)
+        current = Signal(CHECKED_BITS)
         c_tiles = load_body(current, "LOAD_TILES")
         c_words = load_body(current, "LOAD_WORDS")
         c_image = load_body(current, "LOAD_IMAGE")

@@ -3,11 +3,20 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Elaboratable, Module, Signal
+from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
-from hwgen.isa.registers import ADDRESS_BITS, BY_NAME, COUNTERS, IDENTITY
+from hwgen.isa.registers import (
+    ADDRESS_BITS,
+    BASE_ALIGNMENT,
+    BY_NAME,
+    COUNTERS,
+    IDENTITY,
+    WATCHDOG_RESET,
+    Cause,
+)
 
 AXIL_CHANNELS: dict[str, tuple[str, int]] = {
     "awaddr": ("in", ADDRESS_BITS),
@@ -31,17 +40,32 @@ AXIL_CHANNELS: dict[str, tuple[str, int]] = {
     "rready": ("in", 1),
 }
 
+#: A window's length in beats of 16 bytes; all ones, more than a load can reach: no bound.
+WINDOW_BITS = 30
+_REGIONS = ("image", "input", "output")
+_PAGE_BITS = exact_log2(BASE_ALIGNMENT)
+
+
+def _place(name: str) -> int:
+    """A register's address without the bits within it."""
+    return BY_NAME[name].offset >> 2
+
 
 class Registers(wiring.Component):
     """Register file.
 
     Writes need address and data, in any order; unknown addresses read 0 and ignore writes (OKAY).
+    The low two address bits are ignored.
 
-    ``start`` pulses only when idle and without error. ``count[i]`` increments counter i while a
-    frame runs. One access per 2 cycles; a response is held until taken.
+    ``start`` pulses only when idle, without error and with aligned bases; ``*_base`` and
+    ``*_window`` are what the START before took. In the cycle of ``start`` itself they hold the
+    previous frame's, and ``first_base`` and ``first_window`` the image's of the coming one.
+    ``count[i]`` increments counter i while a frame runs. One access per 2 cycles; a response is
+    held until taken.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, build: int) -> None:
+        self.build = build
         ports: dict[str, object] = {
             name: Out(bits) if direction == "out" else In(bits)
             for name, (direction, bits) in AXIL_CHANNELS.items()
@@ -56,11 +80,12 @@ class Registers(wiring.Component):
                 "finished": In(1),
                 "error": In(1),
                 "error_cause": In(4),
-                "error_address": In(32),
+                "error_address": In(64),
                 "count": In(len(COUNTERS)),
-                "image_base": Out(64),
-                "input_base": Out(64),
-                "output_base": Out(64),
+                "first_base": Out(64),
+                "first_window": Out(WINDOW_BITS),
+                **{f"{region}_base": Out(64) for region in _REGIONS},
+                **{f"{region}_window": Out(WINDOW_BITS) for region in _REGIONS},
                 "watchdog": Out(32),
                 "failed": Out(1),
                 "interrupt": Out(1),
@@ -69,23 +94,45 @@ class Registers(wiring.Component):
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
-        watchdog, enable = Signal(32), Signal()
-        bases = {
-            name: Signal(32, name=name.lower())
-            for name in BY_NAME
-            if name.endswith(("_LOW", "_HIGH"))
+        watchdog, enable = Signal(32, init=WATCHDOG_RESET), Signal()
+        # What the host writes; a frame has copies.
+        given = {
+            f"{region.upper()}_{part}": Signal(32, name=f"{region}_{part.lower()}")
+            for region in _REGIONS
+            for part in ("LOW", "HIGH", "SIZE")
         }
         done, failed, pending = Signal(), Signal(), Signal()
-        cause, cause_address = Signal(4), Signal(32)
+        cause, cause_address = Signal(4), Signal(64)
         counters = [Signal(32, name=name.lower()) for name, _ in COUNTERS]
         m.d.comb += [
             self.watchdog.eq(watchdog),
             self.failed.eq(failed),
             self.interrupt.eq(pending & enable),
-            self.image_base.eq(Cat(bases["IMAGE_LOW"], bases["IMAGE_HIGH"])),
-            self.input_base.eq(Cat(bases["INPUT_LOW"], bases["INPUT_HIGH"])),
-            self.output_base.eq(Cat(bases["OUTPUT_LOW"], bases["OUTPUT_HIGH"])),
         ]
+
+        # Bases and windows. What START looks at is known one cycle after the write; the next write
+        # comes two cycles after it.
+        misaligned = Signal(len(_REGIONS))
+        written_bases = []
+        for index, region in enumerate(_REGIONS):
+            low, high, size = (given[f"{region.upper()}_{x}"] for x in ("LOW", "HIGH", "SIZE"))
+            base, unbounded = Cat(low, high), Signal(name=f"{region}_unbounded")
+            window = size[4:] | unbounded.replicate(WINDOW_BITS)
+            written_bases.append(base)
+            m.d.sync += [
+                misaligned[index].eq(low[:_PAGE_BITS].any()),
+                unbounded.eq(size == 0),
+            ]
+            pages = Signal(64 - _PAGE_BITS, name=f"{region}_pages")
+            taken = Signal(WINDOW_BITS, name=f"{region}_taken")
+            with m.If(self.start):
+                m.d.sync += [pages.eq(base[_PAGE_BITS:]), taken.eq(window)]
+            m.d.comb += [
+                getattr(self, f"{region}_base").eq(Cat(Const(0, _PAGE_BITS), pages)),
+                getattr(self, f"{region}_window").eq(taken),
+            ]
+            if region == "image":
+                m.d.comb += [self.first_base.eq(base), self.first_window.eq(window)]
 
         # Status.
         for counter, event in zip(counters, self.count, strict=True):
@@ -110,6 +157,7 @@ class Registers(wiring.Component):
         with m.If(self.bvalid & self.bready):
             m.d.sync += self.bvalid.eq(0)
         write = have_address & have_word & ~self.bvalid
+        attempt = Signal()  # START is written when a frame may start
 
         def merged(old: Signal) -> Cat:
             return Cat(
@@ -120,21 +168,22 @@ class Registers(wiring.Component):
 
         with m.If(write):
             m.d.sync += [self.bvalid.eq(1), have_address.eq(0), have_word.eq(0)]
-            with m.Switch(address):
-                with m.Case(BY_NAME["CONTROL"].offset):
+            with m.Switch(address[2:]):
+                with m.Case(_place("CONTROL")):
                     m.d.comb += [
-                        self.start.eq(strobe[0] & word[0] & ~self.busy & ~failed & ~self.resetting),
+                        attempt.eq(strobe[0] & word[0] & ~self.busy & ~failed & ~self.resetting),
                         self.soft_reset.eq(strobe[0] & word[1]),
                     ]
-                with m.Case(BY_NAME["INTERRUPT"].offset), m.If(strobe[0] & word[0]):
+                with m.Case(_place("INTERRUPT")), m.If(strobe[0] & word[0]):
                     m.d.sync += pending.eq(0)
-                with m.Case(BY_NAME["INTERRUPT_ENABLE"].offset), m.If(strobe[0]):
+                with m.Case(_place("INTERRUPT_ENABLE")), m.If(strobe[0]):
                     m.d.sync += enable.eq(word[0])
-                with m.Case(BY_NAME["WATCHDOG"].offset):
+                with m.Case(_place("WATCHDOG")):
                     m.d.sync += watchdog.eq(merged(watchdog))
-                for name, register in bases.items():
-                    with m.Case(BY_NAME[name].offset):
+                for name, register in given.items():
+                    with m.Case(_place(name)):
                         m.d.sync += register.eq(merged(register))
+        m.d.comb += self.start.eq(attempt & ~misaligned.any())
         # After the write channel: an event in the cycle in which the host clears the one before
         # stays pending.
         with m.If(self.finished & ~failed):
@@ -145,6 +194,19 @@ class Registers(wiring.Component):
                 pending.eq(1),
                 cause.eq(self.error_cause),
                 cause_address.eq(self.error_address),
+            ]
+        with m.If(attempt & misaligned.any()):
+            m.d.sync += [
+                failed.eq(1),
+                pending.eq(1),
+                cause.eq(Cause.BASE_ALIGNMENT),
+                cause_address.eq(
+                    Mux(
+                        misaligned[0],
+                        written_bases[0],
+                        Mux(misaligned[1], written_bases[1], written_bases[2]),
+                    )
+                ),
             ]
         with m.If(self.soft_reset):
             m.d.sync += [failed.eq(0), done.eq(0), pending.eq(0), cause.eq(0), cause_address.eq(0)]
@@ -161,13 +223,16 @@ class Registers(wiring.Component):
                 "INTERRUPT": pending,
                 "INTERRUPT_ENABLE": enable,
                 "CAUSE": cause,
-                "CAUSE_ADDRESS": cause_address,
+                "CAUSE_ADDRESS": cause_address[:32],
+                "CAUSE_ADDRESS_HIGH": cause_address[32:],
+                "BUILD_LOW": Const(self.build & 0xFFFF_FFFF, 32),
+                "BUILD_HIGH": Const(self.build >> 32, 32),
                 "WATCHDOG": watchdog,
-                **bases,
+                **given,
                 **{name: value for (name, _), value in zip(COUNTERS, counters, strict=True)},
             }
-            with m.Switch(self.araddr):
+            with m.Switch(self.araddr[2:]):
                 for name, value in values.items():
-                    with m.Case(BY_NAME[name].offset):
+                    with m.Case(_place(name)):
                         m.d.sync += self.rdata.eq(value)
         return m

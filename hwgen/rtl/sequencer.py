@@ -3,38 +3,74 @@
 
 from __future__ import annotations
 
-from amaranth import Array, Cat, Elaboratable, Module, Mux, Signal
+import binascii
+from collections.abc import Sequence
+
+from amaranth import Array, Cat, Const, Elaboratable, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from hwgen.config import AcceleratorConfig
+from hwgen.isa.build import begin
 from hwgen.isa.instructions import (
+    BEAT_BYTES,
     BODY_BITS,
     BODY_OFFSET,
     BY_CODE,
     BY_NAME,
+    CHECK_BITS,
+    CHECKED_BITS,
     INSTRUCTION_BITS,
     OPCODE_BITS,
     WAIT_BITS,
     Engine,
+    encode,
 )
+from hwgen.isa.registers import Cause
 from hwgen.rtl.axi import BURST
+from hwgen.rtl.pipeline import register
+from hwgen.rtl.registers import WINDOW_BITS
 
 FETCH_BURST_BEATS = 16
 FETCH_FIFO_BEATS = 32
 
 
+def parity(bits: Sequence[Value]) -> Value:
+    """XOR of bits, as a tree of LUTs with six inputs each."""
+    while len(bits) > 1:
+        bits = [Cat(bits[i : i + 6]).xor() for i in range(0, len(bits), 6)]
+    return bits[0]
+
+
+def crc_step(beat: Value) -> Value:
+    """The CRC of an instruction's check over a beat, from 0; linear."""
+    ones = [(1 << k).to_bytes(BEAT_BYTES, "little") for k in range(len(beat))]
+    columns = [binascii.crc_hqx(one, 0) for one in ones]
+    return Cat(
+        parity([beat[k] for k, column in enumerate(columns) if column >> b & 1])
+        for b in range(CHECK_BITS)
+    )
+
+
+def high_byte_first(value: Value) -> Value:
+    """16 bits as two bytes in memory."""
+    return Cat(value[8:], value[:8])
+
+
 class Sequencer(wiring.Component):
     """Fetches, dispatches in order, offers an instruction to its engine when its waits are met.
 
-    Dispatch: one instruction per 2 cycles at best (two beats each). An instruction reaches its
+    Dispatch: one instruction per 4 cycles at best: it is judged for two. An instruction reaches its
     engine 2 cycles after the last of its thresholds is met and the instruction before it was taken.
     Fetching stops at END; ``finished`` pulses when its thresholds are met and what was fetched
-    beyond it has been thrown away, and ``running`` falls with the next edge. An unknown opcode
-    raises ``illegal`` with its index. While ``halt`` is high nothing is dispatched: after a failed
-    fetch the instruction means nothing. ``waiting_for[e]``: the head of MATMUL's queue waited for
-    engine e in the cycle before.
+    beyond it has been thrown away, and ``running`` falls with the next edge. ``fault`` with cause
+    and address, until a reset: the image is not for this hardware (the first instruction says so),
+    an instruction's check is wrong, its opcode unknown, or it lies outside the image's window. At
+    the window's end the fetch waits; only when everything before it is dispatched it is an error.
+    While ``halt`` is high nothing is dispatched: after a failed fetch the instruction means
+    nothing. ``waiting_for[e]``: the head of MATMUL's queue waited for engine e in the cycle before.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -45,17 +81,20 @@ class Sequencer(wiring.Component):
             "running": Out(1),
             "finished": Out(1),
             "image_base": In(64),
+            "image_window": In(WINDOW_BITS),
             "o_fetch": Out(stream.Signature(BURST)),
             "i_beats": In(stream.Signature(128)),
-            "illegal": Out(1),
-            "illegal_index": Out(32),
+            "fault": Out(1),
+            "fault_cause": Out(4),
+            "fault_address": Out(64),
+            "index": Out(32),
             "done": In(len(Engine)),
             "progress": Out(1),
             "matmul_queued": Out(1),
             "waiting_for": Out(len(Engine)),
         }
         for engine in Engine:
-            width = INSTRUCTION_BITS if engine == Engine.LOAD else BODY_BITS
+            width = CHECKED_BITS if engine == Engine.LOAD else BODY_BITS
             ports[f"o_{engine.name.lower()}"] = Out(stream.Signature(width))
         super().__init__(ports)
 
@@ -77,10 +116,12 @@ class Sequencer(wiring.Component):
         running = Signal()
         stopping = Signal()
         m.d.comb += self.running.eq(running)
-        next_address = Signal(64)
+        next_address = Signal(65)  # the last bit: beyond the last address
+        bursts_left = Signal(WINDOW_BITS - exact_log2(FETCH_BURST_BEATS))  # in the window
+        exhausted = Signal()
         pending_beats = Signal(8)  # requested, not yet arrived here
         m.d.comb += [
-            self.o_fetch.valid.eq(running & ~stopping),
+            self.o_fetch.valid.eq(running & ~stopping & ~exhausted),
             self.o_fetch.payload.address.eq(next_address),
             self.o_fetch.payload.length.eq(FETCH_BURST_BEATS - 1),
         ]
@@ -89,13 +130,24 @@ class Sequencer(wiring.Component):
         m.d.sync += pending_beats.eq(
             pending_beats + Mux(requested, FETCH_BURST_BEATS, 0) - beat_taken
         )
+        # One cycle late is early enough: the master looks at a burst for two before it accepts it.
+        m.d.sync += exhausted.eq((bursts_left == 0) | next_address[-1])
         with m.If(requested):
-            m.d.sync += next_address.eq(next_address + FETCH_BURST_BEATS * 16)
+            m.d.sync += [
+                next_address.eq(next_address + FETCH_BURST_BEATS * 16),
+                bursts_left.eq(bursts_left - 1),
+            ]
         with m.If(self.start):
-            m.d.sync += [running.eq(1), stopping.eq(0), next_address.eq(self.image_base)]
+            m.d.sync += [
+                running.eq(1),
+                stopping.eq(0),
+                next_address.eq(self.image_base),
+                bursts_left.eq(self.image_window[exact_log2(FETCH_BURST_BEATS) :]),
+                exhausted.eq(0),
+            ]
 
         # Decode: two beats make an instruction.
-        low = Signal(128, reset_less=True)
+        low = Signal(128, reset_less=True)  # the last beat: the lower one while `have_low`
         have_low = Signal()
         instruction = Signal(INSTRUCTION_BITS)
         m.d.comb += instruction.eq(Cat(low, self.i_beats.payload))
@@ -108,16 +160,68 @@ class Sequencer(wiring.Component):
         with m.If(dispatch):
             m.d.sync += [held_valid.eq(0), index.eq(index + 1)]
         with m.If(beat_taken & ~stopping):
-            m.d.sync += have_low.eq(~have_low)
+            m.d.sync += [have_low.eq(~have_low), low.eq(self.i_beats.payload)]
             with m.If(have_low):
                 m.d.sync += [held.eq(instruction), held_valid.eq(1)]
-            with m.Else():
-                m.d.sync += low.eq(self.i_beats.payload)
-        with m.If(self.start):
-            m.d.sync += [have_low.eq(0), held_valid.eq(0), index.eq(0)]
-
+        arrived = register(m, beat_taken & ~stopping & have_low, "arrived", reset=True)
         opcode = held[:OPCODE_BITS]
         waits = held[OPCODE_BITS:BODY_OFFSET]
+        is_begin = opcode == BY_NAME["BEGIN"].code
+
+        # The CRC over both beats, one after the other by the same logic. The check stands behind
+        # what it is of, so that 0 is left where it is right.
+        difference: Value = Const(0, CHECK_BITS)
+        if self.config.instruction_check:
+            first_beat = register(m, beat_taken & ~stopping & ~have_low, "first_beat", reset=True)
+            crc = Signal(CHECK_BITS, init=-1)
+            place = index[:CHECK_BITS] & arrived.replicate(CHECK_BITS)
+            between = Const(0, 8 * BEAT_BYTES - 2 * CHECK_BITS)
+            step = crc_step(low ^ Cat(high_byte_first(crc), between, high_byte_first(place)))
+            difference = register(m, step, "difference")
+            with m.If(self.start | arrived):
+                m.d.sync += crc.eq(-1)
+            with m.Elif(first_beat):
+                m.d.sync += crc.eq(step)
+
+        # Judgement: one cycle for sums and comparisons, one for the verdict. What is sound may be
+        # dispatched; what is not stays here until a reset.
+        summed = register(m, arrived, "summed", reset=True)
+        size = sum(field.bits for field in BY_NAME["BEGIN"].fields)
+        expected = int.from_bytes(encode(begin(self.config), 0), "little") >> BODY_OFFSET
+        body = held[BODY_OFFSET : BODY_OFFSET + size]
+        for_this = register(m, body == expected & ((1 << size) - 1), "for_this")
+        at_begin = register(m, is_begin, "at_begin")
+        at_first = register(m, index == 0, "at_first")
+        known = register(m, Cat(opcode == code for code in BY_CODE).any(), "known")
+        sound = Signal()
+        faults = {
+            Cause.IMAGE: at_first & ~(at_begin & for_this),
+            Cause.INTEGRITY: difference.any(),
+            Cause.ILLEGAL_INSTRUCTION: ~known | (at_begin & ~at_first),
+        }
+        found = Signal(len(faults))
+        with m.If(dispatch):
+            m.d.sync += sound.eq(0)
+        with m.If(summed & ~stopping):
+            m.d.sync += [found.eq(Cat(faults.values())), sound.eq(~Cat(faults.values()).any())]
+        waits_outside = running & exhausted & ~stopping & ~held_valid & (pending_beats == 0)
+        # All of it stays as it is from here on: `fault` may come a cycle after what it is about.
+        outside = register(m, waits_outside, "outside", reset=True)
+        fault = register(m, running & (found.any() | outside), "fault", reset=True)
+        fault_cause = Signal(4)
+        m.d.sync += fault_cause.eq(Cause.WINDOW)
+        for bit, cause in reversed(list(enumerate(faults))):
+            with m.If(found[bit]):
+                m.d.sync += fault_cause.eq(cause)
+        m.d.comb += [
+            self.index.eq(index),
+            self.fault.eq(fault),
+            self.fault_cause.eq(fault_cause),
+            self.fault_address.eq(Mux(outside, next_address, index)),
+        ]
+
+        with m.If(self.start):
+            m.d.sync += [have_low.eq(0), held_valid.eq(0), index.eq(0), found.eq(0)]
 
         def met(thresholds: Signal) -> list:
             return [completed[e] >= thresholds.word_select(e, WAIT_BITS) for e in range(engines)]
@@ -126,17 +230,19 @@ class Sequencer(wiring.Component):
         for engine in Engine:
             name = engine.name.lower()
             out = getattr(self, f"o_{name}")
-            width = INSTRUCTION_BITS if engine == Engine.LOAD else BODY_BITS
+            width = CHECKED_BITS if engine == Engine.LOAD else BODY_BITS
             queue = SyncFIFO(width=width + WAIT_BITS * engines, depth=self.config.queue_depth)
             m.submodules[f"{name}_queue"] = queue
             codes = [code for code, entry in BY_CODE.items() if entry.engine == engine]
             mine = Signal(name=f"{name}_opcode")
             m.d.comb += [
                 mine.eq(Cat(opcode == code for code in codes).any()),
-                queue.w_data.eq(Cat(waits, held if engine == Engine.LOAD else held[BODY_OFFSET:])),
-                queue.w_en.eq(held_valid & mine & ~stopping & ~self.halt),
+                queue.w_data.eq(
+                    Cat(waits, held[0 if engine == Engine.LOAD else BODY_OFFSET : CHECKED_BITS])
+                ),
+                queue.w_en.eq(sound & mine & ~stopping & ~self.halt),
             ]
-            with m.If(mine & queue.w_rdy & held_valid & ~stopping & ~self.halt):
+            with m.If(mine & queue.w_rdy & sound & ~stopping & ~self.halt):
                 m.d.comb += dispatch.eq(1)
             head_waits = queue.r_data[: WAIT_BITS * engines]
             conditions = met(head_waits)
@@ -151,20 +257,23 @@ class Sequencer(wiring.Component):
                 m.d.comb += self.matmul_queued.eq(queue.r_rdy)
                 m.d.sync += self.waiting_for.eq(Mux(queue.r_rdy, ~Cat(conditions), 0))
 
-        known = Cat(opcode == code for code in BY_CODE).any()
-        m.d.comb += [
-            self.illegal.eq(held_valid & ~known & ~stopping & running),
-            self.illegal_index.eq(index),
-        ]
+        with m.If(is_begin & sound & ~self.halt):
+            m.d.comb += dispatch.eq(1)
 
         # END: nothing behind it is needed, so fetching stops at once. The frame ends when the
         # thresholds are met and what was fetched beyond END has arrived: then nothing of the
         # frame is left on the bus, and the next START is taken from the interrupt on.
         end_met = Signal()
-        with m.If(held_valid & (opcode == BY_NAME["END"].code) & ~self.halt):
+        with m.If(sound & (opcode == BY_NAME["END"].code) & ~self.halt):
             m.d.sync += stopping.eq(1)
         m.d.sync += end_met.eq(stopping & Cat(met(waits)).all() & (pending_beats == 0) & ~end_met)
         m.d.comb += self.finished.eq(end_met & running)
         with m.If(self.finished):
-            m.d.sync += [running.eq(0), stopping.eq(0), held_valid.eq(0), have_low.eq(0)]
+            m.d.sync += [
+                running.eq(0),
+                stopping.eq(0),
+                held_valid.eq(0),
+                have_low.eq(0),
+                sound.eq(0),
+            ]
         return m

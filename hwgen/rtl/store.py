@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal
+from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -13,6 +13,7 @@ from hwgen.isa.instructions import BEAT_BYTES, WORD_ADDRESS_BITS
 from hwgen.rtl.axi import BURST
 from hwgen.rtl.pipeline import register
 from hwgen.rtl.ports import ReadPort, command_signature
+from hwgen.rtl.registers import WINDOW_BITS
 
 #: Longest write burst, beats; WriteMaster's FIFO holds at least two.
 STORE_BURST_BEATS = 16
@@ -22,7 +23,9 @@ class StoreEngine(wiring.Component):
     """Reads words into the write master's FIFO, offers a burst when all its beats are there.
 
     Throughput: one word per max(READ_LATENCY + 2, rows / 16) + 1 cycles (logits are a few hundred
-    words per frame). ``done`` pulses when the last write response has arrived.
+    words per frame). ``done`` pulses when the last write response has arrived. A store that would
+    leave its window writes nothing: ``outside`` stays high, with the address of its first beat. One
+    that reaches the last address ends there in the same way.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -32,6 +35,9 @@ class StoreEngine(wiring.Component):
                 "i_command": In(command_signature("STORE")),
                 "done": Out(1),
                 "output_base": In(64),
+                "output_window": In(WINDOW_BITS),
+                "outside": Out(1),
+                "outside_address": Out(64),
                 "read": Out(ReadPort(config.word_bits)),
                 "o_stream": Out(stream.Signature(128)),
                 "o_burst": Out(stream.Signature(BURST)),
@@ -50,7 +56,7 @@ class StoreEngine(wiring.Component):
 
         # Bursts: beats put into the FIFO but not yet part of a burst; a burst ends at a multiple of
         # its longest length. It is made in one cycle and offered from the next on.
-        target = Signal(64)
+        target = Signal(65)  # the last bit: beyond the last address
         gathered = Signal(range(STORE_BURST_BEATS + 4))
         position = Signal(ceil_log2(STORE_BURST_BEATS))  # of the next burst within its boundary
         bursts = Signal(16)  # offered, response pending
@@ -58,16 +64,24 @@ class StoreEngine(wiring.Component):
         all_read = Signal()
         length = Signal.like(room)
         offering, update = Signal(), Signal()
+        # Known long before the first burst: a word is read first.
+        space = Signal(signed(WINDOW_BITS + 1))  # beats
+        total = Signal(range((beats_per_word << 16) + 1))  # beats; 0 words are 2^16
+        leaves = register(m, space < total, "leaves")
+        outside = leaves | target[-1]
         m.d.comb += [
             position.eq(target[4:]),
             room.eq(STORE_BURST_BEATS - position),
             self.o_burst.payload.address.eq(target),
             self.o_burst.payload.length.eq(length - 1),
-            self.o_burst.valid.eq(offering),
+            self.o_burst.valid.eq(offering & ~outside),
+            # A cycle late: nothing changes from there on.
+            self.outside.eq(register(m, offering & outside, "is_outside", reset=True)),
+            self.outside_address.eq(target),
         ]
         pushed = self.o_stream.valid & self.o_stream.ready
         counting = register(m, pushed, "counting", reset=True)  # a beat not yet in `gathered`
-        offered = offering & self.o_burst.ready
+        offered = self.o_burst.valid & self.o_burst.ready
         m.d.sync += [
             gathered.eq(gathered + counting),
             bursts.eq(bursts + offered - self.written),
@@ -99,6 +113,11 @@ class StoreEngine(wiring.Component):
                         address.eq(self.i_command.payload.source),
                         target.eq(
                             self.output_base + Cat(Const(0, 4), self.i_command.payload.address)
+                        ),
+                        space.eq(self.output_window - self.i_command.payload.address),
+                        total.eq(
+                            Cat(self.i_command.payload.words, self.i_command.payload.words == 0)
+                            * beats_per_word
                         ),
                         all_read.eq(0),
                     ]

@@ -33,7 +33,7 @@ from hwgen.stages.options import DesignOptions
 
 #: Longest name of a design.
 _NAME_CHARACTERS = 64
-DESIGN_SCHEMA_VERSION = 2
+DESIGN_SCHEMA_VERSION = 3
 _DESIGN_KEY = "hwgen.design"
 
 

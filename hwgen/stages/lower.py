@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hwgen.boards import Board
 from hwgen.config import AcceleratorConfig
@@ -18,6 +19,9 @@ from hwgen.sim.frame import Memory
 from hwgen.stages.design import Design
 from hwgen.stages.load import held_out_images
 
+if TYPE_CHECKING:
+    from hwgen.program.cycle_model import CyclePrediction
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Lowered:
@@ -27,7 +31,7 @@ class Lowered:
     graph: IntegerGraph  #: the design's
     program: Program
     memory: Memory
-    predicted_cycles: int
+    prediction: CyclePrediction
 
 
 def lower(chosen: Design, reporter: Reporter, *, check: bool = True) -> Lowered:
@@ -48,7 +52,7 @@ def lower(chosen: Design, reporter: Reporter, *, check: bool = True) -> Lowered:
         reporter("compiling the graph", 0.0)
         program = lower_graph(graph, chosen.config, blocks=chosen.row_blocks)
         memory = board_memory(chosen.board, chosen.config.clock_mhz)
-        predicted = predicted_cycles(program, memory)
+        predicted = prediction(program, memory)
         if check:
             reporter("checking the program against the graph", 0.5)
             image = held_out_images(graph.spec, 1).images[0]
@@ -64,7 +68,7 @@ def lower(chosen: Design, reporter: Reporter, *, check: bool = True) -> Lowered:
         graph=graph,
         program=program,
         memory=memory,
-        predicted_cycles=predicted,
+        prediction=predicted,
     )
 
 
@@ -83,12 +87,16 @@ def check_runs(spec: ModelSpec, config: AcceleratorConfig, row_blocks: int) -> N
     lower_graph(shapes, config, skeleton=True, blocks=row_blocks)
 
 
-def predicted_cycles(program: Program, memory: Memory) -> int:
-    """Cycles of a frame by the cycle model."""
+def prediction(program: Program, memory: Memory) -> CyclePrediction:
+    """What the cycle model says of a frame.
+
+    Raises:
+        ProgramError: the program would not finish.
+    """
     from hwgen.program.cycle_model import MemoryModel, predict
 
     model = MemoryModel(bytes_per_cycle=memory.bandwidth, latency=memory.latency)
-    return round(predict(program, model).cycles)
+    return predict(program, model)
 
 
 def board_memory(board: Board, clock_mhz: int) -> Memory:

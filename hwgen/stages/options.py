@@ -67,13 +67,13 @@ class DesignOption:
         return UsageError(what, why=error.why, nearest=nearest)
 
 
-_ARRAY, _VECTOR = "Array", "Vector units"
+_ARRAY, _VECTOR, _CONTROL = "Array", "Vector units", "Control"
 _ON_CHIP, _EXTERNAL = "On-chip memories and queues", "External memory"
 _MODEL = "by the model"
 
 
 def _usual(name: str) -> str:
-    return str(getattr(AcceleratorConfig, name))
+    return value_text(getattr(AcceleratorConfig, name))
 
 
 #: Every option, in the order of the help text.
@@ -89,6 +89,7 @@ OPTIONS: tuple[DesignOption, ...] = (
     DesignOption("bank_words", _ON_CHIP, default=_MODEL),
     DesignOption("constant_fifo_beats", _ON_CHIP, default="by columns and ports"),
     DesignOption("queue_depth", _ON_CHIP, default=_usual("queue_depth")),
+    DesignOption("instruction_check", _CONTROL, default=_usual("instruction_check")),
     DesignOption("memory_ports", _EXTERNAL, "--ports"),
     DesignOption("read_fifo_beats", _EXTERNAL, default=_usual("read_fifo_beats")),
     DesignOption("burst_beats", _EXTERNAL, default=_usual("burst_beats")),

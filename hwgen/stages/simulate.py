@@ -8,19 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from hwgen.emit.manifest import digest, file_digest
-from hwgen.errors import HwgenError, SimulationError
+from hwgen.errors import FormatError, ProgramError, SimulationError
 from hwgen.frontend.images import ImageSet
-from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.interpreter import run_boundaries
 from hwgen.isa.instructions import Engine
+from hwgen.reading import MAX_DESIGN_FILE_BYTES, read_bytes
 from hwgen.report.results import SimulationResult, design_digest
 from hwgen.report.terminal import Reporter
 from hwgen.report.trace import write_trace
 from hwgen.sim.compare import compare
 from hwgen.sim.frame import Frame, Memory, simulate_frames
 from hwgen.stages.emit import DesignFolder, read_labels
-from hwgen.stages.lower import predicted_cycles
+from hwgen.stages.lower import prediction
 from hwgen.stages.quantise import top1
 
 #: Images that one run of the simulation takes: their boundaries are kept in memory.
@@ -52,7 +51,7 @@ def simulate(
     labels_of_trace = read_labels(folder) if trace is not None else ()
     with reporter.stage("simulate"):
         reporter("predicting the cycles", 0.0)
-        predicted = predicted_for(folder, graph, model)
+        predicted, watchdog = expected_of(folder, model)
     classes = manifest.program.classes
     worst: Frame | None = None
     checked = 0
@@ -73,6 +72,7 @@ def simulate(
                 part,
                 latency=model.latency,
                 bandwidth=model.bandwidth,
+                watchdog=watchdog,
                 expected_cycles=predicted,
                 progress=_scaled(reporter, done, whole),
             )
@@ -123,25 +123,37 @@ def simulate(
     )
 
 
-def predicted_for(folder: DesignFolder, graph: IntegerGraph, memory: Memory) -> int | None:
-    """The manifest's prediction, or one for another memory than the board's.
+def expected_of(folder: DesignFolder, memory: Memory) -> tuple[int | None, int]:
+    """Predicted cycles of a frame, and the value for WATCHDOG.
 
-    The cycle model works on the compiled program: there is no other prediction where the folder's
-    program is not the one that its graph compiles to.
+    The manifest's, or for another memory than the board's what the cycle model says of the folder's
+    program. Of a program that is damaged or for other hardware nothing can be said; such a frame
+    ends at once.
     """
-    from hwgen.program.lowering import lower as lower_graph
+    from hwgen.program.program import Program, decode_instructions
 
     manifest = folder.manifest
+    facts = manifest.program
     settings = {"memory_latency": memory.latency, "memory_bandwidth": memory.bandwidth}
     if all(manifest.extra.get(name) == value for name, value in settings.items()):
-        return manifest.program.predicted_cycles
+        return facts.predicted_cycles, facts.watchdog_cycles
     try:
-        program = lower_graph(graph, manifest.config, blocks=manifest.row_blocks)
-    except HwgenError:
-        return None
-    if file_digest(folder.path / manifest.program.image) != digest(program.image):
-        return None
-    return predicted_cycles(program, memory)
+        image = read_bytes(folder.path / facts.image, limit=MAX_DESIGN_FILE_BYTES)
+        program = Program(
+            config=manifest.config,
+            instructions=decode_instructions(image, manifest.config),
+            image=image,
+            input_shape=facts.input_shape[:3],  # type: ignore[arg-type]
+            input_bytes=facts.input_bytes,
+            output_bytes=facts.output_bytes,
+            classes=facts.classes,
+            boundaries=(),
+            macs=facts.macs,
+        )
+        found = prediction(program, memory)
+    except (FormatError, ProgramError):
+        return None, facts.watchdog_cycles
+    return found.cycles, found.watchdog
 
 
 def account(frame: Frame) -> tuple[int, dict[str, int]]:

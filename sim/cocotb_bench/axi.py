@@ -11,7 +11,7 @@ import random
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from hwgen.isa.instructions import BEAT_BYTES, Instruction, encode
+from hwgen.isa.instructions import BEAT_BYTES, INSTRUCTION_BYTES, Instruction, encode
 from hwgen.sim.cocotb_bench import bins
 
 PAGE = 4096
@@ -20,13 +20,8 @@ _INCREMENTING = 1
 _SIZE_16_BYTES = 4
 
 
-#: First half of a load without thresholds, from far behind the memory image.
-_STRAY_LOAD = int.from_bytes(
-    encode(Instruction("LOAD_WORDS", {"address": (1 << 28) - 1, "words": 16, "destination": 0}))[
-        :BEAT_BYTES
-    ],
-    "little",
-)
+#: A load without thresholds, from far behind the memory image.
+_STRAY_LOAD = Instruction("LOAD_WORDS", {"address": (1 << 28) - 1, "words": 16, "destination": 0})
 
 
 class ProtocolError(Exception):
@@ -35,12 +30,13 @@ class ProtocolError(Exception):
 
 @dataclass
 class Region:
-    """Addresses ``base`` up of external memory."""
+    """Addresses ``base`` up of external memory; a burst beyond ``window`` bytes breaks a rule."""
 
     name: str
     base: int
     data: bytearray
     writable: bool = False
+    window: int | None = None  #: None: all
 
 
 @dataclass
@@ -101,12 +97,14 @@ class Memory:
     chances: Chances = field(default_factory=Chances)
     target: Target | None = None
     dead: bool = False  #: answers nothing, accepts nothing
+    requested: Counter[str] = field(default_factory=Counter)  #: bursts by kind
 
     def region(self, address: int, size: int, *, write: bool) -> tuple[Region, int]:
         """The region that holds a burst, and the offset in it."""
         for region in self.regions:
             offset = address - region.base
-            if offset >= 0 and offset + size <= len(region.data):
+            end = len(region.data) if region.window is None else region.window
+            if offset >= 0 and offset + size <= end:
                 if write and not region.writable:
                     raise ProtocolError(f"Write to {region.name} at {address:#x}")
                 return region, offset
@@ -184,6 +182,7 @@ class ReadPort:
         self._chosen: int | None = None
         self._hits: list[str] = []  # of the beat on offer
         self._refused_in_crowd = False
+        self._stray: _Burst | None = None  #: in which a stray instruction comes
         self._now = 0
 
     @property
@@ -196,6 +195,7 @@ class ReadPort:
         beats = check_burst("Read", address, length, size, burst)
         self.memory.region(address, beats * BEAT_BYTES, write=False)
         kind = self.memory.kind(identifier, address)
+        self.memory.requested[kind] += 1
         if self._refused_in_crowd:
             self.memory.hits[bins.stall("AR", kind, port=self.number)] += 1
             self._refused_in_crowd = False
@@ -245,10 +245,16 @@ class ReadPort:
         self.rresp, self._hits = memory.response("R", burst, position, outstanding, self.number)
         self.rdata = int.from_bytes(region.data[start : start + BEAT_BYTES], "little")
         if self.rresp:
-            # The data of an error mean nothing; as an instruction they would be a stray load.
+            # The data of an error mean nothing. The worst that they could be as an instruction,
+            # with the beat behind them, is a load that is sound but for its address.
             self.rdata = rng.getrandbits(8 * BEAT_BYTES)
-            if burst.kind == "fetch" and burst.done % 2 == 0:
-                self.rdata = _STRAY_LOAD
+            self._stray = burst if burst.kind == "fetch" and burst.done % 2 == 0 else None
+        if self._stray is burst:
+            stray = encode(_STRAY_LOAD, start // INSTRUCTION_BYTES)
+            half = burst.done % 2 * BEAT_BYTES
+            self.rdata = int.from_bytes(stray[half : half + BEAT_BYTES], "little")
+            if half:
+                self._stray = None
         self.rvalid = True
 
 
@@ -283,6 +289,7 @@ class WritePort:
             raise ProtocolError(f"AWID must be 0, not {identifier}")
         beats = check_burst("Write", address, length, size, burst)
         self.memory.region(address, beats * BEAT_BYTES, write=True)
+        self.memory.requested["store"] += 1
         self.requests.append(_Burst(0, address, beats, "store"))
 
     def data(self, word: int, strobe: int, last: bool) -> None:

@@ -28,8 +28,6 @@ Cycles = Generator[None, None, Any]
 
 #: Above 4 GiB: the upper halves of the base registers count.
 IMAGE_BASE, INPUT_BASE, OUTPUT_BASE = 0x1_0000_0000, 0x2_4000_0000, 0x3_8000_0000
-#: Prefetched beyond END, at most: the fetch FIFO and what is in the sequencer.
-OVERRUN = 4096
 
 
 class Bench:
@@ -57,7 +55,8 @@ class Bench:
         self.seen = dict.fromkeys(self.layout, 0)
         self.axil = dict.fromkeys(("awvalid", "wvalid", "bready", "arvalid", "rready"), 0)
         self.output = Region("output", OUTPUT_BASE, bytearray(len(frame.output)), True)
-        self.image = Region("image", IMAGE_BASE, bytearray(frame.image + bytes(OVERRUN)))
+        self.image = Region("image", IMAGE_BASE, bytearray(frame.image))
+        self.input = Region("input", INPUT_BASE, bytearray(frame.input_bytes))
         places = {
             name: (IMAGE_BASE + first, IMAGE_BASE + end)
             for name, (first, end) in frame.loads.items()
@@ -67,7 +66,7 @@ class Bench:
         first, end = frame.last_store
         places[bins.LAST_STORE] = (OUTPUT_BASE + first, OUTPUT_BASE + end)
         self.memory = Memory(
-            [self.image, Region("input", INPUT_BASE, bytearray(frame.input_bytes)), self.output],
+            [self.image, self.input, self.output],
             [(IMAGE_BASE + first, IMAGE_BASE + end) for first, end in frame.weights],
             places,
             IMAGE_BASE + frame.instructions * INSTRUCTION_BYTES,
@@ -203,10 +202,10 @@ class Bench:
         for _ in range(cycles):
             yield
 
-    def write(self, name: str, value: int, strobe: int = 15) -> Cycles:
-        """Write a register: address and data in their own time."""
+    def write(self, name: str, value: int, strobe: int = 15, byte: int = 0) -> Cycles:
+        """Write a register: address (of its ``byte``) and data in their own time."""
         chances, random_ = self.memory.chances, self.rng.random
-        self.dut.s_axil_awaddr.value = BY_NAME[name].offset
+        self.dut.s_axil_awaddr.value = BY_NAME[name].offset + byte
         self.dut.s_axil_wdata.value = value
         self.dut.s_axil_wstrb.value = strobe
         axil, seen = self.axil, self.seen
@@ -231,10 +230,10 @@ class Bench:
                 return
         raise ProtocolError(f"{name}: no response to a write")
 
-    def read(self, name: str) -> Cycles:
-        """Read a register."""
+    def read(self, name: str, byte: int = 0) -> Cycles:
+        """Read a register by the address of one of its bytes."""
         chances, random_ = self.memory.chances, self.rng.random
-        self.dut.s_axil_araddr.value = BY_NAME[name].offset
+        self.dut.s_axil_araddr.value = BY_NAME[name].offset + byte
         axil, seen = self.axil, self.seen
         taken = False
         for _ in range(100_000):

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwgen.config import AcceleratorConfig
+from hwgen.isa.build import begin
 from hwgen.isa.instructions import (
     BEAT_BYTES,
     CONSTANT_BYTES,
@@ -61,6 +62,8 @@ def bench_config(memory_ports: int, *, small: bool = False) -> AcceleratorConfig
         max_row_length=64,
         max_channels=64,
         read_fifo_beats=256,
+        # Both kinds of sequencers are tested.
+        instruction_check=memory_ports == 1,
     )
 
 
@@ -215,7 +218,7 @@ def make_frame(memory_ports: int, *, small: bool = False, seed: int = 1) -> Test
     """The program, a random image and the output that the integer contract gives."""
     config = bench_config(memory_ports, small=small)
     rng = np.random.default_rng(seed)
-    b = _Builder(config)
+    b = _Builder(config, program=[begin(config)])
     m = TOKENS
     residual_bank, normalised, query, key_value, scores, codes_bank = (_word(i) for i in range(6))
     # In the residual's bank, so that MATMUL and DRAIN want the same one at the same time.
@@ -436,7 +439,7 @@ def make_frame(memory_ports: int, *, small: bool = False, seed: int = 1) -> Test
     store({Engine.DRAIN: drained}, residual_bank + 5 * m, single, m)
 
     b.emit("END", dict(b.count))
-    program = b"".join(encode(instruction) for instruction in b.program)
+    program = b"".join(encode(item, index) for index, item in enumerate(b.program))
     if len(program) > PAGE:
         raise ValueError(f"The program must fit {PAGE} bytes, not {len(program)}")
     b.image[: len(program)] = program

@@ -7,8 +7,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from hwgen.isa.instructions import INSTRUCTION_BYTES, Engine, decode, encode
+from hwgen.isa.build import build_identity
+from hwgen.isa.instructions import (
+    BEAT_BYTES,
+    CHECKED_BITS,
+    INSTRUCTION_BYTES,
+    OPCODE_BITS,
+    WAIT_BITS,
+    Engine,
+    Instruction,
+    decode,
+    encode,
+    with_check,
+)
+from hwgen.isa.instructions import BY_NAME as OPCODES
 from hwgen.isa.registers import (
+    BASE_ALIGNMENT,
     BY_NAME,
     CONTROL_SOFT_RESET,
     CONTROL_START,
@@ -17,14 +31,17 @@ from hwgen.isa.registers import (
     STATUS_DONE,
     STATUS_ERROR,
     STATUS_RESETTING,
+    WATCHDOG_RESET,
     Cause,
 )
 from hwgen.sim.cocotb_bench import bins
-from hwgen.sim.cocotb_bench.axi import Chances, Target
+from hwgen.sim.cocotb_bench.axi import Chances, Region, Target
 from hwgen.sim.cocotb_bench.bench import IMAGE_BASE, INPUT_BASE, OUTPUT_BASE, Bench, Cycles
 
 _BASES = {"IMAGE": IMAGE_BASE, "INPUT": INPUT_BASE, "OUTPUT": OUTPUT_BASE}
 _FILLER = 0xA5
+#: A burst of the instruction fetch.
+FETCH_BYTES = 256
 
 
 class ScenarioError(Exception):
@@ -38,13 +55,37 @@ def _expect(condition: bool, message: str) -> None:
 
 def configure(bench: Bench) -> Cycles:
     """Registers after a hard reset: all at their initial values, then set."""
-    _expect((yield from bench.read("IDENTITY")) == IDENTITY, "IDENTITY differs")
-    for name in ("STATUS", "CAUSE", "INTERRUPT", "IMAGE_LOW", "OUTPUT_HIGH", "WATCHDOG"):
-        _expect((yield from bench.read(name)) == 0, f"{name} is not 0 after a hard reset")
+    build = build_identity(bench.frame.config)
+    initial = {"IDENTITY": IDENTITY, "WATCHDOG": WATCHDOG_RESET}
+    initial |= {"BUILD_LOW": build & 0xFFFF_FFFF, "BUILD_HIGH": build >> 32}
+    zero = ("STATUS", "CAUSE", "INTERRUPT", "IMAGE_LOW", "OUTPUT_HIGH", "INPUT_SIZE")
+    for name, value in (initial | dict.fromkeys(zero, 0)).items():
+        found = yield from bench.read(name)
+        _expect(found == value, f"{name} is {found:#x}, not {value:#x} after a hard reset")
     for name, base in _BASES.items():
-        yield from bench.write(f"{name}_LOW", base & 0xFFFF_FFFF)
-        yield from bench.write(f"{name}_HIGH", base >> 32)
+        yield from write_base(bench, name, base)
+        yield from bench.write(f"{name}_SIZE", sizes(bench)[name])
     yield from bench.write("INTERRUPT_ENABLE", 1)
+
+
+def sizes(bench: Bench) -> dict[str, int]:
+    """Bytes of each window: exactly what the frame has."""
+    frame = bench.frame
+    data = {"IMAGE": frame.image, "INPUT": frame.input_bytes, "OUTPUT": frame.output}
+    return {name: len(content) for name, content in data.items()}
+
+
+def set_window(bench: Bench, name: str, size: int | None = None) -> Cycles:
+    """Declare a window, and hold the design to it; None: what the frame has."""
+    region = {"IMAGE": bench.image, "INPUT": bench.input, "OUTPUT": bench.output}[name]
+    region.window = size
+    yield from bench.write(f"{name}_SIZE", sizes(bench)[name] if size is None else size)
+
+
+def write_base(bench: Bench, name: str, base: int) -> Cycles:
+    """Both halves of a base register."""
+    yield from bench.write(f"{name}_LOW", base & 0xFFFF_FFFF)
+    yield from bench.write(f"{name}_HIGH", base >> 32)
 
 
 def ready(bench: Bench) -> Cycles:
@@ -125,7 +166,7 @@ def soft_reset(bench: Bench) -> Cycles:
             break
     else:
         raise ScenarioError("STATUS says resetting for ever")
-    for name in ("STATUS", "CAUSE", "CAUSE_ADDRESS", "INTERRUPT"):
+    for name in ("STATUS", "CAUSE", "CAUSE_ADDRESS", "CAUSE_ADDRESS_HIGH", "INTERRUPT"):
         _expect((yield from bench.read(name)) == 0, f"{name} is not 0 after a soft reset")
     _expect(not bench.seen["interrupt"], "interrupt after a soft reset")
     for name, base in _BASES.items():
@@ -204,6 +245,12 @@ def random_reset(bench: Bench, *, how: str, within: int) -> Cycles:
     yield from frame(bench)
 
 
+def _cause_address(bench: Bench) -> Cycles:
+    low = yield from bench.read("CAUSE_ADDRESS")
+    high = yield from bench.read("CAUSE_ADDRESS_HIGH")
+    return low | high << 32
+
+
 def _failed(bench: Bench, cause: Cause, address: int | None) -> Cycles:
     """The error state, that START is ignored in it, and the way out."""
     yield from wait_interrupt(bench)
@@ -211,19 +258,16 @@ def _failed(bench: Bench, cause: Cause, address: int | None) -> Cycles:
     _expect(bool(status & STATUS_ERROR), f"STATUS {status:#x}: no error")
     found = yield from bench.read("CAUSE")
     _expect(found == cause, f"CAUSE {found}, not {cause.value} ({cause.name})")
-    where = yield from bench.read("CAUSE_ADDRESS")
+    where = yield from _cause_address(bench)
     if address is not None:
-        _expect(
-            where == address & 0xFFFF_FFFF,
-            f"CAUSE_ADDRESS {where:#x}, not {address & 0xFFFF_FFFF:#x}",
-        )
+        _expect(where == address, f"CAUSE_ADDRESS {where:#x}, not {address:#x}")
     # Sticky: neither clearing the interrupt nor START changes it.
     yield from bench.write("INTERRUPT", 1)
     _expect(not bench.seen["interrupt"], "interrupt stays after it was cleared")
     yield from bench.write("CONTROL", CONTROL_START)
     yield from bench.wait(bench.rng.randrange(200))
     _expect((yield from bench.read("CAUSE")) == cause, "the cause is not sticky")
-    _expect((yield from bench.read("CAUSE_ADDRESS")) == where, "the address is not sticky")
+    _expect((yield from _cause_address(bench)) == where, "the address is not sticky")
     bench.memory.dead = False
     bench.memory.target = None
     yield from soft_reset(bench)
@@ -246,6 +290,8 @@ def bus_error(
     By default among many outstanding bursts; ``where``: further fields of :class:`Target`.
     """
     yield from ready(bench)
+    # A stray load, where one is dispatched, must reach the bus to be seen.
+    yield from bench.write("IMAGE_SIZE", 0)
     most = skips or (4 if position else 2)
     for skip in (bench.rng.randrange(most), bench.rng.randrange(1 + most // 4), 0):
         target = Target(channel, what, response, position, skip=skip, **where)
@@ -261,6 +307,7 @@ def bus_error(
     else:
         raise ScenarioError("no such beat in the frame")
     cause = Cause.READ_ERROR if channel == "R" else Cause.WRITE_ERROR
+    yield from bench.write("IMAGE_SIZE", sizes(bench)["IMAGE"])
     yield from _failed(bench, cause, target.address)
 
 
@@ -276,7 +323,7 @@ def watchdog(bench: Bench, *, after: int, limit: int = 700) -> Cycles:
     yield from wait_interrupt(bench, 10 * limit)
     # Beats already received may still complete instructions for a while.
     _expect(bench.cycle - died <= 6 * limit, "the watchdog came too late")
-    yield from bench.write("WATCHDOG", 0)
+    yield from bench.write("WATCHDOG", WATCHDOG_RESET)
     yield from _failed(bench, Cause.WATCHDOG, None)
 
 
@@ -293,32 +340,205 @@ def _patched(bench: Bench, index: int, data: bytes, body: Callable[[], Cycles]) 
     yield from body()
 
 
+def _bytes_at(bench: Bench, index: int) -> bytes:
+    position = index * INSTRUCTION_BYTES
+    return bytes(bench.image.data[position : position + INSTRUCTION_BYTES])
+
+
+def _with_code(bench: Bench, index: int, code: int) -> bytes:
+    """An instruction with another opcode, and the check that belongs to it."""
+    word = int.from_bytes(_bytes_at(bench, index), "little") & ((1 << CHECKED_BITS) - 1)
+    changed = word >> OPCODE_BITS << OPCODE_BITS | code
+    return with_check(changed.to_bytes(CHECKED_BITS // 8, "little"), index)
+
+
 def illegal_instruction(bench: Bench, *, index: int, code: int) -> Cycles:
-    """An unknown opcode among the instructions."""
+    """An unknown opcode among the instructions, or BEGIN; the check is right."""
     yield from ready(bench)
-    original = bench.image.data[index * INSTRUCTION_BYTES]
-    data = bytearray(INSTRUCTION_BYTES)
-    data[:] = bench.image.data[index * INSTRUCTION_BYTES : (index + 1) * INSTRUCTION_BYTES]
-    data[0] = original & 0xF0 | code
+    data = _with_code(bench, index, code)
     yield from _patched(
-        bench, index, bytes(data), lambda: _failed(bench, Cause.ILLEGAL_INSTRUCTION, index)
+        bench, index, data, lambda: _failed(bench, Cause.ILLEGAL_INSTRUCTION, index)
     )
+
+
+def integrity(bench: Bench, *, index: int, bit: int | None = None) -> Cycles:
+    """One wrong bit, or (without ``bit``) the next instruction in the place of this one."""
+    yield from ready(bench)
+    if bit is None:
+        data = _bytes_at(bench, index + 1)
+    else:
+        word = int.from_bytes(_bytes_at(bench, index), "little") ^ 1 << bit
+        data = word.to_bytes(INSTRUCTION_BYTES, "little")
+    yield from _patched(bench, index, data, lambda: _failed(bench, Cause.INTEGRITY, index))
+
+
+def wrong_image(bench: Bench, *, how: str) -> Cycles:
+    """IMAGE points to memory that holds no image, or one for other hardware."""
+    yield from ready(bench)
+    first = decode(_bytes_at(bench, 0), 0)
+    if how == "zeros":
+        data = bytes(INSTRUCTION_BYTES)
+    elif how == "no begin":
+        data = _with_code(bench, 0, OPCODES["LOAD_TABLE"].code)
+    else:  # a field of BEGIN
+        data = encode(replace(first, fields={**first.fields, how: first[how] ^ 1}), 0)
+    before = _issued(bench)
+
+    def judge() -> Cycles:
+        _expect(_issued(bench) == before, "something of a wrong image ran")
+        yield from _failed(bench, Cause.IMAGE, 0)
+
+    yield from _patched(bench, 0, data, judge)
+
+
+def _issued(bench: Bench) -> int:
+    """Bursts so far, fetches apart."""
+    requested = bench.memory.requested
+    return requested.total() - requested["fetch"]
+
+
+def _find(bench: Bench, opcode: str, skip: int = 0) -> tuple[int, Instruction]:
+    for index in range(bench.frame.instructions):
+        instruction = decode(_bytes_at(bench, index), index)
+        if instruction.opcode == opcode:
+            if skip == 0:
+                return index, instruction
+            skip -= 1
+    raise ScenarioError(f"no {opcode} in the program")
 
 
 def address_range(bench: Bench, *, opcode: str, field: str, value: int, where: int) -> Cycles:
     """A word address outside its bank, or in a bank that does not exist."""
     yield from ready(bench)
-    for index in range(bench.frame.instructions):
-        position = index * INSTRUCTION_BYTES
-        instruction = decode(bytes(bench.image.data[position : position + INSTRUCTION_BYTES]))
-        if instruction.opcode == opcode:
-            break
-    else:
-        raise ScenarioError(f"no {opcode} in the program")
+    index, instruction = _find(bench, opcode)
     changed = replace(instruction, fields={**instruction.fields, field: value})
     yield from _patched(
-        bench, index, encode(changed), lambda: _failed(bench, Cause.ADDRESS_RANGE, where)
+        bench, index, encode(changed, index), lambda: _failed(bench, Cause.ADDRESS_RANGE, where)
     )
+
+
+def window(bench: Bench, *, opcode: str, short: int = 0, port: int = 0) -> Cycles:
+    """The window ends where the last instruction of an opcode does on a port, ``short`` bytes less.
+
+    The image lies in the order of the loads, so that those before it are inside.
+    """
+    yield from ready(bench)
+    name = {"LOAD_IMAGE": "INPUT", "STORE": "OUTPUT"}.get(opcode, "IMAGE")
+    rows = bench.frame.config.rows
+    ends = {}
+    for index in range(bench.frame.instructions):
+        instruction = decode(_bytes_at(bench, index), index)
+        if instruction.opcode != opcode:
+            continue
+        first = instruction["address"] * BEAT_BYTES
+        if opcode == "LOAD_TILES":
+            first += port * instruction["port_stride"] * BEAT_BYTES
+        if "beats" in instruction.fields:
+            size = instruction["beats"] * BEAT_BYTES
+        elif "words" in instruction.fields:
+            size = instruction["words"] * rows
+        else:
+            size = 256
+        ends[first + size] = first
+    end = max(ends)
+    yield from set_window(bench, name, end - short)
+    yield from start(bench)
+    yield from wait_interrupt(bench)
+    yield from set_window(bench, name)
+    if short:
+        yield from _failed(bench, Cause.WINDOW, _BASES[name] + ends[end])
+    else:
+        yield from finish(bench)
+
+
+def fetch_window(bench: Bench, *, bursts: int) -> Cycles:
+    """The image's window ends among the instructions; the loads before do not begin."""
+    yield from ready(bench)
+    index, instruction = _find(bench, "LOAD_LAYERNORM")
+    for_ever = ((1 << WAIT_BITS) - 1,) * len(Engine)
+    data = encode(replace(instruction, waits=for_ever), index)
+    size = FETCH_BYTES * bursts
+    yield from set_window(bench, "IMAGE", size)
+
+    def judge() -> Cycles:
+        yield from set_window(bench, "IMAGE")
+        yield from _failed(bench, Cause.WINDOW, IMAGE_BASE + size)
+
+    yield from _patched(bench, index, data, judge)
+
+
+def short_program(bench: Bench) -> Cycles:
+    """BEGIN and END alone, in a window of one burst: the fetch beyond END is no error."""
+    yield from ready(bench)
+    yield from set_window(bench, "IMAGE", FETCH_BYTES)
+
+    def judge() -> Cycles:
+        status, cause = (yield from bench.read("STATUS")), (yield from bench.read("CAUSE"))
+        _expect(status & STATUS_DONE and not cause, f"STATUS {status:#x}, CAUSE {cause}")
+        yield from set_window(bench, "IMAGE")
+        yield from bench.write("INTERRUPT", 1)
+        yield from frame(bench)
+
+    yield from _patched(bench, 1, encode(Instruction("END", {}), 1), judge)
+
+
+def top_of_memory(bench: Bench, *, name: str) -> Cycles:
+    """A base so high that what lies there would go on at address 0; no size is declared.
+
+    ``name``: IMAGE (its loads), OUTPUT, or FETCH: a page full of loads without END.
+    """
+    yield from ready(bench)
+    top = (1 << 64) - BASE_ALIGNMENT
+    register = "IMAGE" if name == "FETCH" else name
+    content = bench.output.data if name == "OUTPUT" else bench.image.data
+    page = bytes(content[:BASE_ALIGNMENT])
+    if name == "FETCH":
+        load = Instruction("LOAD_WORDS", {"address": 0, "words": 1, "destination": 0})
+        rest = range(1, BASE_ALIGNMENT // INSTRUCTION_BYTES)
+        page = page[:INSTRUCTION_BYTES] + b"".join(encode(load, index) for index in rest)
+    bench.memory.regions.append(Region("top", top, bytearray(page), name == "OUTPUT"))
+    yield from write_base(bench, register, top)
+    for other in _BASES:
+        yield from bench.write(f"{other}_SIZE", 0)
+    yield from start(bench)
+    yield from write_base(bench, register, _BASES[register])
+    for other, size in sizes(bench).items():
+        yield from bench.write(f"{other}_SIZE", size)
+    # Of the load with the lowest address, which is the first; of the burst; of the fetch.
+    first = _find(bench, "LOAD_LAYERNORM")[1]["address"] * BEAT_BYTES
+    where = (top + first) % (1 << 64) if name == "IMAGE" else 0
+    yield from _failed(bench, Cause.WINDOW, where)
+    bench.memory.regions.pop()
+
+
+def alignment(bench: Bench, *, name: str, bit: int) -> Cycles:
+    """START with a base that is not aligned starts nothing."""
+    yield from ready(bench)
+    base = _BASES[name] | 1 << bit
+    yield from write_base(bench, name, base)
+    before = bench.memory.requested.total()
+    yield from bench.write("CONTROL", CONTROL_START)
+    yield from bench.wait(100)
+    _expect(bench.memory.requested.total() == before, "a frame was started")
+    _expect(not (yield from bench.read("STATUS")) & STATUS_BUSY, "busy without a frame")
+    yield from write_base(bench, name, _BASES[name])
+    yield from _failed(bench, Cause.BASE_ALIGNMENT, base)
+
+
+def next_bases(bench: Bench, *, after: int) -> Cycles:
+    """Bases and sizes of the next frame are written while one runs: it keeps its own."""
+    yield from ready(bench)
+    yield from start(bench)
+    yield from bench.wait(after)
+    _expect(not bench.seen["interrupt"], "the frame was over before the bases were written")
+    for name, base in _BASES.items():
+        yield from write_base(bench, name, base + (1 << 40))
+        yield from bench.write(f"{name}_SIZE", BASE_ALIGNMENT)
+    yield from finish(bench)
+    for name, base in _BASES.items():
+        yield from write_base(bench, name, base)
+        yield from bench.write(f"{name}_SIZE", sizes(bench)[name])
+    yield from frame(bench)
 
 
 def start_while_busy(bench: Bench) -> Cycles:
@@ -344,8 +564,14 @@ def registers(bench: Bench) -> Cycles:
         got = yield from bench.read("WATCHDOG")
         expected = 0x1122_3344 & ~mask | 0xAABB_CCDD & mask
         _expect(got == expected, f"WATCHDOG {got:#x}, not {expected:#x}, strobe {strobe}")
-    yield from bench.write("WATCHDOG", 0)
-    for name in ("IDENTITY", "STATUS", "CAUSE"):
+    for byte in range(4):  # as a processor's byte accesses arrive
+        yield from bench.write("WATCHDOG", 0x1122_3344)
+        yield from bench.write("WATCHDOG", 0xAABB_CCDD, 1 << byte, byte)
+        expected = (0x1122_3344 ^ 0xAABB_CCDD) & 0xFF << 8 * byte ^ 0x1122_3344
+        got = yield from bench.read("WATCHDOG", byte)
+        _expect(got == expected, f"WATCHDOG {got:#x}, not {expected:#x}, byte {byte}")
+    yield from bench.write("WATCHDOG", WATCHDOG_RESET)
+    for name in ("IDENTITY", "STATUS", "CAUSE", "BUILD_LOW"):
         before = yield from bench.read(name)
         yield from bench.write(name, 0xFFFF_FFFF)
         _expect((yield from bench.read(name)) == before, f"{name} was written")
@@ -384,7 +610,7 @@ def traffic(bench: Bench, *, count: int = 60) -> Cycles:
             expected = IDENTITY if name == "IDENTITY" else IMAGE_BASE >> 32
             _expect(value == expected, f"{name} {value:#x} beside writes, not {expected:#x}")
     _expect((yield from bench.read("WATCHDOG")) == written[-1], "the last write is lost")
-    yield from bench.write("WATCHDOG", 0)
+    yield from bench.write("WATCHDOG", WATCHDOG_RESET)
     yield from frame(bench)
 
 
@@ -395,7 +621,15 @@ SCENARIOS: dict[str, Callable[..., Cycles]] = {
     "bus error": bus_error,
     "watchdog": watchdog,
     "illegal instruction": illegal_instruction,
+    "integrity": integrity,
+    "wrong image": wrong_image,
     "address range": address_range,
+    "window": window,
+    "fetch window": fetch_window,
+    "short program": short_program,
+    "top of memory": top_of_memory,
+    "alignment": alignment,
+    "next bases": next_bases,
     "start while busy": start_while_busy,
     "registers": registers,
     "traffic": traffic,

@@ -32,10 +32,10 @@ def test_help_shows_every_option_in_its_group(
     assert main([verb, "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     for option in OPTIONS:
-        assert f"{option.option} N" in text
+        shown = f"{option.option} {'true|false' if option.parameter.flag else 'N'}"
         assert option.help in text
         heading = text.index(f"{option.group} of the design:")
-        assert heading < text.index(f"{option.option} N")
+        assert heading < text.index(shown)
     assert text.index("Options:") < text.index("Array of the design:")
     assert "[MODEL]" not in text[text.index("Options:") :]
 
@@ -85,7 +85,9 @@ def test_an_illegal_value_is_wrong_usage_and_the_nearest_is_named(
     assert not list(tmp_path.iterdir())  # before any work
 
 
-@pytest.mark.parametrize("options", [("--rows", "x"), ("--bank-words", "1,x"), ("--rows",)])
+@pytest.mark.parametrize(
+    "options", [("--rows", "x"), ("--bank-words", "1,x"), ("--rows",), ("--instruction-check", 2)]
+)
 def test_what_is_no_number(options: tuple[str, ...], call: Command) -> None:
     done = call("generate", "g", *options)
     assert done.status == 2
@@ -130,6 +132,7 @@ def test_options_decide_the_design(graph: str, call: Command) -> None:
         "--burst-beats": ("burst_beats", 32),
         "--outstanding": ("outstanding", 7),
         "--softmax-lanes": ("softmax_vec", 32),
+        "--instruction-check": ("instruction_check", False),
     }
     arguments = []
     for option, (_, value) in options.items():

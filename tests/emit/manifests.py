@@ -30,6 +30,7 @@ def manifest(files: Mapping[str, str], **extra: object) -> Manifest:
             classes=10,
             macs=1000,
             predicted_cycles=500,
+            watchdog_cycles=1 << 20,
         ),
         simulation=("x.v",),
         synthesis=("x.v",),

@@ -18,6 +18,7 @@ from hwgen.emit import folder as folder_module
 from hwgen.emit.folder import check_replaceable, write_folder
 from hwgen.emit.manifest import Manifest, ProgramFacts, digest
 from hwgen.errors import ConfigError, FormatError
+from hwgen.isa.build import build_identity
 
 from .manifests import manifest as manifest_of
 
@@ -127,8 +128,8 @@ def test_names_choose_no_place(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"schema": "other"}, "must have the schema"),
-        ({"schema_version": 1}, "must have schema version 2, not 1; generate the design again"),
-        ({"schema_version": True}, "must have schema version 2, not true"),
+        ({"schema_version": 1}, "must have schema version 3, not 1; generate the design again"),
+        ({"schema_version": True}, "must have schema version 3, not true"),
         ({"board": "zcu102"}, "board must be a table, not 'zcu102'"),
         ({"board": {}}, r"board.name must be stated, and is missing \(and 8 more faults\)"),
         ({"counters": {}}, "counters must be those of this version"),
@@ -173,12 +174,25 @@ def test_numbers_of_the_program_are_positive_integers(
         Manifest.load(path)
 
 
+def test_the_build_is_the_configurations(tmp_path: Path) -> None:
+    path = write(tmp_path / "x")
+    values = json.loads((path / "manifest.json").read_text())
+    identity = build_identity(Manifest.load(path).config)
+    assert values["build"] == f"{identity:016x}"
+    for wrong in ("0" * 16, None, identity):
+        (path / "manifest.json").write_text(json.dumps(values | {"build": wrong}))
+        with pytest.raises(FormatError, match="build must be the configuration's"):
+            Manifest.load(path)
+
+
 @pytest.mark.parametrize("key", [f.name for f in fields(AcceleratorConfig)])
 def test_numbers_of_the_configuration_are_integers(key: str) -> None:
     good = AcceleratorConfig().to_json()
-    for kind in (float, str, bool) if good[key] != 1 else (float, str):
+    flag = good[key] is True
+    for kind in (float, str, int) if flag else (float, str, bool):
         value = [kind(n) for n in good[key]] if key == "bank_words" else kind(good[key])
-        with pytest.raises(ConfigError, match=f"{key} must be (an integer|a tuple of integers)"):
+        legal = "true or false" if flag else "(an integer|a tuple of integers)"
+        with pytest.raises(ConfigError, match=f"{key} must be {legal}"):
             AcceleratorConfig.from_json(good | {key: value})
     assert AcceleratorConfig.from_json(good) == AcceleratorConfig()
 

@@ -9,6 +9,7 @@ from hwgen.isa.instructions import (
     BODY_OFFSET,
     BY_CODE,
     BY_NAME,
+    CHECKED_BITS,
     INSTRUCTION_BITS,
     INSTRUCTION_BYTES,
     OPCODE_BITS,
@@ -19,6 +20,7 @@ from hwgen.isa.instructions import (
     decode,
     encode,
     field_offsets,
+    with_check,
 )
 
 
@@ -28,7 +30,8 @@ def fields_of(opcode: str, rng: np.random.Generator | None = None, top: bool = F
         if rng is None:
             out[field.name] = field.maximum if top else field.minimum
         else:
-            out[field.name] = int(rng.integers(field.minimum, field.maximum + 1))
+            bits = int.from_bytes(rng.bytes(8), "little") & ((1 << field.bits) - 1)
+            out[field.name] = field.minimum + bits
     return out
 
 
@@ -42,10 +45,15 @@ def test_encode_decode_round_trip(opcode: str) -> None:
     for _ in range(50):
         waits = tuple(int(w) for w in rng.integers(0, 1 << WAIT_BITS, len(Engine)))
         cases.append(Instruction(opcode, fields_of(opcode, rng), waits))
-    for case in cases:
-        data = encode(case)
+    for index, case in enumerate(cases):
+        data = encode(case, index)
         assert len(data) == INSTRUCTION_BYTES
-        assert decode(data) == case
+        assert decode(data, index) == case
+
+
+def word_of(instruction: Instruction) -> int:
+    """The instruction without its check."""
+    return int.from_bytes(encode(instruction, 0), "little") & ((1 << CHECKED_BITS) - 1)
 
 
 @pytest.mark.parametrize("opcode", [o.name for o in OPCODES])
@@ -53,22 +61,22 @@ def test_fields_do_not_overlap(opcode: str) -> None:
     """Each field alone sets bits of its own place only."""
     zero = {field.name: 0 for field in BY_NAME[opcode].fields}
     offsets = field_offsets(BY_NAME[opcode])
-    base = int.from_bytes(encode(Instruction(opcode, zero)), "little")
+    base = word_of(Instruction(opcode, zero))
     used = (1 << BODY_OFFSET) - 1
     for field in BY_NAME[opcode].fields:
         value = -1 if field.signed else field.maximum
-        word = int.from_bytes(encode(Instruction(opcode, zero | {field.name: value})), "little")
+        word = word_of(Instruction(opcode, zero | {field.name: value}))
         mask = ((1 << field.bits) - 1) << offsets[field.name]
         assert word ^ base == mask
         assert not used & mask
         used |= mask
-    assert used < 1 << INSTRUCTION_BITS
+    assert used < 1 << CHECKED_BITS
 
 
 def test_waits_stand_behind_the_opcode() -> None:
     for engine in Engine:
         waits = tuple(0xABCD if e == engine else 0 for e in Engine)
-        word = int.from_bytes(encode(Instruction("END", {}, waits)), "little")
+        word = word_of(Instruction("END", {}, waits))
         assert word >> OPCODE_BITS == 0xABCD << (WAIT_BITS * engine)
 
 
@@ -78,13 +86,46 @@ def test_opcodes_are_unique_and_fit() -> None:
     assert {o.engine for o in OPCODES} == {None, *Engine}
 
 
+def test_the_check_is_the_documented_crc() -> None:
+    """Bit by bit, as the page describes it; the reference value is the CRC's published one."""
+
+    def crc(data: bytes) -> int:
+        value = 0xFFFF
+        for byte in data:
+            value ^= byte << 8
+            for _ in range(8):
+                value = (value << 1 ^ (0x1021 if value & 0x8000 else 0)) & 0xFFFF
+        return value
+
+    assert crc(b"123456789") == 0x29B1
+    rng = np.random.default_rng(1)
+    for index in (0, 1, 0xFFFF, 0x1_2345):
+        body = rng.bytes(CHECKED_BITS // 8)
+        check = crc(body) ^ (index & 0xFFFF)
+        assert with_check(body, index) == body + bytes([check >> 8, check & 0xFF])
+
+
+@pytest.mark.parametrize("opcode", ["BEGIN", "LOAD_TILES", "END"])
+def test_damage_is_found(opcode: str) -> None:
+    """Any single bit, and another's place."""
+    rng = np.random.default_rng(2)
+    instruction = Instruction(opcode, fields_of(opcode, rng))
+    word = int.from_bytes(encode(instruction, 7), "little")
+    for bit in range(INSTRUCTION_BITS):
+        with pytest.raises(ProgramError, match="instruction 7: The check must be 0x"):
+            decode((word ^ 1 << bit).to_bytes(INSTRUCTION_BYTES, "little"), 7)
+    for index in (0, 6, 8, 0x4007):
+        with pytest.raises(ProgramError, match=f"instruction {index}: The check must be"):
+            decode(word.to_bytes(INSTRUCTION_BYTES, "little"), index)
+
+
 def test_errors() -> None:
     with pytest.raises(ProgramError, match="Opcode must be one of"):
         Instruction("JUMP", {})
     with pytest.raises(ProgramError, match=r"Opcode must be one of .*, not 0"):
-        decode(bytes(INSTRUCTION_BYTES))
+        decode(with_check(bytes(CHECKED_BITS // 8), 3), 3)
     with pytest.raises(ProgramError, match="An instruction must be 32 bytes, not 31"):
-        decode(bytes(31))
+        decode(bytes(31), 0)
     with pytest.raises(ProgramError, match="LOAD_TABLE must have fields"):
         Instruction("LOAD_TABLE", {"address": 0})
     with pytest.raises(ProgramError, match=r"LOAD_TABLE\.slot must be in 0\.\.1, not 2"):

@@ -11,6 +11,7 @@ import pytest
 from hwgen.config import PARAMETERS
 from hwgen.errors import ConfigError, DoesNotFitError, FormatError, MismatchError, ProgramError
 from hwgen.graph.interpreter import run_boundaries
+from hwgen.isa.build import begin
 from hwgen.isa.instructions import Engine, Instruction, decode, encode
 from hwgen.program import lowering
 from hwgen.program.buffer_plan import bank_words_for, plan_buffers, preset_config, row_blocks
@@ -129,7 +130,7 @@ def test_random_orders_of_events_agree() -> None:
 
 
 def _with_instructions(program: Program, instructions: list[Instruction]) -> Program:
-    code = b"".join(map(encode, instructions))
+    code = b"".join(encode(item, index) for index, item in enumerate(instructions))
     return dataclasses.replace(
         program, instructions=tuple(instructions), image=code + program.image[len(code) :]
     )
@@ -248,8 +249,28 @@ def test_image_begins_with_the_instructions() -> None:
     graph = random_graph(spec(depth=1), 2)
     program = lower(graph, preset_config(graph, rows=16, columns=16))
     for number, instruction in enumerate(program.instructions):
-        assert decode(program.image[32 * number : 32 * number + 32]) == instruction
+        assert decode(program.image[32 * number : 32 * number + 32], number) == instruction
+    assert program.instructions[0] == begin(program.config)
     assert len(program.image) % 4096 == 0
+
+
+def test_the_interpreter_refuses_what_the_hardware_refuses() -> None:
+    graph = random_graph(spec(depth=1), 2)
+    program = lower(graph, preset_config(graph, rows=16, columns=16))
+    image = random_image(graph.spec)
+    for bit in (3, 130, 32 * 8 + 200, 5 * 32 * 8 + 255):
+        damaged = bytearray(program.image)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ProgramError, match=f"instruction {bit // 256}: The check must be"):
+            run_program(dataclasses.replace(program, image=bytes(damaged)), image)
+    other = program.config.replace(queue_depth=4)
+    with pytest.raises(ProgramError, match="A memory image must be for the build"):
+        run_program(dataclasses.replace(program, config=other), image)
+    with pytest.raises(ProgramError, match="must begin with BEGIN"):
+        run_program(_with_instructions(program, list(program.instructions[1:])), image)
+    twice = [program.instructions[0], *program.instructions]
+    with pytest.raises(ProgramError, match="BEGIN must be the first instruction"):
+        run_program(_with_instructions(program, twice), image)
 
 
 def test_boundary_table_is_what_the_simulation_reads() -> None:

@@ -131,7 +131,7 @@ def other_errors() -> list[Scenario]:
     jobs: list[Scenario] = [{"kind": "watchdog", "after": n, "chances": slow} for n in (5, 900)]
     jobs += [
         {"kind": "illegal instruction", "index": index, "code": code, "chances": slow}
-        for index, code in ((0, 0), (7, 12), (20, 14))
+        for index, code in ((1, 0), (7, 12), (20, 14))
     ]
     missing, bank = 7 << OFFSET_BITS, lambda b, offset: b << OFFSET_BITS | offset
     jobs += [
@@ -146,6 +146,39 @@ def other_errors() -> list[Scenario]:
     ]
     jobs += [{"kind": "start while busy", "chances": slow}, {"kind": "registers", "chances": slow}]
     return jobs
+
+
+def host_errors(ports: int) -> list[Scenario]:
+    """What a host does wrong, and memory that is not what it was: a cause, nothing outside."""
+    slow = {"ar": 0.7, "r": 0.5, "w": 0.5}
+    jobs: list[Scenario] = [
+        {"kind": "wrong image", "how": how} for how in ("zeros", "no begin", "magic", "build")
+    ]
+    jobs += [
+        {"kind": "alignment", "name": name, "bit": bit}
+        for name, bit in (("IMAGE", 11), ("INPUT", 4), ("OUTPUT", 0))
+    ]
+    jobs += [{"kind": "next bases", "after": after} for after in (0, 300, 1500)]
+    places = [("LOAD_IMAGE", 0), ("STORE", 0), *(("LOAD_TILES", port) for port in range(ports))]
+    places += [(opcode, 0) for opcode in ("LOAD_WORDS", "LOAD_LAYERNORM", "LOAD_TABLE")]
+    jobs += [
+        {"kind": "window", "opcode": opcode, "port": port, "short": short, "chances": slow}
+        for opcode, port in places
+        for short in (1, 16)
+    ]
+    # Exactly enough.
+    exact = [("LOAD_IMAGE", 0), ("STORE", 0), ("LOAD_TILES", ports - 1)]
+    jobs += [{"kind": "window", "opcode": opcode, "port": port} for opcode, port in exact]
+    jobs += [{"kind": "fetch window", "bursts": bursts} for bursts in (1, 2)]
+    jobs += [{"kind": "short program"}]
+    return jobs + [{"kind": "top of memory", "name": n} for n in ("IMAGE", "OUTPUT", "FETCH")]
+
+
+def damaged_instructions() -> list[Scenario]:
+    """A wrong bit in every part of an instruction; an instruction in another's place."""
+    places = [(1, 0), (2, 19), (3, 116), (5, 200), (7, 239), (8, 240), (9, 255), (20, 128)]
+    jobs: list[Scenario] = [{"kind": "integrity", "index": i, "bit": bit} for i, bit in places]
+    return jobs + [{"kind": "integrity", "index": index} for index in (3, 12)]
 
 
 def register_accesses() -> list[Scenario]:
@@ -199,6 +232,8 @@ def small() -> list[Scenario]:
         met["soft", "softmax"],
         met["hard", "matmul"],
         *other_errors(),
+        *host_errors(1),
+        *damaged_instructions(),
         *({"kind": "random reset", "how": how, "within": 900} for how in ("hard", "soft") * 6),
     ]
     # Requests wait for AR in the very cycle in which the masters begin to drain.
@@ -219,8 +254,10 @@ def run(ports: int) -> dict[str, Any]:
     """All scenarios of the default run: one port has them all, two ports the mixed ones."""
     jobs = [*random_frames(4, 100), *random_resets(6, 200)]
     jobs += [*bus_errors(), *lonely_errors(), *random_errors(12, 300)]
+    jobs += host_errors(ports)
     if ports == 1:
         jobs = [*frames(), *other_errors(), *register_accesses(), *resets(), *load_errors(), *jobs]
+        jobs += damaged_instructions()
     else:
         jobs += [*other_errors()[:3], *resets()[::4]]
         jobs += [job for port in range(1, ports) for job in port_errors(port)]
@@ -241,6 +278,9 @@ KINDS = [
     ("watchdog",),
     ("illegal instruction",),
     ("address range",),
+    ("wrong image", "alignment", "next bases"),
+    ("window", "fetch window", "short program", "top of memory"),
+    ("integrity",),
     ("start while busy", "registers", "traffic"),
 ]
 
@@ -265,7 +305,9 @@ def test_every_bin_is_hit(ports: int) -> None:
     assert not missed, missed
 
 
-@pytest.mark.parametrize("kinds", [KINDS[0], KINDS[1], KINDS[2]], ids=lambda kinds: kinds[0])
+@pytest.mark.parametrize(
+    "kinds", [*KINDS[:3], ("wrong image", "alignment"), ("window",)], ids=lambda kinds: kinds[0]
+)
 def test_two_ports(kinds: tuple[str, ...]) -> None:
     check(run(2), *kinds)
 
