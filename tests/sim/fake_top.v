@@ -26,6 +26,7 @@ module fake(clk, rst, s_axil_awaddr, s_axil_awprot, s_axil_awvalid, s_axil_awrea
             interrupt);
   localparam BURSTS = 32;
   localparam BEATS = 16 * BURSTS;
+  localparam BUILD = 64'h0123456789abcdef;  // the test puts the configuration's in its place
   input clk;
   input rst;
   input [7:0] s_axil_awaddr;
@@ -170,6 +171,8 @@ module fake(clk, rst, s_axil_awaddr, s_axil_awprot, s_axil_awvalid, s_axil_awrea
         8'h14: s_axil_rdata <= registers[6'h3f];  // CAUSE, set by the test through an unused register
         8'h18: s_axil_rdata <= 32'h123;
         8'h40: s_axil_rdata <= cycles;
+        8'h84: s_axil_rdata <= BUILD[31:0];
+        8'h88: s_axil_rdata <= BUILD[63:32];
         default: s_axil_rdata <= 0;
       endcase
     end

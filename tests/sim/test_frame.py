@@ -11,6 +11,7 @@ import pytest
 
 from hwgen.config import AcceleratorConfig
 from hwgen.errors import FormatError, SimulationError
+from hwgen.isa.build import build_identity
 from hwgen.isa.instructions import Engine
 from hwgen.sim import boundaries
 from hwgen.sim.frame import FrameSetup, Memory, _part_done, run_frames
@@ -18,7 +19,11 @@ from hwgen.sim.verilator import Source
 
 pytestmark = pytest.mark.verilator
 
+CONFIG = AcceleratorConfig()
+BUILD = f"64'h{build_identity(CONFIG):016x}"
 TOP = (Path(__file__).parent / "fake_top.v").read_text()
+assert "64'h0123456789abcdef" in TOP
+TOP = TOP.replace("64'h0123456789abcdef", BUILD)
 BURSTS, BEATS = 32, 512
 RNG = np.random.default_rng(11)
 IMAGE = RNG.integers(0, 256, BEATS * 16, np.uint8)
@@ -59,7 +64,7 @@ def setup(text: str = TOP, table: dict[str, object] = TABLE) -> FrameSetup:
     return FrameSetup(
         verilog=(Source("fake.v", text.encode()),),
         top="fake",
-        config=AcceleratorConfig(),
+        config=CONFIG,
         image=IMAGE.tobytes(),
         input_bytes=256,
         output_bytes=16,
@@ -122,6 +127,7 @@ def test_latency_and_bandwidth(latency: int, bandwidth: float, beat_cycles: floa
         ("assign m_axi0_wlast = 1", "assign m_axi0_wlast = 0", "WLAST"),
         ("assign s_axil_bresp = 0", "assign s_axil_bresp = 2", "BRESP is 2"),
         ("32'h48574731", "32'h48574732", "IDENTITY must read"),
+        (BUILD, "64'h1", r"BUILD must read 0x[0-9a-f]+, not 0x1$"),
         (
             "registers[6'h3f] <= 0",
             "registers[6'h3f] <= 2",
