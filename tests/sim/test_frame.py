@@ -13,17 +13,15 @@ from hwgen.config import AcceleratorConfig
 from hwgen.errors import FormatError, SimulationError
 from hwgen.isa.build import build_identity
 from hwgen.isa.instructions import Engine
+from hwgen.isa.registers import Cause
 from hwgen.sim import boundaries
-from hwgen.sim.frame import FrameSetup, Memory, _part_done, run_frames
+from hwgen.sim.frame import FrameSetup, Memory, _part_done, run_damaged, run_frames
 from hwgen.sim.verilator import Source
 
 pytestmark = pytest.mark.verilator
 
-CONFIG = AcceleratorConfig()
-BUILD = f"64'h{build_identity(CONFIG):016x}"
-TOP = (Path(__file__).parent / "fake_top.v").read_text()
-assert "64'h0123456789abcdef" in TOP
-TOP = TOP.replace("64'h0123456789abcdef", BUILD)
+BUILD = f"BUILD = 64'h{build_identity(AcceleratorConfig()):016x}"
+TOP = (Path(__file__).parent / "fake_top.v").read_text().replace("BUILD = 64'h0", BUILD)
 BURSTS, BEATS = 32, 512
 RNG = np.random.default_rng(11)
 IMAGE = RNG.integers(0, 256, BEATS * 16, np.uint8)
@@ -64,7 +62,7 @@ def setup(text: str = TOP, table: dict[str, object] = TABLE) -> FrameSetup:
     return FrameSetup(
         verilog=(Source("fake.v", text.encode()),),
         top="fake",
-        config=CONFIG,
+        config=AcceleratorConfig(),
         image=IMAGE.tobytes(),
         input_bytes=256,
         output_bytes=16,
@@ -127,11 +125,11 @@ def test_latency_and_bandwidth(latency: int, bandwidth: float, beat_cycles: floa
         ("assign m_axi0_wlast = 1", "assign m_axi0_wlast = 0", "WLAST"),
         ("assign s_axil_bresp = 0", "assign s_axil_bresp = 2", "BRESP is 2"),
         ("32'h48574731", "32'h48574732", "IDENTITY must read"),
-        (BUILD, "64'h1", r"BUILD must read 0x[0-9a-f]+, not 0x1$"),
+        (BUILD, "BUILD = 64'h5", "BUILD must read 0x[0-9a-f]+, not 0x5"),
         (
             "registers[6'h3f] <= 0",
             "registers[6'h3f] <= 2",
-            "reports READ_ERROR .cause address 0x123",
+            "reports READ_ERROR .cause address 0x700000123",
         ),
         ("& (issued <= BURSTS)", "& (issued < BURSTS)", "no instruction completed in"),
         ("beats[3:0] == 15", "beats[3:0] == 15 & ~beats[8]", "a layer boundary waits for 20"),
@@ -155,6 +153,31 @@ def test_a_fault_names_its_image(faulty: int) -> None:
       registers[6'h3f] <= (registers[6'h3e] == {faulty}) ? 2 : 0;"""
     with pytest.raises(SimulationError, match=f"^image {faulty}: .*reports READ_ERROR"):
         run_frames(setup(TOP.replace(old, new)), INPUTS)
+
+
+def test_one_wrong_bit_per_frame() -> None:
+    """Each is in its frame only, whatever becomes of the frame."""
+    bits = [0, 8 * 16 * BEATS - 1, 1000]
+    expected = []
+    for bit in bits:
+        beat, place = divmod(bit, 128)
+        sign = -1 if int.from_bytes(IMAGE[16 * beat :][:16].tobytes(), "little") >> place & 1 else 1
+        expected.append((reference_sum(INPUTS[0]) + (sign << place)) % (1 << 128))
+    for text, cause in (
+        (TOP, Cause.NONE),
+        (TOP.replace("registers[6'h3f] <= 0", "registers[6'h3f] <= 2"), Cause.READ_ERROR),
+    ):
+        frames = run_damaged(setup(text), INPUTS[0], bits)
+        assert [frame.bit for frame in frames] == bits
+        assert [int.from_bytes(f.output.tobytes(), "little") for f in frames] == expected
+        assert {(frame.cause, frame.address) for frame in frames} == {(cause, 0x7_0000_0123)}
+        assert len({frame.cycles for frame in frames}) == 1
+
+
+def test_a_region_ends_where_its_window_does() -> None:
+    short = replace(setup(), image=IMAGE.tobytes()[:-16])
+    with pytest.raises(SimulationError, match="reads address 0x100001ff0, which is in no region"):
+        run_frames(short, INPUTS[:1])
 
 
 def test_progress_within_an_image() -> None:
