@@ -241,7 +241,7 @@ def test_run_finds_a_design(
 ) -> None:
     built: list[Design] = []
 
-    def stop(lowered: Any, *_: Any) -> None:
+    def stop(lowered: Any, *_: Any, **__: Any) -> None:
         built.append(lowered.design)
         raise KeyboardInterrupt
 

@@ -326,7 +326,7 @@ def test_what_does_not_fit_says_what_would(hwgen: Command) -> None:
     "arguments",
     [
         ("run", "--board", "zcu103"),
-        ("run", "--fps", "30"),
+        ("run", "--fps", "0"),
         ("run", "--weight-bits", "auto"),
         ("run", "--memory-latency", "0"),
         ("run", "--memory-bandwidth", "nan"),
@@ -337,7 +337,7 @@ def test_what_does_not_fit_says_what_would(hwgen: Command) -> None:
         ("generate",),
         ("simulate",),
         ("synth", "x", "--target", "xc7"),
-        ("explore", "digits"),
+        ("explore", "--fps", "30"),
     ],
 )
 def test_wrong_usage(hwgen: Command, arguments: tuple[str, ...], tmp_path: Path) -> None:
