@@ -33,8 +33,10 @@ def test_every_port_is_on_the_page(ports: int) -> None:
 def test_numbers_of_the_page() -> None:
     for text in (
         f"{ADDRESS_BITS}-bit address, 32-bit data",
-        f"{READ_CHANNELS['araddr'][1]}-bit address, {READ_CHANNELS['rdata'][1]}-bit data,"
-        f" {READ_CHANNELS['arid'][1]}-bit ID",
+        (
+            f"{READ_CHANNELS['araddr'][1]}-bit address, {READ_CHANNELS['rdata'][1]}-bit data,"
+            f" {READ_CHANNELS['arid'][1]}-bit ID"
+        ),
         f"| ID | {ID_LOAD} | {ID_FETCH} | 0 |",
         f"INCR, {BEAT_BYTES} bytes a beat",
         f"INCR, {FETCH_BURST_BEATS} beats",
