@@ -66,7 +66,7 @@ class UnitRun:
     """A unit that was synthesised alone, with those of its parameters."""
 
     unit: str
-    parameters: Mapping[str, int | tuple[int, ...]]
+    parameters: Mapping[str, bool | int | tuple[int, ...]]
     counts: Counts
 
 
