@@ -90,7 +90,7 @@ class Accelerator(wiring.Component):
 
         # The core's domain: same clock, reset by a soft reset too.
         m.domains.core = core = ClockDomain("core", local=True)
-        resetting = Signal()
+        resetting = Signal(name="resetting")
         m.d.comb += [core.clk.eq(ClockSignal()), core.rst.eq(ResetSignal() | resetting)]
 
         def in_core(name: str, unit: wiring.Component) -> wiring.Component:
@@ -235,7 +235,7 @@ class Accelerator(wiring.Component):
         ]
 
         # Counters: every cycle of a frame has exactly one cause.
-        frame = Signal()
+        frame = Signal(name="frame")
         with m.If(registers.start):
             m.d.sync += frame.eq(1)
         with m.Elif(sequencer.finished | resetting):
@@ -266,8 +266,8 @@ class Accelerator(wiring.Component):
             m.d.sync += registers.count[index].eq(Mux(frame, events[name], 0))
 
         # Watchdog and errors; the first is kept by the registers.
-        quiet = Signal(32)
-        progress = Signal()
+        quiet = Signal(32, name="quiet")
+        progress = Signal(name="progress")
         m.d.sync += [
             progress.eq(sequencer.progress),
             quiet.eq(Mux(frame & ~progress, quiet + 1, 0)),
@@ -285,7 +285,7 @@ class Accelerator(wiring.Component):
             *((x.error, Cause.READ_ERROR, x.error_address) for x in masters),
         ]
         error, error_cause = Signal(), Signal.like(registers.error_cause)
-        error_address = Signal.like(registers.error_address)
+        error_address = Signal.like(registers.error_address, name="error_address")
         for event, cause, address in causes:
             with m.If(event):
                 m.d.comb += [error.eq(1), error_cause.eq(cause), error_address.eq(address)]

@@ -118,7 +118,7 @@ class ActivationMemory(wiring.Component):
                 ]
                 range_errors.append((None, missing, where))
 
-        bad_any = Signal(len(range_errors))
+        bad_any = Signal(len(range_errors), name="bad_any")
         m.d.sync += bad_any.eq(Cat(bad for _, bad, _ in range_errors))
         m.d.sync += self.range_error.eq(bad_any.any())
         for index, (number, _, where_now) in enumerate(range_errors):

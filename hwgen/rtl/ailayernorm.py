@@ -207,9 +207,9 @@ class AILayerNorm(wiring.Component):
         m.submodules.ring = ring = memory.Memory(
             shape=data.ArrayLayout(8, lanes), depth=depth, init=[]
         )
-        taken = Signal()
-        group_in = Signal(self.group_bits)
-        fill = Signal(exact_log2(depth))
+        taken = Signal(name="taken")
+        group_in = Signal(self.group_bits, name="group_in")
+        fill = Signal(exact_log2(depth), name="fill")
         payload = self.i_stream.payload
         ring_write = ring.write_port()
         m.d.comb += [
@@ -268,9 +268,9 @@ class AILayerNorm(wiring.Component):
         ex2_group = tree(m, squares, lambda a, b: a + b, "ex2")
         sum_valid = delay(m, in_valid, sum_wait, "sum_valid", reset=True)
         sum_last = delay(m, in_last, sum_wait, "sum_last")
-        first = Signal(init=1)
-        ex = Signal(signed(shape.sum_bits), reset_less=True)
-        ex2 = Signal(shape.square_sum_bits, reset_less=True)
+        first = Signal(init=1, name="first")
+        ex = Signal(signed(shape.sum_bits), reset_less=True, name="ex")
+        ex2 = Signal(shape.square_sum_bits, reset_less=True, name="ex2")
         with m.If(sum_valid):
             m.d.sync += [
                 first.eq(sum_last),
@@ -340,9 +340,9 @@ class AILayerNorm(wiring.Component):
 
         # Stage 2, launch: a group of a row whose result is known, if the output has room for it.
         m.submodules.output_room = output_room = Credits(OUTPUT_DEPTH)
-        group = Signal(self.group_bits)
-        launch = Signal()
-        launch_last = Signal()
+        group = Signal(self.group_bits, name="group")
+        launch = Signal(name="launch")
+        launch_last = Signal(name="launch_last")
         ring_read = ring.read_port()
         m.d.comb += [
             launch.eq(release.waiting & output_room.available),
@@ -416,8 +416,8 @@ class AILayerNorm(wiring.Component):
             )
             m.d.comb += outputs.i_payload.y[i].eq(y_18)
 
-        o_valid = Signal()
-        o_payload = Signal.like(outputs.o_stream.payload, reset_less=True)
+        o_valid = Signal(name="o_valid")
+        o_payload = Signal.like(outputs.o_stream.payload, reset_less=True, name="o_payload")
         head = outputs.o_stream
         m.d.comb += [
             head.ready.eq(~o_valid | self.o_stream.ready),

@@ -105,7 +105,7 @@ class ReadMaster(wiring.Component):
             # The fetch goes first: it is rare and everything waits for it.
             sources.insert(0, (ID_FETCH, self.i_fetch, self.o_fetch, self.fetch_beats))
 
-        in_flight = Signal(range(2 * self.outstanding + 1))
+        in_flight = Signal(range(2 * self.outstanding + 1), name="in_flight")
         m.d.comb += [
             self.arsize.eq(SIZE_16_BYTES),
             self.arburst.eq(1),
@@ -121,9 +121,9 @@ class ReadMaster(wiring.Component):
 
         # A burst is looked at in one cycle and accepted in a later one: what it needs can only grow
         # in between, because no other is accepted meanwhile.
-        can_issue = Signal()
+        can_issue = Signal(name="can_issue")
         m.d.comb += can_issue.eq((~self.arvalid | self.arready) & ~self.drain)
-        any_accept = Signal()
+        any_accept = Signal(name="any_accept")
         room_in_flight = in_flight + self.arvalid < self.outstanding
         taken: Value = Const(0)
         accepts = []
@@ -213,8 +213,8 @@ class WriteMaster(wiring.Component):
         m.submodules.lengths = lengths = SyncFIFO(width=8, depth=self.outstanding)
         m.submodules.current = current = StreamBuffer(8)  # length of the burst whose beats follow
         m.submodules.addresses = addresses = SyncFIFO(width=64, depth=self.outstanding + 1)
-        in_flight = Signal(range(self.outstanding + 2))
-        beat = Signal(8)
+        in_flight = Signal(range(self.outstanding + 2), name="in_flight")
+        beat = Signal(8, name="beat")
 
         m.d.comb += [
             self.awsize.eq(SIZE_16_BYTES),

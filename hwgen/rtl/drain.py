@@ -46,22 +46,22 @@ class ConstantLoader(wiring.Component):
         m = Module()
         config = self.config
         parts = config.memory_ports  # 128-bit parts of a wide beat, two columns each
-        part = Signal(max(1, bits_for(parts - 1)))
-        pair = Signal(range(config.lanes // 2))  # pair of columns within the group
-        group = Signal(max(1, bits_for(config.groups - 1)))
-        filling = Signal(init=1)
-        settling = Signal(range(self.settle + 1))
-        in_use = Signal(init=1)  # so that set 0 is filled first
+        part = Signal(max(1, bits_for(parts - 1)), name="part")
+        pair = Signal(range(config.lanes // 2), name="pair")  # pair of columns within the group
+        group = Signal(max(1, bits_for(config.groups - 1)), name="group")
+        filling = Signal(init=1, name="filling")
+        settling = Signal(range(self.settle + 1), name="settling")
+        in_use = Signal(init=1, name="in_use")  # so that set 0 is filled first
         m.d.comb += [self.loaded.eq(~filling), self.set_index.eq(in_use)]
 
         group_done = pair == config.lanes // 2 - 1
         tile_done = group_done & (group == config.groups - 1)
-        fill = Signal()
+        fill = Signal(name="fill")
         m.d.comb += [
             fill.eq(self.i_stream.valid & filling & (settling == 0)),
             self.i_stream.ready.eq(filling & (settling == 0) & ((part == parts - 1) | tile_done)),
         ]
-        record = Signal(128)
+        record = Signal(128, name="record")
         m.d.comb += record.eq(self.i_stream.payload.word_select(part, 128))
         with m.If(settling != 0):
             m.d.sync += settling.eq(settling - 1)
@@ -123,33 +123,33 @@ class DrainEngine(wiring.Component):
         m = Module()
         config = self.config
         lanes = config.lanes
-        command = Signal.like(self.i_command.payload)
+        command = Signal.like(self.i_command.payload, name="command")
         m.submodules.constant_loader = loader = ConstantLoader(
             config, settle=ACCUMULATOR_LATENCY + requantise.LATENCY
         )
         wiring.connect(m, wiring.flipped(self.i_constants), loader.i_stream)
 
         # Banks that hold a complete tile.
-        complete = Signal(2)
+        complete = Signal(2, name="complete")
         for b in range(2):
             with m.If(self.bank_complete[b]):
                 m.d.sync += complete[b].eq(1)
             with m.If(self.bank_release[b]):
                 m.d.sync += complete[b].eq(0)
 
-        active = Signal()  # a group is being issued
-        bank = Signal()
+        active = Signal(name="active")  # a group is being issued
+        bank = Signal(name="bank")
         tile, group = Signal(16), Signal(max(1, bits_for(config.groups - 1)))
-        row = Signal(12)
-        columns_left = Signal(16)
-        slice_base = Signal(WORD_ADDRESS_BITS)
-        half = Signal()
+        row = Signal(12, name="row")
+        columns_left = Signal(16, name="columns_left")
+        slice_base = Signal(WORD_ADDRESS_BITS, name="slice_base")
+        half = Signal(name="half")
 
         wide, residual = Signal(), Signal()  # the command's mode
 
         # Issue.
-        address = Signal(WORD_ADDRESS_BITS)  # slice_base + row
-        issue = Signal()
+        address = Signal(WORD_ADDRESS_BITS, name="address")  # slice_base + row
+        issue = Signal(name="issue")
         m.d.comb += [
             self.read.valid.eq(active & residual),
             self.read.address.eq(address),
@@ -170,9 +170,9 @@ class DrainEngine(wiring.Component):
         # nothing; its second pass, the first to use the read port, comes at least another R cycles
         # later whatever its number of rows, for the weights of a pass take R cycles to load. A
         # residual read may stall; then the bank is released after the last row.
-        released = Signal()
-        last_issue = Signal()  # of the command
-        pipeline_busy = Signal()
+        released = Signal(name="released")
+        last_issue = Signal(name="last_issue")  # of the command
+        pipeline_busy = Signal(name="pipeline_busy")
 
         with m.FSM(name="drain"):
             with m.State("Idle"):
@@ -268,7 +268,7 @@ class DrainEngine(wiring.Component):
         tag_layout = data.StructLayout(
             {"valid": 1, "half": 1, "set": 1, "address": WORD_ADDRESS_BITS, "last": 1}
         )
-        tag = Signal(tag_layout)
+        tag = Signal(tag_layout, name="tag")
         m.d.comb += [
             tag.valid.eq(issue),
             tag.half.eq(half),
@@ -321,11 +321,11 @@ class DrainEngine(wiring.Component):
 
         # Write. The plain modes wait two cycles beside the table so that all modes share one
         # latency.
-        plain = Signal(16 * lanes, reset_less=True)
-        plain_2 = Signal(16 * lanes, reset_less=True)
+        plain = Signal(16 * lanes, reset_less=True, name="plain")
+        plain_2 = Signal(16 * lanes, reset_less=True, name="plain_2")
         m.d.sync += [plain.eq(Cat(codes)), plain_2.eq(plain)]
         out = stages[depth]
-        bytes_8 = Signal(8 * lanes)
+        bytes_8 = Signal(8 * lanes, name="bytes_8")
         m.d.comb += bytes_8.eq(
             Mux(
                 command.mode == DrainMode.TABLE,
@@ -345,6 +345,6 @@ class DrainEngine(wiring.Component):
                 )
             ),
         ]
-        finished = Signal()
+        finished = Signal(name="finished")
         m.d.sync += [finished.eq(out.last), self.done.eq(finished)]
         return m

@@ -159,7 +159,7 @@ class E2Softmax(wiring.Component):
 
         # Stage 1, input: masked lanes become -128, which no maximum of a slice notices.
         payload = self.i_stream.payload
-        taken = Signal()
+        taken = Signal(name="taken")
         m.d.comb += [
             self.i_stream.ready.eq(room.available),
             taken.eq(self.i_stream.valid & room.available),
@@ -178,9 +178,9 @@ class E2Softmax(wiring.Component):
         slice_maximum = delay(m, slice_maximum, single, "single_maximum")
         max_valid = delay(m, in_valid, levels, "max_valid", reset=True)
         max_last = delay(m, in_last, levels, "max_last")
-        first = Signal(init=1)
-        maximum = Signal(signed(8), reset_less=True)
-        previous = Signal(signed(8), reset_less=True)
+        first = Signal(init=1, name="first")
+        maximum = Signal(signed(8), reset_less=True, name="maximum")
+        previous = Signal(signed(8), reset_less=True, name="previous")
         with m.If(max_valid):
             m.d.sync += [first.eq(max_last), previous.eq(maximum)]
             with m.If(first | (slice_maximum > maximum)):
@@ -200,7 +200,7 @@ class E2Softmax(wiring.Component):
         exp_maximum = delay(m, maximum.as_unsigned(), 1 + LOG2EXP_LATENCY, "exp_maximum")
 
         # Into the ring. The exponent 15 ends as code 0, so masked lanes need no mask there.
-        fill = Signal(exact_log2(depth))
+        fill = Signal(exact_log2(depth), name="fill")
         ring_write = ring.write_port()
         m.d.comb += [
             ring_write.en.eq(exp_valid),
@@ -231,7 +231,7 @@ class E2Softmax(wiring.Component):
             m, delay(m, log2exp.exponents[vec], levels - 1, "sum_step"), "sum_step", reset=True
         )
         sum_maximum = delay(m, exp_maximum, levels, "sum_maximum")
-        total = Signal(self.shape.sum_bits, reset_less=True)
+        total = Signal(self.shape.sum_bits, reset_less=True, name="total")
         with m.If(sum_valid):
             m.d.sync += total.eq(Mux(sum_first, 0, total >> sum_step) + slice_sum)
 
@@ -252,7 +252,7 @@ class E2Softmax(wiring.Component):
 
         # Stage 2, launch: a slice of a row whose result is known, if the output has room for it.
         m.submodules.output_room = output_room = Credits(OUTPUT_DEPTH)
-        launch = Signal()
+        launch = Signal(name="launch")
         ring_read = ring.read_port()
         m.d.comb += [
             launch.eq(release.waiting & output_room.available),
@@ -297,8 +297,8 @@ class E2Softmax(wiring.Component):
 
         # Divider: one of two constants, shifted with rounding, is a function of five bits.
         divider = [int(rshr(c, e)) for c in (QUOTIENT_HIGH, QUOTIENT_LOW) for e in range(16)]
-        o_valid = Signal()
-        o_payload = Signal(codes_layout(vec), reset_less=True)
+        o_valid = Signal(name="o_valid")
+        o_payload = Signal(codes_layout(vec), reset_less=True, name="o_payload")
         head = outputs.o_stream
         m.d.comb += [
             head.ready.eq(~o_valid | self.o_stream.ready),

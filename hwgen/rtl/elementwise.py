@@ -37,9 +37,9 @@ class ElementwiseLane(wiring.Component):
             shape=128, depth=16 * self.slots, init=[], attrs={"ram_style": "distributed"}
         )
         write, read = table.write_port(), table.read_port(domain="comb")
-        index = Signal(8)
-        line = Signal(128, reset_less=True)
-        byte = Signal(4, reset_less=True)
+        index = Signal(8, name="index")
+        line = Signal(128, reset_less=True, name="line")
+        byte = Signal(4, reset_less=True, name="byte")
         m.d.comb += [
             index.eq(self.code ^ 0x80),
             write.addr.eq(Cat(self.write_beat, self.write_slot)),

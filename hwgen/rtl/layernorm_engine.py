@@ -93,10 +93,10 @@ class LayerNormEngine(wiring.Component):
         m.submodules.unit = unit = AILayerNorm(lanes, config.max_channels)
 
         # Command: accepted, then set up for two cycles, then run.
-        command = Signal(command_layout("LAYERNORM"), reset_less=True)
+        command = Signal(command_layout("LAYERNORM"), reset_less=True, name="command")
         busy, accepted, start, started = Signal(), Signal(), Signal(), Signal()
-        done = Signal()
-        last_write = Signal()
+        done = Signal(name="done")
+        last_write = Signal(name="last_write")
         m.d.comb += [self.i_command.ready.eq(~busy), self.done.eq(done)]
         taken = self.i_command.valid & ~busy
         m.d.sync += [accepted.eq(taken), start.eq(accepted), done.eq(last_write)]
@@ -104,7 +104,7 @@ class LayerNormEngine(wiring.Component):
             m.d.sync += [command.eq(self.i_command.payload), busy.eq(1)]
         with m.If(last_write):
             m.d.sync += busy.eq(0)
-        last_channel = Signal.like(command.channels)
+        last_channel = Signal.like(command.channels, name="last_channel")
         m.d.comb += last_channel.eq(command.channels - 1)
         last_group = register(m, last_channel[exact_log2(lanes) :], "last_group")
         for name in (
@@ -162,8 +162,8 @@ class LayerNormEngine(wiring.Component):
 
         # Codes: shift by ptf_shift, then by alpha, one bit kept for rounding.
         arrived = self.read.data_valid
-        group_in = Signal.like(last_group, reset_less=False)
-        group_last = Signal()
+        group_in = Signal.like(last_group, reset_less=False, name="group_in")
+        group_last = Signal(name="group_last")
         m.d.comb += group_last.eq(group_in == last_group)
         with m.If(arrived):
             m.d.sync += group_in.eq(Mux(group_last, 0, group_in + 1))
@@ -194,7 +194,7 @@ class LayerNormEngine(wiring.Component):
         # clears the upper.
         result = unit.o_stream
         y, last = result.payload.y.as_value(), result.payload.last
-        upper = Signal()
+        upper = Signal(name="upper")
         half = ~Const(0, lanes)
         m.submodules.destinations = destinations = RowAddresses()
         m.submodules.writes = writes = WriteBuffer(config.word_bits)

@@ -83,10 +83,12 @@ class LoadEngine(wiring.Component):
 
         # Requests ---------------------------------------------------------------------------------
         m.submodules.pending = pending = SyncFIFO(width=CHECKED_BITS, depth=config.queue_depth)
-        opcode = Signal(4)
-        total = Signal(25)
-        word = Signal(CHECKED_BITS, reset_less=True)  # accepted one cycle before it is set up
-        accepted_word = Signal()
+        opcode = Signal(4, name="opcode")
+        total = Signal(25, name="total")
+        word = Signal(
+            CHECKED_BITS, reset_less=True, name="word"
+        )  # accepted one cycle before it is set up
+        accepted_word = Signal(name="accepted_word")
         tiles = load_body(word, "LOAD_TILES")
         image = load_body(word, "LOAD_IMAGE")
         m.d.comb += opcode.eq(word[:4])
@@ -102,9 +104,9 @@ class LoadEngine(wiring.Component):
             with m.Default():
                 m.d.comb += total.eq(TABLE_BEATS)
 
-        requesting = Signal()
-        wide = Signal()
-        left = Signal(25)
+        requesting = Signal(name="requesting")
+        wide = Signal(name="wide")
+        left = Signal(25, name="left")
         # The last bit: beyond the last address.
         addresses = [Signal(65, name=f"address_{p}") for p in range(n)]
         space = [Signal(signed(WINDOW_BITS + 1), name=f"space_{p}") for p in range(n)]  # beats
@@ -115,7 +117,7 @@ class LoadEngine(wiring.Component):
         # Beats from the base to each port's first; the other ports serve LOAD_TILES only. The
         # address is every load's first field.
         offsets = [Signal(len(tiles.address) + 1, name=f"offset_{p}") for p in range(n)]
-        is_image = Signal()
+        is_image = Signal(name="is_image")
         with m.If(accept):
             coming = load_body(self.i_command.payload, "LOAD_TILES")
             m.d.sync += [
@@ -138,13 +140,13 @@ class LoadEngine(wiring.Component):
 
         # One burst at a time, to all ports that take part; each port accepts in its own time. The
         # burst's length is found in one cycle, the burst offered from the next on.
-        to_boundary = Signal(burst_log2 + 1)
-        length = Signal(burst_log2 + 1)
+        to_boundary = Signal(burst_log2 + 1, name="to_boundary")
+        length = Signal(burst_log2 + 1, name="length")
         planned, last = Signal(), Signal()
         m.d.comb += to_boundary.eq(config.burst_beats - addresses[0][4 : 4 + burst_log2])
-        sent = Signal(n)
-        accepted = Signal(n)
-        wanted = Signal(n)
+        sent = Signal(n, name="sent")
+        accepted = Signal(n, name="accepted")
+        wanted = Signal(n, name="wanted")
         m.d.comb += wanted.eq(Mux(wide, (1 << n) - 1, 1))
         # Compared while the first burst's length is found; `left` only shrinks from there.
         leaves = Cat(register(m, space[p] < left, f"leaves_{p}") for p in range(n))
@@ -187,7 +189,7 @@ class LoadEngine(wiring.Component):
         # Data -------------------------------------------------------------------------------------
         beats = [getattr(self, f"i_beats{p}") for p in range(n)]
         beat = beats[0]
-        wide_valid = Signal()
+        wide_valid = Signal(name="wide_valid")
         wide_data = Cat(b.payload for b in beats)
         m.d.comb += wide_valid.eq(Cat(b.valid for b in beats).all())
         pop_wide, pop_narrow = Signal(), Signal()
@@ -202,16 +204,16 @@ class LoadEngine(wiring.Component):
             constants.i_stream.payload.eq(wide_data),
         ]
 
-        current = Signal(CHECKED_BITS)
+        current = Signal(CHECKED_BITS, name="current")
         c_tiles = load_body(current, "LOAD_TILES")
         c_words = load_body(current, "LOAD_WORDS")
         c_image = load_body(current, "LOAD_IMAGE")
         c_layernorm = load_body(current, "LOAD_LAYERNORM")
         c_table = load_body(current, "LOAD_TABLE")
-        count = Signal(25)
-        beats_left = Signal(25)  # of constants or weights
-        none_left = Signal()
-        tile = Signal(16)
+        count = Signal(25, name="count")
+        beats_left = Signal(25, name="beats_left")  # of constants or weights
+        none_left = Signal(name="none_left")
+        tile = Signal(16, name="tile")
         last_tile = register(m, tile == c_tiles.tiles - 1, "last_tile")
         last_count = register(
             m,
@@ -223,24 +225,26 @@ class LoadEngine(wiring.Component):
             - 1,
             "last_count",
         )
-        address = Signal(WORD_ADDRESS_BITS)
+        address = Signal(WORD_ADDRESS_BITS, name="address")
 
         # LOAD_IMAGE: position of the group within its beat, of the byte within the token, and the
         # loops.
-        within = Signal(4)  # byte within the beat
-        beat_end = Signal()  # the group is the beat's last
+        within = Signal(4, name="within")  # byte within the beat
+        beat_end = Signal(name="beat_end")  # the group is the beat's last
         line_byte = Signal(
-            range(config.rows)
+            range(config.rows), name="line_byte"
         )  # byte of the line's first group within its slice word
         line_word = Signal(
-            WORD_ADDRESS_BITS
+            WORD_ADDRESS_BITS, name="line_word"
         )  # word of the line's first group, first patch of the row
         byte, slice_word = Signal.like(line_byte), Signal(WORD_ADDRESS_BITS)  # of the current group
-        next_row = Signal(WORD_ADDRESS_BITS)  # word of the next row's first patch, slice 0
-        size = Signal(5)
+        next_row = Signal(
+            WORD_ADDRESS_BITS, name="next_row"
+        )  # word of the next row's first patch, slice 0
+        size = Signal(5, name="size")
         m.d.sync += size.eq(1 << c_image.group_log2)
         # Loops: groups of a line, patches of a row, lines of a patch, rows of patches.
-        decoding = Signal()
+        decoding = Signal(name="decoding")
         step, ends_groups, ends_patches, ends_lines = Signal(), Signal(), Signal(), Signal()
         group, patch, line, patch_row = (
             loop_counter(m, len(length), name, start=decoding, length=length, step=stepping)
@@ -332,7 +336,7 @@ class LoadEngine(wiring.Component):
                         m.d.sync += [beats_left.eq(beats_left - 1), none_left.eq(beats_left == 1)]
 
             with m.State("Words"):
-                part = Signal(range(beats_per_word + 1))
+                part = Signal(range(beats_per_word + 1), name="part")
                 m.d.comb += [
                     write.valid.eq(beat.valid),
                     write.payload.address.eq(address),
@@ -357,17 +361,17 @@ class LoadEngine(wiring.Component):
             with m.State("Image"):
                 # The group's bytes, at every multiple of its size: the write enables pick the
                 # place.
-                moved = Signal(128)
+                moved = Signal(128, name="moved")
                 m.d.comb += moved.eq(beat.payload >> Cat(Const(0, 3), within))
-                codes = Signal(128)
+                codes = Signal(128, name="codes")
                 with m.Switch(c_image.group_log2):
                     for log2 in range(5):
                         with m.Case(log2):
                             bits = 8 << log2
                             m.d.comb += codes.eq(Cat([moved[:bits]] * (128 // bits)))
-                signed_codes = Signal(128)
+                signed_codes = Signal(128, name="signed_codes")
                 m.d.comb += signed_codes.eq(codes ^ int.from_bytes(b"\x80" * 16, "little"))
-                enable = Signal(config.rows)
+                enable = Signal(config.rows, name="enable")
                 with m.Switch(c_image.group_log2):
                     for log2 in range(5):
                         with m.Case(log2):
@@ -381,8 +385,8 @@ class LoadEngine(wiring.Component):
                     write.payload.last.eq(finished),
                     step.eq(write.valid & write.ready),
                 ]
-                following_byte = Signal(range(2 * config.rows))
-                following_word = Signal(WORD_ADDRESS_BITS)
+                following_byte = Signal(range(2 * config.rows), name="following_byte")
+                following_word = Signal(WORD_ADDRESS_BITS, name="following_word")
                 m.d.comb += following_byte.eq(byte + size)
                 overflow = following_byte[ceil_log2(config.rows)]
                 m.d.comb += following_word.eq(

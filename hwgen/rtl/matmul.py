@@ -50,14 +50,14 @@ class MatmulEngine(wiring.Component):
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
-        command = Signal.like(self.i_command.payload)
-        active = Signal()
-        base = Signal(WORD_ADDRESS_BITS)  # of the current pass
-        address = Signal(WORD_ADDRESS_BITS)
-        bank = Signal()
-        bank_busy = Signal(2)
+        command = Signal.like(self.i_command.payload, name="command")
+        active = Signal(name="active")
+        base = Signal(WORD_ADDRESS_BITS, name="base")  # of the current pass
+        address = Signal(WORD_ADDRESS_BITS, name="address")
+        bank = Signal(name="bank")
+        bank_busy = Signal(2, name="bank_busy")
         # The shadow weights belong to a pass whose first row has not yet entered.
-        claimed = Signal()
+        claimed = Signal(name="claimed")
 
         # Loops: rows of a pass, passes of a tile, tiles.
         given = self.i_command.payload
@@ -119,7 +119,7 @@ class MatmulEngine(wiring.Component):
             ]
 
         # The request and what belongs to it.
-        info = Signal(self.layout)
+        info = Signal(self.layout, name="info")
         m.d.comb += [
             info.valid.eq(1),
             info.first.eq(first_pass),
@@ -129,8 +129,8 @@ class MatmulEngine(wiring.Component):
         ]
         tag = Cat(info.as_value(), first_row, command.signed)
         size = len(tag)
-        requested = Signal(size)
-        ending = Signal()
+        requested = Signal(size, name="requested")
+        ending = Signal(name="ending")
         with m.If(advance):
             m.d.sync += [
                 self.read.valid.eq(able),
@@ -142,7 +142,7 @@ class MatmulEngine(wiring.Component):
         m.d.sync += self.done.eq(granted & ending)
 
         # Bookkeeping of the words in flight.
-        flight = Signal(size * READ_LATENCY)
+        flight = Signal(size * READ_LATENCY, name="flight")
         m.d.sync += flight.eq(Cat(Mux(granted, requested, 0), flight[:-size]))
         arrived = flight[-size:]
         m.d.comb += [

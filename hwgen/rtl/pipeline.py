@@ -145,10 +145,10 @@ class Fifo(wiring.Component):
         )
         write = entries.write_port()
         read = entries.read_port(domain="comb")
-        head = Signal(exact_log2(self.depth))
-        tail = Signal.like(head)
-        level = Signal(exact_log2(self.depth) + 1)
-        filled = Signal()
+        head = Signal(exact_log2(self.depth), name="head")
+        tail = Signal.like(head, name="tail")
+        level = Signal(exact_log2(self.depth) + 1, name="level")
+        filled = Signal(name="filled")
         taken = filled & self.o_stream.ready
         m.d.comb += [
             write.addr.eq(tail),
@@ -187,8 +187,8 @@ class StreamBuffer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         valid, spare_valid = Signal(), Signal()
-        payload = Signal.like(self.o_stream.payload, reset_less=True)
-        spare = Signal.like(self.o_stream.payload, reset_less=True)
+        payload = Signal.like(self.o_stream.payload, reset_less=True, name="payload")
+        spare = Signal.like(self.o_stream.payload, reset_less=True, name="spare")
         m.d.comb += [
             self.i_stream.ready.eq(~spare_valid),
             self.o_stream.valid.eq(valid),
@@ -244,7 +244,7 @@ class RowRelease(wiring.Component):
         with m.If(self.launch):
             m.d.sync += [launched.eq(following), following.eq(following + 1)]
         # Whether entries are left is compared ahead of the launch, for both its outcomes.
-        waiting = Signal()
+        waiting = Signal(name="waiting")
         m.d.sync += waiting.eq(Mux(self.launch, following != released, launched != released))
         m.d.comb += [self.waiting.eq(waiting), self.index.eq(launched)]
         return m
@@ -267,7 +267,7 @@ class Credits(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        taken = Signal(exact_log2(self.limit) + 1)
+        taken = Signal(exact_log2(self.limit) + 1, name="taken")
         given = register(m, self.give, "given", reset=True)
         m.d.comb += self.available.eq(~taken[-1])
         with m.If(self.take & ~given):
@@ -313,10 +313,10 @@ class RowAddresses(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        address = Signal(WORD_ADDRESS_BITS)
-        next_row = Signal(WORD_ADDRESS_BITS)
-        words_left = Signal.like(self.last_word)  # in the row, beyond this one
-        rows_left = Signal.like(self.rows)
+        address = Signal(WORD_ADDRESS_BITS, name="address")
+        next_row = Signal(WORD_ADDRESS_BITS, name="next_row")
+        words_left = Signal.like(self.last_word, name="words_left")  # in the row, beyond this one
+        rows_left = Signal.like(self.rows, name="rows_left")
         row_end, last_row = Signal(), Signal()
         single = register(m, self.last_word == 0, "single")
         m.d.comb += [

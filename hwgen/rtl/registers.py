@@ -112,7 +112,7 @@ class Registers(wiring.Component):
 
         # Bases and windows. What START looks at is known one cycle after the write; the next write
         # comes two cycles after it.
-        misaligned = Signal(len(_REGIONS))
+        misaligned = Signal(len(_REGIONS), name="misaligned")
         written_bases = []
         for index, region in enumerate(_REGIONS):
             low, high, size = (given[f"{region.upper()}_{x}"] for x in ("LOW", "HIGH", "SIZE"))
@@ -144,7 +144,7 @@ class Registers(wiring.Component):
                 m.d.sync += counter.eq(2 if name in ("CYCLES", "STALL_IDLE") else 0)
         # Write channel.
         address, word = Signal(ADDRESS_BITS), Signal(32)
-        strobe = Signal(4)
+        strobe = Signal(4, name="strobe")
         have_address, have_word = Signal(), Signal()
         m.d.comb += [
             self.awready.eq(~have_address),
@@ -157,7 +157,7 @@ class Registers(wiring.Component):
         with m.If(self.bvalid & self.bready):
             m.d.sync += self.bvalid.eq(0)
         write = have_address & have_word & ~self.bvalid
-        attempt = Signal()  # START is written when a frame may start
+        attempt = Signal(name="attempt")  # START is written when a frame may start
 
         def merged(old: Signal) -> Cat:
             return Cat(

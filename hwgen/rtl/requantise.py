@@ -44,41 +44,41 @@ class RequantiseLane(wiring.Component):
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
-        sets = Signal(4)
+        sets = Signal(4, name="sets")
         m.d.sync += sets.eq(Cat(self.constant_set, sets[:-1]))
         a, b = self.constants[0], self.constants[1]
 
         # 1: bias (the sum fits int32 by contract)
-        biased = Signal(signed(32), reset_less=True)
+        biased = Signal(signed(32), reset_less=True, name="biased")
         m.d.sync += biased.eq(self.accumulator + Mux(self.constant_set, b.bias, a.bias).as_signed())
         # 2-4: 32 x 16 bit product, registers for the DSP pipeline
-        factor = Signal(16, reset_less=True)
-        operand = Signal(signed(32), reset_less=True)
+        factor = Signal(16, reset_less=True, name="factor")
+        operand = Signal(signed(32), reset_less=True, name="operand")
         m.d.sync += [
             factor.eq(Mux(sets[0], b.multiplier, a.multiplier)),
             operand.eq(biased),
         ]
-        product_1 = Signal(signed(48), reset_less=True)
-        product = Signal(signed(48), reset_less=True)
+        product_1 = Signal(signed(48), reset_less=True, name="product_1")
+        product = Signal(signed(48), reset_less=True, name="product")
         m.d.sync += [product_1.eq(operand * factor), product.eq(product_1)]
         # 5-7: arithmetic shift by e - 1 in two steps, then saturated to 18 bits; the last bit is
         # the rounding bit. (x >> (e-1)) + 1 >> 1 equals rshr(x, e); beyond 18 bits every result
         # saturates at int16 whatever is added.
-        amount = Signal(6, reset_less=True)
+        amount = Signal(6, reset_less=True, name="amount")
         m.d.sync += amount.eq(Mux(sets[2], b.shift, a.shift) - 1)
-        coarse = Signal(signed(48), reset_less=True)
-        fine = Signal(3, reset_less=True)
+        coarse = Signal(signed(48), reset_less=True, name="coarse")
+        fine = Signal(3, reset_less=True, name="fine")
         m.d.sync += [coarse.eq(product >> Cat(Const(0, 3), amount[3:])), fine.eq(amount[:3])]
-        shifted = Signal(signed(48), reset_less=True)
+        shifted = Signal(signed(48), reset_less=True, name="shifted")
         m.d.sync += shifted.eq(coarse >> fine)
-        narrow = Signal(signed(18), reset_less=True)
+        narrow = Signal(signed(18), reset_less=True, name="narrow")
         top = shifted[17:]
         with m.If(top.all() | ~top.any()):
             m.d.sync += narrow.eq(shifted[:18].as_signed())
         with m.Else():
             m.d.sync += narrow.eq(Mux(shifted[-1], -(1 << 17), (1 << 17) - 1))
         # 8: round and add
-        summed = Signal(signed(19), reset_less=True)
+        summed = Signal(signed(19), reset_less=True, name="summed")
         m.d.sync += summed.eq(((narrow + 1) >> 1) + Mux(self.wide, self.residual, self.zero_point))
         # 9: clip
         low, high = Signal(signed(16)), Signal(signed(16))

@@ -113,13 +113,15 @@ class Sequencer(wiring.Component):
         m.d.comb += self.progress.eq(self.done.any())
 
         # Fetch.
-        running = Signal()
-        stopping = Signal()
+        running = Signal(name="running")
+        stopping = Signal(name="stopping")
         m.d.comb += self.running.eq(running)
-        next_address = Signal(65)  # the last bit: beyond the last address
-        bursts_left = Signal(WINDOW_BITS - exact_log2(FETCH_BURST_BEATS))  # in the window
-        exhausted = Signal()
-        pending_beats = Signal(8)  # requested, not yet arrived here
+        next_address = Signal(65, name="next_address")  # the last bit: beyond the last address
+        bursts_left = Signal(
+            WINDOW_BITS - exact_log2(FETCH_BURST_BEATS), name="bursts_left"
+        )  # in the window
+        exhausted = Signal(name="exhausted")
+        pending_beats = Signal(8, name="pending_beats")  # requested, not yet arrived here
         m.d.comb += [
             self.o_fetch.valid.eq(running & ~stopping & ~exhausted),
             self.o_fetch.payload.address.eq(next_address),
@@ -147,14 +149,16 @@ class Sequencer(wiring.Component):
             ]
 
         # Decode: two beats make an instruction.
-        low = Signal(128, reset_less=True)  # the last beat: the lower one while `have_low`
-        have_low = Signal()
-        instruction = Signal(INSTRUCTION_BITS)
+        low = Signal(
+            128, reset_less=True, name="low"
+        )  # the last beat: the lower one while `have_low`
+        have_low = Signal(name="have_low")
+        instruction = Signal(INSTRUCTION_BITS, name="instruction")
         m.d.comb += instruction.eq(Cat(low, self.i_beats.payload))
-        held = Signal(INSTRUCTION_BITS, reset_less=True)
-        held_valid = Signal()
-        index = Signal(32)
-        dispatch = Signal()  # the held instruction leaves
+        held = Signal(INSTRUCTION_BITS, reset_less=True, name="held")
+        held_valid = Signal(name="held_valid")
+        index = Signal(32, name="index")
+        dispatch = Signal(name="dispatch")  # the held instruction leaves
         # Independent of the queues: the lower beat of the next instruction comes meanwhile.
         m.d.comb += self.i_beats.ready.eq(stopping | ~have_low | ~held_valid)
         with m.If(dispatch):
@@ -173,7 +177,7 @@ class Sequencer(wiring.Component):
         difference: Value = Const(0, CHECK_BITS)
         if self.config.instruction_check:
             first_beat = register(m, beat_taken & ~stopping & ~have_low, "first_beat", reset=True)
-            crc = Signal(CHECK_BITS, init=-1)
+            crc = Signal(CHECK_BITS, init=-1, name="crc")
             place = index[:CHECK_BITS] & arrived.replicate(CHECK_BITS)
             between = Const(0, 8 * BEAT_BYTES - 2 * CHECK_BITS)
             step = crc_step(low ^ Cat(high_byte_first(crc), between, high_byte_first(place)))
@@ -193,13 +197,13 @@ class Sequencer(wiring.Component):
         at_begin = register(m, is_begin, "at_begin")
         at_first = register(m, index == 0, "at_first")
         known = register(m, Cat(opcode == code for code in BY_CODE).any(), "known")
-        sound = Signal()
+        sound = Signal(name="sound")
         faults = {
             Cause.IMAGE: at_first & ~(at_begin & for_this),
             Cause.INTEGRITY: difference.any(),
             Cause.ILLEGAL_INSTRUCTION: ~known | (at_begin & ~at_first),
         }
-        found = Signal(len(faults))
+        found = Signal(len(faults), name="found")
         with m.If(dispatch):
             m.d.sync += sound.eq(0)
         with m.If(summed & ~stopping):
@@ -208,7 +212,7 @@ class Sequencer(wiring.Component):
         # All of it stays as it is from here on: `fault` may come a cycle after what it is about.
         outside = register(m, waits_outside, "outside", reset=True)
         fault = register(m, running & (found.any() | outside), "fault", reset=True)
-        fault_cause = Signal(4)
+        fault_cause = Signal(4, name="fault_cause")
         m.d.sync += fault_cause.eq(Cause.WINDOW)
         for bit, cause in reversed(list(enumerate(faults))):
             with m.If(found[bit]):
@@ -263,7 +267,7 @@ class Sequencer(wiring.Component):
         # END: nothing behind it is needed, so fetching stops at once. The frame ends when the
         # thresholds are met and what was fetched beyond END has arrived: then nothing of the
         # frame is left on the bus, and the next START is taken from the interrupt on.
-        end_met = Signal()
+        end_met = Signal(name="end_met")
         with m.If(sound & (opcode == BY_NAME["END"].code) & ~self.halt):
             m.d.sync += stopping.eq(1)
         m.d.sync += end_met.eq(stopping & Cat(met(waits)).all() & (pending_beats == 0) & ~end_met)

@@ -76,10 +76,10 @@ class SoftmaxEngine(wiring.Component):
         ratio = max(vec, word_bytes) // min(vec, word_bytes)
 
         # Command: accepted, then set up for two cycles, then run.
-        command = Signal(command_layout("SOFTMAX"), reset_less=True)
+        command = Signal(command_layout("SOFTMAX"), reset_less=True, name="command")
         busy, accepted, start, started = Signal(), Signal(), Signal(), Signal()
-        done = Signal()
-        last_write = Signal()
+        done = Signal(name="done")
+        last_write = Signal(name="last_write")
         m.d.comb += [self.i_command.ready.eq(~busy), self.done.eq(done)]
         taken = self.i_command.valid & ~busy
         m.d.sync += [accepted.eq(taken), start.eq(accepted), done.eq(last_write)]
@@ -87,7 +87,7 @@ class SoftmaxEngine(wiring.Component):
             m.d.sync += [command.eq(self.i_command.payload), busy.eq(1)]
         with m.If(last_write):
             m.d.sync += busy.eq(0)
-        last_index = Signal.like(command.length)
+        last_index = Signal.like(command.length, name="last_index")
         m.d.comb += last_index.eq(command.length - 1)
         last_word = register(m, last_index[exact_log2(word_bytes) :], "last_word")
         last_slice = register(m, last_index[exact_log2(vec) :], "last_slice")
@@ -128,7 +128,7 @@ class SoftmaxEngine(wiring.Component):
         # Gearbox: words to slices
         m.submodules.unit = unit = E2Softmax(vec, config.max_row_length)
         slice_in = unit.i_stream
-        index_in = Signal.like(last_slice, reset_less=False)
+        index_in = Signal.like(last_slice, reset_less=False, name="index_in")
         slice_taken = slice_in.valid & slice_in.ready
         m.d.comb += [
             unit.fraction_bits.eq(command.fraction_bits),
@@ -137,7 +137,7 @@ class SoftmaxEngine(wiring.Component):
         ]
         with m.If(slice_taken):
             m.d.sync += index_in.eq(Mux(slice_in.payload.last, 0, index_in + 1))
-        part_in = Signal(range(max(2, ratio)))
+        part_in = Signal(range(max(2, ratio)), name="part_in")
         if vec <= word_bytes:
             part_end_in = slice_in.payload.last | (part_in == ratio - 1)
             parts = data.View(data.ArrayLayout(8 * vec, ratio), word.payload)
@@ -149,9 +149,11 @@ class SoftmaxEngine(wiring.Component):
             with m.If(slice_taken):
                 m.d.sync += part_in.eq(Mux(part_end_in, 0, part_in + 1))
         else:
-            collected = Signal(data.ArrayLayout(config.word_bits, ratio), reset_less=True)
-            full = Signal()
-            word_in = Signal.like(last_word, reset_less=False)
+            collected = Signal(
+                data.ArrayLayout(config.word_bits, ratio), reset_less=True, name="collected"
+            )
+            full = Signal(name="full")
+            word_in = Signal.like(last_word, reset_less=False, name="word_in")
             row_end_in = word_in == last_word
             part_end_in = row_end_in | (part_in == ratio - 1)
             m.d.comb += [
@@ -175,7 +177,7 @@ class SoftmaxEngine(wiring.Component):
         write = writes.i_stream
         slice_out = unit.o_stream
         codes = slice_out.payload.codes.as_value()
-        part_out = Signal(range(max(2, ratio)))
+        part_out = Signal(range(max(2, ratio)), name="part_out")
         if vec <= word_bytes:
             part_end_out = slice_out.payload.last | (part_out == ratio - 1)
             m.d.comb += [
@@ -183,7 +185,7 @@ class SoftmaxEngine(wiring.Component):
                 slice_out.ready.eq(write.ready),
             ]
             # Parts before the last wait here; those behind the row's last slice are 0.
-            waiting = Signal(data.ArrayLayout(8 * vec, ratio - 1), reset_less=True)
+            waiting = Signal(data.ArrayLayout(8 * vec, ratio - 1), reset_less=True, name="waiting")
             for part in range(ratio):
                 place = write.payload.data[8 * vec * part : 8 * vec * (part + 1)]
                 with m.If(part_out == part):
@@ -197,7 +199,7 @@ class SoftmaxEngine(wiring.Component):
                     with m.If(part_out == part):
                         m.d.sync += waiting[part].eq(codes)
         else:
-            word_out = Signal.like(last_word, reset_less=False)
+            word_out = Signal.like(last_word, reset_less=False, name="word_out")
             row_end_out = word_out == last_word
             part_end_out = row_end_out | (part_out == ratio - 1)
             m.d.comb += [

@@ -44,14 +44,14 @@ class WeightGearbox(wiring.Component):
         # A beat is taken while it fits even if no row leaves: a beat comes in every cycle as long
         # as rows leave, for less than a row and a beat are left then.
         capacity = row_units + 2 * beat_units - 1
-        held = Signal(capacity * unit, reset_less=True)
-        count = Signal(range(capacity + 1))
-        row = Signal(range(self.pass_rows))
+        held = Signal(capacity * unit, reset_less=True, name="held")
+        count = Signal(range(capacity + 1), name="count")
+        row = Signal(range(self.pass_rows), name="row")
 
         row_ready = count >= row_units
         take = self.o_stream.valid & self.o_stream.ready
-        last = Signal(init=self.pass_rows == 1)
-        left = Signal.like(count)
+        last = Signal(init=self.pass_rows == 1, name="last")
+        left = Signal.like(count, name="left")
         m.d.comb += [
             self.o_stream.valid.eq(row_ready),
             self.o_stream.payload.eq(held[: self.row_bits]),
@@ -62,7 +62,7 @@ class WeightGearbox(wiring.Component):
             m.d.sync += [row.eq(Mux(last, 0, row + 1)), last.eq(row == self.pass_rows - 2)]
             if self.pass_rows == 1:
                 m.d.sync += last.eq(1)
-        remaining = Signal.like(held)
+        remaining = Signal.like(held, name="remaining")
         with m.If(take & last):
             m.d.comb += remaining.eq(held >> (self.row_bits + padding * unit))
         with m.Elif(take):
@@ -120,11 +120,11 @@ class CornerTurn(wiring.Component):
         column_bits = bits_for(columns - 1)
 
         # Write: byte r of column c goes to memory (r + c) mod R: rotate left by c.
-        column = Signal(ceil_log2(rows))
+        column = Signal(ceil_log2(rows), name="column")
         m.d.comb += column.eq(self.write_column)
-        word_1 = Signal(8 * rows, reset_less=True)
+        word_1 = Signal(8 * rows, reset_less=True, name="word_1")
         valid_1, half_1 = Signal(), Signal()
-        column_1 = Signal(column_bits)
+        column_1 = Signal(column_bits, name="column_1")
         m.d.sync += [
             word_1.eq(self._rotate(m, self.write_word, column, rows, True)),
             valid_1.eq(self.write_valid),
@@ -134,11 +134,11 @@ class CornerTurn(wiring.Component):
 
         # Read: memory b holds column (b - r) mod R of row r; rotate right by r puts column c at
         # byte c.
-        row_1 = Signal.like(self.read_row)
-        row_2 = Signal.like(self.read_row)
-        half_read = Signal()
+        row_1 = Signal.like(self.read_row, name="row_1")
+        row_2 = Signal.like(self.read_row, name="row_2")
+        half_read = Signal(name="half_read")
         m.d.sync += [row_1.eq(self.read_row), row_2.eq(row_1), half_read.eq(self.read_half)]
-        gathered = Signal(8 * rows, reset_less=True)
+        gathered = Signal(8 * rows, reset_less=True, name="gathered")
         for b in range(rows):
             store = memory.Memory(
                 shape=8, depth=2 << column_bits, init=[], attrs={"ram_style": "distributed"}
@@ -193,26 +193,26 @@ class StationaryEngine(wiring.Component):
         m = Module()
         config = self.config
         rows, columns = config.rows, config.columns
-        command = Signal.like(self.i_command.payload)
+        command = Signal.like(self.i_command.payload, name="command")
         squares = max(1, columns // rows)  # R x R blocks of a tile
         square_columns = min(rows, columns)
         row_bits = bits_for(rows - 1)
 
         # The next row to inject, as chain row (0 first), and the pass bookkeeping.
-        chain_row = Signal(range(rows))
-        full = Signal()
+        chain_row = Signal(range(rows), name="chain_row")
+        full = Signal(name="full")
         m.d.comb += self.full.eq(full)
         with m.If(self.swapped):
             m.d.sync += full.eq(0)
-        inject = Signal()
-        row_data = Signal(columns * config.weight_bits)
+        inject = Signal(name="inject")
+        row_data = Signal(columns * config.weight_bits, name="row_data")
         m.d.sync += [
             self.weight_valid.eq(inject),
             self.weight_row.eq(chain_row),
             self.weight_data.eq(row_data),
         ]
-        pass_injected = Signal()
-        last_row = Signal()
+        pass_injected = Signal(name="pass_injected")
+        last_row = Signal(name="last_row")
         m.d.comb += pass_injected.eq(inject & last_row)
         with m.If(inject):
             m.d.sync += [chain_row.eq(chain_row + 1), last_row.eq(chain_row == rows - 2)]
@@ -234,17 +234,17 @@ class StationaryEngine(wiring.Component):
         # Fetch side: words of the activation memory, unstallable READ_LATENCY cycles after the
         # grant.
         f_tile, f_pass = Signal(16), Signal(12)
-        f_active = Signal()
-        f_tile_base = Signal(WORD_ADDRESS_BITS)
-        f_half = Signal()
+        f_active = Signal(name="f_active")
+        f_tile_base = Signal(WORD_ADDRESS_BITS, name="f_tile_base")
+        f_half = Signal(name="f_half")
 
         # Corner turn buffers, one per R x R block.
-        turn_read_row = Signal(row_bits)
-        turn_half = Signal()
+        turn_read_row = Signal(row_bits, name="turn_read_row")
+        turn_half = Signal(name="turn_half")
         turn_data = []
-        turn_write = Signal(squares)
-        turn_column = Signal(bits_for(square_columns - 1))
-        turn_write_half = Signal()
+        turn_write = Signal(squares, name="turn_write")
+        turn_column = Signal(bits_for(square_columns - 1), name="turn_column")
+        turn_write_half = Signal(name="turn_write_half")
         for s in range(squares):
             turn = CornerTurn(rows, square_columns)
             m.submodules[f"corner_turn_{s}"] = turn
@@ -261,13 +261,13 @@ class StationaryEngine(wiring.Component):
 
         # Tags of words in flight: block, column in block, half, last word of the pass.
         tag_bits = 1 + 1 + bits_for(square_columns - 1) + squares
-        tags = Signal(tag_bits * READ_LATENCY)
+        tags = Signal(tag_bits * READ_LATENCY, name="tags")
         arrived = tags[-tag_bits:]
 
         # The request, base and token apart, passes through a buffer, so that the choice of the
         # token and the arbitration of the banks lie in different cycles. A tensor lies in one bank.
-        wanted = Signal()
-        tag = Signal(tag_bits)
+        wanted = Signal(name="wanted")
+        tag = Signal(tag_bits, name="tag")
         m.submodules.requests = requests = StreamBuffer(
             data.StructLayout({"base": WORD_ADDRESS_BITS, "token": 13, "tag": tag_bits})
         )
@@ -288,9 +288,9 @@ class StationaryEngine(wiring.Component):
         granted = self.read.valid & self.read.ready
         m.d.sync += tags.eq(Cat(Mux(granted, requested.tag, 0), tags[:-tag_bits]))
 
-        filled = Signal(2)  # halves that hold a whole pass
-        emit_half = Signal()
-        emitting = Signal()
+        filled = Signal(2, name="filled")  # halves that hold a whole pass
+        emit_half = Signal(name="emit_half")
+        emitting = Signal(name="emitting")
 
         with m.FSM(name="stationary"):
             with m.State("Idle"):
@@ -354,12 +354,14 @@ class StationaryEngine(wiring.Component):
 
         # V rows -----------------------------------------------------------------------------------
         # Word w of chain row p: token f_pass * R + (R-1-p), slice of channel (tile * C) // R + w.
-        r_row = Signal(range(rows))  # chain row being requested
-        r_block = Signal(max(1, bits_for(squares - 1)))
-        r_token = Signal(13)
-        r_slice_base = Signal(WORD_ADDRESS_BITS)
-        r_offset = Signal(max(1, bits_for(rows // columns)))  # which part of a word, for C < R
-        arrived_row_valid = Signal()
+        r_row = Signal(range(rows), name="r_row")  # chain row being requested
+        r_block = Signal(max(1, bits_for(squares - 1)), name="r_block")
+        r_token = Signal(13, name="r_token")
+        r_slice_base = Signal(WORD_ADDRESS_BITS, name="r_slice_base")
+        r_offset = Signal(
+            max(1, bits_for(rows // columns)), name="r_offset"
+        )  # which part of a word, for C < R
+        arrived_row_valid = Signal(name="arrived_row_valid")
         with m.If((command.source == StationarySource.ROWS) & f_active):
             m.d.comb += [
                 wanted.eq(1),
@@ -409,9 +411,9 @@ class StationaryEngine(wiring.Component):
                 m.d.sync += r_token.eq(r_token + 2 * rows)  # it stands R below the pass's lowest
 
         # Assemble the row and inject it when its last word arrives; rows beyond the limit are zero.
-        gathered = Signal(8 * columns)
+        gathered = Signal(8 * columns, name="gathered")
         if columns > rows:
-            kept = Signal(8 * (columns - rows), reset_less=True)
+            kept = Signal(8 * (columns - rows), reset_less=True, name="kept")
             with m.If(arrived[0] & is_rows):
                 m.d.sync += kept.eq(Cat(kept, self.read.data)[8 * rows :])
             m.d.comb += gathered.eq(Cat(kept, self.read.data))
@@ -419,7 +421,7 @@ class StationaryEngine(wiring.Component):
             m.d.comb += gathered.eq(self.read.data)
         else:
             m.d.comb += gathered.eq(self.read.data.word_select(r_offset, 8 * columns))
-        row_index = Signal(13)  # reduction index of the row that arrives
+        row_index = Signal(13, name="row_index")  # reduction index of the row that arrives
         m.d.comb += row_index.eq(Cat((rows - 1 - chain_row)[:row_bits], pass_index))
         m.d.comb += arrived_row_valid.eq(arrived[0] & arrived[1] & is_rows)
         with m.If(arrived_row_valid):
@@ -428,10 +430,10 @@ class StationaryEngine(wiring.Component):
         # K columns --------------------------------------------------------------------------------
         # Fetch: word of token tile * C + c, slice pass. One pass ahead of the emission.
         is_columns = command.source == StationarySource.COLUMNS
-        c_column = Signal(range(square_columns))
-        c_block = Signal(max(1, bits_for(squares - 1)))
-        c_token = Signal(13)
-        c_pass_base = Signal(WORD_ADDRESS_BITS)
+        c_column = Signal(range(square_columns), name="c_column")
+        c_block = Signal(max(1, bits_for(squares - 1)), name="c_block")
+        c_token = Signal(13, name="c_token")
+        c_pass_base = Signal(WORD_ADDRESS_BITS, name="c_pass_base")
         half_free = ~filled.bit_select(f_half, 1)
         with m.If(is_columns & f_active & half_free):
             m.d.comb += [
@@ -479,20 +481,20 @@ class StationaryEngine(wiring.Component):
         # The half that a word belongs to follows the order of arrival.
         with m.If(is_columns & arrived[0] & arrived[1]):
             m.d.sync += turn_write_half.eq(~turn_write_half)
-        complete = Signal(2)  # halves whose words have all been written
-        settle = Signal(3)
+        complete = Signal(2, name="complete")  # halves whose words have all been written
+        settle = Signal(3, name="settle")
         m.d.sync += settle.eq(Cat(is_columns & arrived[0] & arrived[1], settle))
-        settled_half = Signal()
+        settled_half = Signal(name="settled_half")
         with m.If(settle[1]):
             m.d.sync += [complete.bit_select(settled_half, 1).eq(1), settled_half.eq(~settled_half)]
 
         # Emission: rows R-1 .. 0 of the half, three cycles of corner-turn latency.
-        e_row = Signal(range(rows + 1))
-        e_flow = Signal(3)
+        e_row = Signal(range(rows + 1), name="e_row")
+        e_flow = Signal(3, name="e_flow")
         m.d.comb += [turn_half.eq(emit_half), turn_read_row.eq(rows - 1 - e_row)]
-        start = Signal()
+        start = Signal(name="start")
         m.d.comb += start.eq(is_columns & ~emitting & complete.bit_select(emit_half, 1) & ~full)
-        e_issue = Signal()
+        e_issue = Signal(name="e_issue")
         m.d.comb += e_issue.eq(emitting & (e_row != rows))
         m.d.sync += e_flow.eq(Cat(e_issue, e_flow))
         with m.If(start):
@@ -509,7 +511,7 @@ class StationaryEngine(wiring.Component):
                 complete.bit_select(emit_half, 1).eq(0),
             ]
         # Columns beyond the limit are zero: the first column of the tile against the limit.
-        column_base = Signal(17)
+        column_base = Signal(17, name="column_base")
         with m.If(self.i_command.valid & self.i_command.ready):
             m.d.sync += [
                 column_base.eq(0),
@@ -520,7 +522,7 @@ class StationaryEngine(wiring.Component):
             ]
         with m.If(is_columns & pass_injected & ends_tile):
             m.d.sync += column_base.eq(column_base + columns)
-        keep = Signal(columns)
+        keep = Signal(columns, name="keep")
         m.d.sync += keep.eq(Cat(column_base + c < command.limit for c in range(columns)))
         with m.If(e_flow[2]):
             m.d.comb += row_data.eq(

@@ -48,25 +48,27 @@ class StoreEngine(wiring.Component):
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
         beats_per_word = self.config.rows // BEAT_BYTES
-        command = Signal.like(self.i_command.payload)
-        word = Signal(self.config.word_bits, reset_less=True)
-        part = Signal(range(beats_per_word + 1))
-        words_left = Signal(16)
-        address = Signal(WORD_ADDRESS_BITS)
+        command = Signal.like(self.i_command.payload, name="command")
+        word = Signal(self.config.word_bits, reset_less=True, name="word")
+        part = Signal(range(beats_per_word + 1), name="part")
+        words_left = Signal(16, name="words_left")
+        address = Signal(WORD_ADDRESS_BITS, name="address")
 
         # Bursts: beats put into the FIFO but not yet part of a burst; a burst ends at a multiple of
         # its longest length. It is made in one cycle and offered from the next on.
-        target = Signal(65)  # the last bit: beyond the last address
-        gathered = Signal(range(STORE_BURST_BEATS + 4))
-        position = Signal(ceil_log2(STORE_BURST_BEATS))  # of the next burst within its boundary
-        bursts = Signal(16)  # offered, response pending
-        room = Signal(range(STORE_BURST_BEATS + 1))
-        all_read = Signal()
-        length = Signal.like(room)
+        target = Signal(65, name="target")  # the last bit: beyond the last address
+        gathered = Signal(range(STORE_BURST_BEATS + 4), name="gathered")
+        position = Signal(
+            ceil_log2(STORE_BURST_BEATS), name="position"
+        )  # of the next burst within its boundary
+        bursts = Signal(16, name="bursts")  # offered, response pending
+        room = Signal(range(STORE_BURST_BEATS + 1), name="room")
+        all_read = Signal(name="all_read")
+        length = Signal.like(room, name="length")
         offering, update = Signal(), Signal()
         # Known long before the first burst: a word is read first.
-        space = Signal(signed(WINDOW_BITS + 1))  # beats
-        total = Signal(range((beats_per_word << 16) + 1))  # beats; 0 words are 2^16
+        space = Signal(signed(WINDOW_BITS + 1), name="space")  # beats
+        total = Signal(range((beats_per_word << 16) + 1), name="total")  # beats; 0 words are 2^16
         leaves = register(m, space < total, "leaves")
         outside = leaves | target[-1]
         m.d.comb += [

@@ -397,7 +397,7 @@ class ColumnGroup(wiring.Component):
         after = Signal(self.layout, name="entry_after")
         m.d.sync += after.eq(now)
 
-        result = Signal(32 * columns, reset_less=True)
+        result = Signal(32 * columns, reset_less=True, name="result")
         drained: list[Signal] = []
         old: list[Signal] = []
         for b in range(2):
@@ -420,7 +420,7 @@ class ColumnGroup(wiring.Component):
             m.d.sync += result.word_select(c, 32).eq(
                 Mux(now.first, Const(0, 32), start).as_signed() + total
             )
-        drain_bank = Signal()
+        drain_bank = Signal(name="drain_bank")
         m.d.sync += [
             drain_bank.eq(self.drain_bank),
             self.drain_data.eq(Mux(drain_bank, drained[1], drained[0])),
@@ -509,8 +509,8 @@ class SystolicArray(wiring.Component):
 
         # Skew: chain row p (reduction index R-1-p) is p cycles behind (pairs of rows: p // 2).
         # Sign-extend to 9 bits first.
-        skewed = Signal(9 * rows)
-        swaps = Signal(rows)
+        skewed = Signal(9 * rows, name="skewed")
+        swaps = Signal(rows, name="swaps")
         swap = self.swap
         step = rows_per_stage(self.weight_bits, self.cells)
         for p in range(rows):

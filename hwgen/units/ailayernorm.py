@@ -73,8 +73,8 @@ class AILayerNormTop(wiring.Component):
         payload = self.i_stream.payload
         records = self.lanes // RECORD_BYTES  # of a beat
         beats = exact_log2(RECORD_BYTES)  # of a group, as a power of two
-        beat = Signal(beats + len(core.parameters.group))
-        write = Signal()
+        beat = Signal(beats + len(core.parameters.group), name="beat")
+        write = Signal(name="write")
         m.d.comb += [
             core.i_stream.payload.x.eq(payload.data),
             core.i_stream.payload.last.eq(payload.last),

@@ -70,7 +70,7 @@ class RequantiseTop(wiring.Component):
 
         taken, loaded = Signal(), Signal()
         in_use = [Signal(_CONSTANTS_READ, name=f"in_use_{s}") for s in range(2)]
-        busy = Signal()
+        busy = Signal(name="busy")
         m.d.comb += [
             busy.eq((in_use[0].any() & ~payload.set) | (in_use[1].any() & payload.set)),
             self.i_stream.ready.eq(room.available & ~(payload.constants & busy)),

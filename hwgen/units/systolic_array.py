@@ -112,15 +112,15 @@ class SystolicArrayTop(wiring.Component):
 
         # In: at most two tiles are complete and not drained, so the bank of the current one is
         # free.
-        waiting = Signal(2)
+        waiting = Signal(2, name="waiting")
         taken, drained = Signal(), Signal()
         payload = self.i_stream.payload
-        row = Signal(row_bits)
-        bank = Signal()
-        weight_row = Signal(bits_for(self.rows - 1))
+        row = Signal(row_bits, name="row")
+        bank = Signal(name="bank")
+        weight_row = Signal(bits_for(self.rows - 1), name="weight_row")
         row_now = Mux(payload.swap, 0, row)
-        entering = Signal()
-        tile_end = Signal()
+        entering = Signal(name="entering")
+        tile_end = Signal(name="tile_end")
         m.d.comb += [
             self.i_stream.ready.eq(~waiting[1]),
             taken.eq(self.i_stream.valid & self.i_stream.ready),
@@ -162,11 +162,11 @@ class SystolicArrayTop(wiring.Component):
         # under way.
         m.submodules.room = room = Credits(8)
         m.submodules.outputs = outputs = Fifo(32 * array.group_columns, 8)
-        complete = Signal(2)
-        drain_bank = Signal()
-        drain_row = Signal(row_bits)
-        drain_group = Signal(len(array.drain_group))
-        read = Signal()
+        complete = Signal(2, name="complete")
+        drain_bank = Signal(name="drain_bank")
+        drain_row = Signal(row_bits, name="drain_row")
+        drain_group = Signal(len(array.drain_group), name="drain_group")
+        read = Signal(name="read")
         group_end, row_end = Signal(), Signal()
         m.d.comb += [
             read.eq(complete.bit_select(drain_bank, 1) & room.available),
