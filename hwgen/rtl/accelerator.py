@@ -284,7 +284,8 @@ class Accelerator(wiring.Component):
             (writer.error, Cause.WRITE_ERROR, writer.error_address),
             *((x.error, Cause.READ_ERROR, x.error_address) for x in masters),
         ]
-        error, error_cause = Signal(), Signal.like(registers.error_cause)
+        error = Signal(name="error")
+        error_cause = Signal.like(registers.error_cause, name="error_cause")
         error_address = Signal.like(registers.error_address, name="error_address")
         for event, cause, address in causes:
             with m.If(event):

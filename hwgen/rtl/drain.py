@@ -139,13 +139,16 @@ class DrainEngine(wiring.Component):
 
         active = Signal(name="active")  # a group is being issued
         bank = Signal(name="bank")
-        tile, group = Signal(16), Signal(max(1, bits_for(config.groups - 1)))
+        tile = Signal(16, name="tile")
+        group = Signal(max(1, bits_for(config.groups - 1)), name="group")
         row = Signal(12, name="row")
         columns_left = Signal(16, name="columns_left")
         slice_base = Signal(WORD_ADDRESS_BITS, name="slice_base")
         half = Signal(name="half")
 
-        wide, residual = Signal(), Signal()  # the command's mode
+        # the command's mode
+        wide = Signal(name="wide")
+        residual = Signal(name="residual")
 
         # Issue.
         address = Signal(WORD_ADDRESS_BITS, name="address")  # slice_base + row
@@ -160,10 +163,14 @@ class DrainEngine(wiring.Component):
         ]
         last_group = group == config.groups - 1
         # Where the counters stand at their ends is known ahead, in registers.
-        last_row, single_row = Signal(), Signal()
-        before_last_row, ending_row = Signal(12), Signal(12)
+        last_row = Signal(name="last_row")
+        single_row = Signal(name="single_row")
+        before_last_row = Signal(12, name="before_last_row")
+        ending_row = Signal(12, name="ending_row")
         last_tile = register(m, tile == command.tiles - 1, "last_tile")
-        group_valid, more = Signal(), Signal()  # columns left for this group, for the next one
+        # columns left for this group, for the next one
+        group_valid = Signal(name="group_valid")
+        more = Signal(name="more")
 
         # The bank is released when 2 R rows of its last group are left (one is read per cycle). The
         # next tile's first pass writes its row r more than R cycles after the release and reads

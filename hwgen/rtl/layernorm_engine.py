@@ -94,7 +94,10 @@ class LayerNormEngine(wiring.Component):
 
         # Command: accepted, then set up for two cycles, then run.
         command = Signal(command_layout("LAYERNORM"), reset_less=True, name="command")
-        busy, accepted, start, started = Signal(), Signal(), Signal(), Signal()
+        busy = Signal(name="busy")
+        accepted = Signal(name="accepted")
+        start = Signal(name="start")
+        started = Signal(name="started")
         done = Signal(name="done")
         last_write = Signal(name="last_write")
         m.d.comb += [self.i_command.ready.eq(~busy), self.done.eq(done)]

@@ -142,7 +142,8 @@ class LoadEngine(wiring.Component):
         # burst's length is found in one cycle, the burst offered from the next on.
         to_boundary = Signal(burst_log2 + 1, name="to_boundary")
         length = Signal(burst_log2 + 1, name="length")
-        planned, last = Signal(), Signal()
+        planned = Signal(name="planned")
+        last = Signal(name="last")
         m.d.comb += to_boundary.eq(config.burst_beats - addresses[0][4 : 4 + burst_log2])
         sent = Signal(n, name="sent")
         accepted = Signal(n, name="accepted")
@@ -192,7 +193,8 @@ class LoadEngine(wiring.Component):
         wide_valid = Signal(name="wide_valid")
         wide_data = Cat(b.payload for b in beats)
         m.d.comb += wide_valid.eq(Cat(b.valid for b in beats).all())
-        pop_wide, pop_narrow = Signal(), Signal()
+        pop_wide = Signal(name="pop_wide")
+        pop_narrow = Signal(name="pop_narrow")
         for p, b in enumerate(beats):
             m.d.comb += b.ready.eq(pop_wide | (pop_narrow if p == 0 else 0))
         m.submodules.weights = weights = StreamBuffer(config.wide_beat_bits)
@@ -237,7 +239,9 @@ class LoadEngine(wiring.Component):
         line_word = Signal(
             WORD_ADDRESS_BITS, name="line_word"
         )  # word of the line's first group, first patch of the row
-        byte, slice_word = Signal.like(line_byte), Signal(WORD_ADDRESS_BITS)  # of the current group
+        # of the current group
+        byte = Signal.like(line_byte, name="byte")
+        slice_word = Signal(WORD_ADDRESS_BITS, name="slice_word")
         next_row = Signal(
             WORD_ADDRESS_BITS, name="next_row"
         )  # word of the next row's first patch, slice 0
@@ -245,7 +249,10 @@ class LoadEngine(wiring.Component):
         m.d.sync += size.eq(1 << c_image.group_log2)
         # Loops: groups of a line, patches of a row, lines of a patch, rows of patches.
         decoding = Signal(name="decoding")
-        step, ends_groups, ends_patches, ends_lines = Signal(), Signal(), Signal(), Signal()
+        step = Signal(name="step")
+        ends_groups = Signal(name="ends_groups")
+        ends_patches = Signal(name="ends_patches")
+        ends_lines = Signal(name="ends_lines")
         group, patch, line, patch_row = (
             loop_counter(m, len(length), name, start=decoding, length=length, step=stepping)
             for name, length, stepping in (

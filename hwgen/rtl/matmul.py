@@ -62,7 +62,9 @@ class MatmulEngine(wiring.Component):
         # Loops: rows of a pass, passes of a tile, tiles.
         given = self.i_command.payload
         accepted = self.i_command.valid & self.i_command.ready
-        issued, ends_pass, ends_tile = Signal(), Signal(), Signal()
+        issued = Signal(name="issued")
+        ends_pass = Signal(name="ends_pass")
+        ends_tile = Signal(name="ends_tile")
         row = loop_counter(
             m, len(given.rows), "row", start=accepted, length=given.rows, step=issued
         )

@@ -50,8 +50,10 @@ def loop_counter(
     After the last index comes the first. Both ends are known ahead, in registers, so that no
     comparison lies behind the step. ``start`` wins over ``step``.
     """
-    index, before_last = Signal(bits, name=f"{name}_index"), Signal(bits, name=f"{name}_ahead")
-    first, last = Signal(name=f"{name}_first"), Signal(name=f"{name}_last")
+    index = Signal(bits, name=f"{name}_index")
+    before_last = Signal(bits, name=f"{name}_ahead")
+    first = Signal(name=f"{name}_first")
+    last = Signal(name=f"{name}_last")
     single = Signal(name=f"{name}_single")
     length = Value.cast(length)
     with m.If(start):
@@ -186,7 +188,8 @@ class StreamBuffer(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        valid, spare_valid = Signal(), Signal()
+        valid = Signal(name="valid")
+        spare_valid = Signal(name="spare_valid")
         payload = Signal.like(self.o_stream.payload, reset_less=True, name="payload")
         spare = Signal.like(self.o_stream.payload, reset_less=True, name="spare")
         m.d.comb += [
@@ -235,8 +238,10 @@ class RowRelease(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        entered, released = Signal(self.index_bits + 1), Signal(self.index_bits + 1)
-        launched, following = Signal.like(entered), Signal.like(entered, init=1)
+        entered = Signal(self.index_bits + 1, name="entered")
+        released = Signal(self.index_bits + 1, name="released")
+        launched = Signal.like(entered, name="launched")
+        following = Signal.like(entered, init=1, name="following")
         with m.If(self.entered):
             m.d.sync += entered.eq(entered + 1)
             with m.If(self.last):
@@ -317,7 +322,8 @@ class RowAddresses(wiring.Component):
         next_row = Signal(WORD_ADDRESS_BITS, name="next_row")
         words_left = Signal.like(self.last_word, name="words_left")  # in the row, beyond this one
         rows_left = Signal.like(self.rows, name="rows_left")
-        row_end, last_row = Signal(), Signal()
+        row_end = Signal(name="row_end")
+        last_row = Signal(name="last_row")
         single = register(m, self.last_word == 0, "single")
         m.d.comb += [
             self.address.eq(address),

@@ -94,15 +94,19 @@ class Registers(wiring.Component):
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
-        watchdog, enable = Signal(32, init=WATCHDOG_RESET), Signal()
+        watchdog = Signal(32, init=WATCHDOG_RESET, name="watchdog")
+        enable = Signal(name="enable")
         # What the host writes; a frame has copies.
         given = {
             f"{region.upper()}_{part}": Signal(32, name=f"{region}_{part.lower()}")
             for region in _REGIONS
             for part in ("LOW", "HIGH", "SIZE")
         }
-        done, failed, pending = Signal(), Signal(), Signal()
-        cause, cause_address = Signal(4), Signal(64)
+        done = Signal(name="done")
+        failed = Signal(name="failed")
+        pending = Signal(name="pending")
+        cause = Signal(4, name="cause")
+        cause_address = Signal(64, name="cause_address")
         counters = [Signal(32, name=name.lower()) for name, _ in COUNTERS]
         m.d.comb += [
             self.watchdog.eq(watchdog),
@@ -116,7 +120,8 @@ class Registers(wiring.Component):
         written_bases = []
         for index, region in enumerate(_REGIONS):
             low, high, size = (given[f"{region.upper()}_{x}"] for x in ("LOW", "HIGH", "SIZE"))
-            base, unbounded = Cat(low, high), Signal(name=f"{region}_unbounded")
+            base = Cat(low, high)
+            unbounded = Signal(name=f"{region}_unbounded")
             window = size[4:] | unbounded.replicate(WINDOW_BITS)
             written_bases.append(base)
             m.d.sync += [
@@ -143,9 +148,11 @@ class Registers(wiring.Component):
             for counter, (name, _) in zip(counters, COUNTERS, strict=True):
                 m.d.sync += counter.eq(2 if name in ("CYCLES", "STALL_IDLE") else 0)
         # Write channel.
-        address, word = Signal(ADDRESS_BITS), Signal(32)
+        address = Signal(ADDRESS_BITS, name="address")
+        word = Signal(32, name="word")
         strobe = Signal(4, name="strobe")
-        have_address, have_word = Signal(), Signal()
+        have_address = Signal(name="have_address")
+        have_word = Signal(name="have_word")
         m.d.comb += [
             self.awready.eq(~have_address),
             self.wready.eq(~have_word),

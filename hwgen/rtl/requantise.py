@@ -81,7 +81,8 @@ class RequantiseLane(wiring.Component):
         summed = Signal(signed(19), reset_less=True, name="summed")
         m.d.sync += summed.eq(((narrow + 1) >> 1) + Mux(self.wide, self.residual, self.zero_point))
         # 9: clip
-        low, high = Signal(signed(16)), Signal(signed(16))
+        low = Signal(signed(16), name="low")
+        high = Signal(signed(16), name="high")
         m.d.comb += [
             low.eq(Mux(self.wide, -32768, self.low)),
             high.eq(Mux(self.wide, 32767, self.high)),

@@ -123,7 +123,8 @@ class CornerTurn(wiring.Component):
         column = Signal(ceil_log2(rows), name="column")
         m.d.comb += column.eq(self.write_column)
         word_1 = Signal(8 * rows, reset_less=True, name="word_1")
-        valid_1, half_1 = Signal(), Signal()
+        valid_1 = Signal(name="valid_1")
+        half_1 = Signal(name="half_1")
         column_1 = Signal(column_bits, name="column_1")
         m.d.sync += [
             word_1.eq(self._rotate(m, self.write_word, column, rows, True)),
@@ -221,7 +222,8 @@ class StationaryEngine(wiring.Component):
 
         # Passes left to inject (tiles x passes, in loops). A pass takes many cycles, so that its
         # place may be compared well before its end.
-        tile, pass_index = Signal(16), Signal(12)
+        tile = Signal(16, name="tile")
+        pass_index = Signal(12, name="pass_index")
         ends_tile = register(m, pass_index == command.passes - 1, "ends_tile")
         in_last_tile = register(m, tile == command.tiles - 1, "in_last_tile")
         last_pass = register(m, ends_tile & in_last_tile, "last_pass")
@@ -233,7 +235,8 @@ class StationaryEngine(wiring.Component):
 
         # Fetch side: words of the activation memory, unstallable READ_LATENCY cycles after the
         # grant.
-        f_tile, f_pass = Signal(16), Signal(12)
+        f_tile = Signal(16, name="f_tile")
+        f_pass = Signal(12, name="f_pass")
         f_active = Signal(name="f_active")
         f_tile_base = Signal(WORD_ADDRESS_BITS, name="f_tile_base")
         f_half = Signal(name="f_half")

@@ -65,7 +65,8 @@ class StoreEngine(wiring.Component):
         room = Signal(range(STORE_BURST_BEATS + 1), name="room")
         all_read = Signal(name="all_read")
         length = Signal.like(room, name="length")
-        offering, update = Signal(), Signal()
+        offering = Signal(name="offering")
+        update = Signal(name="update")
         # Known long before the first burst: a word is read first.
         space = Signal(signed(WINDOW_BITS + 1), name="space")  # beats
         total = Signal(range((beats_per_word << 16) + 1), name="total")  # beats; 0 words are 2^16

@@ -55,7 +55,8 @@ class ElementwiseTop(wiring.Component):
         depth = 8  # covers the round trip of a credit: latency, queue, counter
         m.submodules.room = room = Credits(depth)
         m.submodules.outputs = outputs = Fifo(data.ArrayLayout(8, self.lanes), depth)
-        taken, write = Signal(), Signal()
+        taken = Signal(name="taken")
+        write = Signal(name="write")
         m.d.comb += [
             self.i_stream.ready.eq(room.available),
             taken.eq(self.i_stream.valid & room.available & ~payload.table),

@@ -68,7 +68,8 @@ class RequantiseTop(wiring.Component):
         m.submodules.room = room = Credits(depth)
         m.submodules.outputs = outputs = Fifo(data.ArrayLayout(signed(16), self.lanes), depth)
 
-        taken, loaded = Signal(), Signal()
+        taken = Signal(name="taken")
+        loaded = Signal(name="loaded")
         in_use = [Signal(_CONSTANTS_READ, name=f"in_use_{s}") for s in range(2)]
         busy = Signal(name="busy")
         m.d.comb += [

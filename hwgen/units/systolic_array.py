@@ -113,7 +113,8 @@ class SystolicArrayTop(wiring.Component):
         # In: at most two tiles are complete and not drained, so the bank of the current one is
         # free.
         waiting = Signal(2, name="waiting")
-        taken, drained = Signal(), Signal()
+        taken = Signal(name="taken")
+        drained = Signal(name="drained")
         payload = self.i_stream.payload
         row = Signal(row_bits, name="row")
         bank = Signal(name="bank")
@@ -167,7 +168,8 @@ class SystolicArrayTop(wiring.Component):
         drain_row = Signal(row_bits, name="drain_row")
         drain_group = Signal(len(array.drain_group), name="drain_group")
         read = Signal(name="read")
-        group_end, row_end = Signal(), Signal()
+        group_end = Signal(name="group_end")
+        row_end = Signal(name="row_end")
         m.d.comb += [
             read.eq(complete.bit_select(drain_bank, 1) & room.available),
             room.take.eq(read),
