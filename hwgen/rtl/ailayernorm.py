@@ -12,7 +12,7 @@ from typing import Any
 
 from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.hdl import ShapeLike
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2, exact_log2
 
@@ -36,6 +36,7 @@ from hwgen.rtl.pipeline import (
     tree,
     tree_latency,
 )
+from hwgen.rtl.ram import SmallMemory
 
 #: Parameters of one channel.
 PARAMETER = data.StructLayout({"beta": signed(24), "gamma": signed(8), "alpha": 2})
@@ -180,18 +181,20 @@ class AILayerNorm(wiring.Component):
 
         # Parameters: each kind is read where it is needed.
         def parameter_memory(field: str, bits: ShapeLike, readers: int) -> list[Any]:
-            store = memory.Memory(
-                shape=data.ArrayLayout(bits, lanes), depth=2 << self.group_bits, init=[]
+            store = SmallMemory(
+                "store",
+                shape=data.ArrayLayout(bits, lanes),
+                depth=2 << self.group_bits,
             )
             m.submodules[f"{field}_memory"] = store
-            write = store.write_port(granularity=1)
+            write = store.writer("write", granularity=1)
             m.d.comb += [
                 write.addr.eq(Cat(self.parameters.group, self.parameters.slot)),
                 write.en.eq(Mux(self.parameters_valid, self.parameters.enable, 0)),
             ]
             for i in range(lanes):
                 m.d.comb += write.data[i].eq(self.parameters.data[i][field])
-            return [store.read_port() for _ in range(readers)]
+            return [store.reader(f"read_{n}") for n in range(readers)]
 
         alpha_ptf, alpha_in, alpha_out = parameter_memory("alpha", 2, 3)
         (gamma_out,) = parameter_memory("gamma", signed(8), 1)
@@ -204,14 +207,14 @@ class AILayerNorm(wiring.Component):
 
         # Input: into the ring and into the statistics.
         m.submodules.room = room = Credits(depth)
-        m.submodules.ring = ring = memory.Memory(
-            shape=data.ArrayLayout(8, lanes), depth=depth, init=[]
+        m.submodules.ring = ring = SmallMemory(
+            "ring", shape=data.ArrayLayout(8, lanes), depth=depth
         )
         taken = Signal(name="taken")
         group_in = Signal(self.group_bits, name="group_in")
         fill = Signal(exact_log2(depth), name="fill")
         payload = self.i_stream.payload
-        ring_write = ring.write_port()
+        ring_write = ring.writer("ring_write")
         m.d.comb += [
             self.i_stream.ready.eq(room.available),
             taken.eq(self.i_stream.valid & room.available),
@@ -312,12 +315,13 @@ class AILayerNorm(wiring.Component):
         e_1 = register(m, e, "e_1")
         index = register(m, (coarse >> Cat(Const(0, 1), e_1[:3]))[:8], "index")
         e_2 = register(m, e_1, "e_2")
-        m.submodules.rsqrt = rsqrt = memory.Memory(
+        m.submodules.rsqrt = rsqrt = SmallMemory(
+            "rsqrt",
             shape=RSQRT_BITS,
             depth=4 * RSQRT_FIRST,
             init=[0] * RSQRT_FIRST + [int(entry) for entry in RSQRT_TABLE],
         )
-        root = rsqrt.read_port()
+        root = rsqrt.reader("root")
         m.d.comb += root.addr.eq(index)
         # One less than the shift of the contract: the last bit is left for rounding. It is at least
         # 2.
@@ -343,7 +347,7 @@ class AILayerNorm(wiring.Component):
         group = Signal(self.group_bits, name="group")
         launch = Signal(name="launch")
         launch_last = Signal(name="launch_last")
-        ring_read = ring.read_port()
+        ring_read = ring.reader("ring_read")
         m.d.comb += [
             launch.eq(release.waiting & output_room.available),
             release.launch.eq(launch),

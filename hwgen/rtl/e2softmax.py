@@ -9,7 +9,7 @@ reference).
 from __future__ import annotations
 
 from amaranth import Cat, Const, Module, Mux, Signal, signed
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
@@ -32,6 +32,7 @@ from hwgen.rtl.pipeline import (
     tree,
     tree_latency,
 )
+from hwgen.rtl.ram import SmallMemory
 
 #: Cycles of :class:`Log2Exp`.
 LOG2EXP_LATENCY = 4
@@ -145,12 +146,12 @@ class E2Softmax(wiring.Component):
         levels = _levels(vec)
         single = levels - tree_latency(vec)
         m.submodules.room = room = Credits(depth)
-        m.submodules.ring = ring = memory.Memory(
+        m.submodules.ring = ring = SmallMemory(
+            "ring",
             shape=data.StructLayout(
                 {"exponents": data.ArrayLayout(4, vec), "maximum": 8, "last": 1}
             ),
             depth=depth,
-            init=[],
         )
         ks_bits = self.shape.exponent_bits
         m.submodules.results = results = Fifo(
@@ -201,7 +202,7 @@ class E2Softmax(wiring.Component):
 
         # Into the ring. The exponent 15 ends as code 0, so masked lanes need no mask there.
         fill = Signal(exact_log2(depth), name="fill")
-        ring_write = ring.write_port()
+        ring_write = ring.writer("ring_write")
         m.d.comb += [
             ring_write.en.eq(exp_valid),
             ring_write.addr.eq(fill),
@@ -253,7 +254,7 @@ class E2Softmax(wiring.Component):
         # Stage 2, launch: a slice of a row whose result is known, if the output has room for it.
         m.submodules.output_room = output_room = Credits(OUTPUT_DEPTH)
         launch = Signal(name="launch")
-        ring_read = ring.read_port()
+        ring_read = ring.reader("ring_read")
         m.d.comb += [
             launch.eq(release.waiting & output_room.available),
             release.launch.eq(launch),

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from amaranth import Cat, Module, Signal
-from amaranth.lib import memory, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+
+from hwgen.rtl.ram import SmallMemory
 
 #: Cycles from ``codes`` to ``values``.
 LATENCY = 2
@@ -33,10 +35,11 @@ class ElementwiseLane(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.table = table = memory.Memory(
-            shape=128, depth=16 * self.slots, init=[], attrs={"ram_style": "distributed"}
+        m.submodules.table = table = SmallMemory(
+            "table", shape=128, depth=16 * self.slots, attrs={"ram_style": "distributed"}
         )
-        write, read = table.write_port(), table.read_port(domain="comb")
+        write = table.writer("write")
+        read = table.reader("read", domain="comb")
         index = Signal(8, name="index")
         line = Signal(128, reset_less=True, name="line")
         byte = Signal(4, reset_less=True, name="byte")

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from amaranth import Cat, Const, Module, Mux, Signal, Value
 from amaranth.hdl import ShapeLike, ValueLike
-from amaranth.lib import memory, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
 from hwgen.isa.instructions import BY_NAME, WORD_ADDRESS_BITS
+from hwgen.rtl.ram import SmallMemory
 
 
 def register(m: Module, value: ValueLike, name: str, *, reset: bool = False) -> Signal:
@@ -142,11 +143,11 @@ class Fifo(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.entries = entries = memory.Memory(
-            shape=self.shape, depth=self.depth, init=[], attrs={"ram_style": "distributed"}
+        m.submodules.entries = entries = SmallMemory(
+            "entries", shape=self.shape, depth=self.depth, attrs={"ram_style": "distributed"}
         )
-        write = entries.write_port()
-        read = entries.read_port(domain="comb")
+        write = entries.writer("write")
+        read = entries.reader("read", domain="comb")
         head = Signal(exact_log2(self.depth), name="head")
         tail = Signal.like(head, name="tail")
         level = Signal(exact_log2(self.depth) + 1, name="level")

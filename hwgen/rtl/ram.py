@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Block RAM as a Verilog leaf: no initial content, so none is written, simulated or synthesised.
+"""Memories: block RAM as a Verilog leaf, and the language's own memory with its names stated.
 
 The language's own memory always carries an initial value for every bit; for the megabytes of
 activation memory that dominates emission. On-chip memory is written before it is read, never reset.
@@ -7,8 +7,13 @@ activation memory that dominates emission. On-chip memory is written before it i
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from amaranth import ClockSignal, Instance, Signal
-from amaranth.utils import bits_for
+from amaranth.hdl import MemoryData, ShapeLike
+from amaranth.lib import memory
+from amaranth.utils import bits_for, ceil_log2
 
 
 def ram_name(words: int, width: int, granularity: int) -> str:
@@ -82,3 +87,36 @@ class Ram:
                 f"i_{self._write}_data": self.write_data,
             },
         )
+
+
+class SmallMemory(memory.Memory):
+    """The language's memory; its name and those of its ports are stated, not read from bytecode.
+
+    For tables and rings of some kilobits; the compiler of the chip's vendor chooses flip-flops,
+    distributed or block RAM unless ``attrs`` says which.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        shape: ShapeLike,
+        depth: int,
+        init: Iterable[Any] = (),
+        attrs: Mapping[str, str] | None = None,
+    ) -> None:
+        content = MemoryData(shape=shape, depth=depth, init=init)
+        content.name = name
+        super().__init__(content, attrs=attrs)
+
+    def reader(self, name: str, *, domain: str = "sync") -> memory.ReadPort:
+        """A read port: data come one cycle after the address, with ``"comb"`` in the same cycle."""
+        signature = memory.ReadPort.Signature(shape=self.shape, addr_width=ceil_log2(self.depth))
+        return memory.ReadPort(signature, memory=self, domain=domain, path=(name,))
+
+    def writer(self, name: str, *, granularity: int | None = None) -> memory.WritePort:
+        """A write port with an enable for every ``granularity`` elements (None: one)."""
+        signature = memory.WritePort.Signature(
+            shape=self.shape, addr_width=ceil_log2(self.depth), granularity=granularity
+        )
+        return memory.WritePort(signature, memory=self, domain="sync", path=(name,))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from math import gcd
 
 from amaranth import Cat, Elaboratable, Module, Mux, Signal
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
 
@@ -14,6 +14,7 @@ from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import OFFSET_BITS, WORD_ADDRESS_BITS, StationarySource
 from hwgen.rtl.pipeline import StreamBuffer, register
 from hwgen.rtl.ports import READ_LATENCY, ReadPort, command_signature
+from hwgen.rtl.ram import SmallMemory
 
 
 class WeightGearbox(wiring.Component):
@@ -141,12 +142,12 @@ class CornerTurn(wiring.Component):
         m.d.sync += [row_1.eq(self.read_row), row_2.eq(row_1), half_read.eq(self.read_half)]
         gathered = Signal(8 * rows, reset_less=True, name="gathered")
         for b in range(rows):
-            store = memory.Memory(
-                shape=8, depth=2 << column_bits, init=[], attrs={"ram_style": "distributed"}
+            store = SmallMemory(
+                "store", shape=8, depth=2 << column_bits, attrs={"ram_style": "distributed"}
             )
             m.submodules[f"store_{b}"] = store
-            write = store.write_port()
-            read = store.read_port(domain="comb")
+            write = store.writer("write")
+            read = store.reader("read", domain="comb")
             wanted = Signal(ceil_log2(rows), name=f"column_{b}")
             m.d.comb += [
                 write.en.eq(valid_1),
