@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hwgen quantize``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hwgen.cli.design_options import DesignCommand
+from hwgen.cli.group import commands
+from hwgen.cli.options import (
+    MODEL_HELP,
+    calibration_option,
+    checkpoint_option,
+    container_option,
+    examples,
+    existing,
+    expect_option,
+    force_option,
+    json_option,
+    squares_option,
+    weight_bits_option,
+)
+from hwgen.cli.output import Output, short
+
+
+@commands.command(
+    cls=DesignCommand,
+    stated=("softmax_vec",),
+    epilog=MODEL_HELP
+    + "\n\n"
+    + examples(
+        "hwgen quantize digits -o digits.graph",
+        "hwgen quantize deit_tiny --checkpoint deit_tiny.safetensors -o tiny.graph",
+        "hwgen quantize vit_base --checkpoint b.pt --calibration images/ --weight-bits 4 -o b.g",
+    ),
+)
+@click.argument("model")
+@checkpoint_option
+@container_option
+@calibration_option
+@expect_option
+@weight_bits_option
+@squares_option
+@click.option("-o", "--output", "graph_path", type=click.Path(path_type=Path), required=True)
+@force_option
+@json_option
+@click.pass_obj
+def quantize(
+    output: Output,
+    model: str,
+    checkpoint: Path | None,
+    container: str | None,
+    calibration: Path | None,
+    expect: Path | None,
+    weight_bits: int,
+    squares: str,
+    graph_path: Path,
+    force: bool,
+    as_json: bool,
+    softmax_vec: int | None,
+) -> None:
+    """Quantise a checkpoint to an integer graph."""
+    from hwgen import flow
+    from hwgen.outputs import check_file
+    from hwgen.report.design import assumed_rows, saturation_text
+    from hwgen.report.terminal import Reporter, print_table
+    from hwgen.stages.design import recognise_design
+    from hwgen.stages.load import Request, calibration_images, compare_with_expected, load
+    from hwgen.stages.quantise import quantise
+
+    reporter = Reporter()
+    request = Request.of(
+        model,
+        checkpoint=checkpoint,
+        calibration=calibration,
+        weight_bits=weight_bits,
+        squares=squares,
+        container=container,
+        softmax_vec=softmax_vec,
+    )
+    inputs = existing(model, request.checkpoint, calibration, expect)
+    check_file(graph_path, recognise_design, inputs=inputs, force=force)
+    loaded = load(request, reporter)
+    agreement = None
+    if expect is not None:
+        agreement = compare_with_expected(
+            loaded, expect, lambda: calibration_images(request), reporter
+        )
+    graph = quantise(loaded, reporter)
+    graph.save(graph_path)
+    facts = flow.describe_graph(graph) | {"graph": str(graph_path)}
+    if agreement is not None:
+        facts["expect"] = agreement.to_json()
+    shown = facts | {"logit_saturation": saturation_text(graph.metadata.logit_saturation)}
+    del shown["assumed"]
+    for warning in graph.metadata.warnings:
+        reporter.warn(warning)
+    rows = [[k, short(v)] for k, v in shown.items()] + assumed_rows(graph.metadata.assumed)
+    output.result(facts, lambda: print_table(str(graph_path), rows))
