@@ -95,7 +95,9 @@ class Build:
     verilog: tuple[Source, ...]  #: ``.v``, ``.sv`` and ``.vlt`` (control) files
     harness: tuple[Source, ...]  #: ``.cpp`` files, and headers that they include
     options: tuple[str, ...] = ()  #: further Verilator options
-    optimise: str = "-O2"  #: of the code that runs every cycle
+    #: Of the code that runs every cycle. -O2 takes three times as long to compile and runs as fast
+    #: (2.6 M cycles of `digits`: 14.6 against 15.2 s).
+    optimise: str = "-O1"
     trace: bool = False  #: with VCD tracing
     defines: tuple[str, ...] = ()  #: macros of the harness
     libraries: tuple[str, ...] = ()  #: further arguments of the linker
