@@ -31,6 +31,9 @@ def ram_verilog(words: int, width: int, granularity: int) -> str:
 
     Read data are valid one cycle after the address. A read of the word that is written in the same
     cycle returns the old content.
+
+    With the macro ``HWGEN_FILL_MEMORIES`` the content begins as zeros, for four-state simulators:
+    padding that nobody writes would be X there, and X times a weight of zero is X.
     """
     address = max(1, bits_for(words - 1))
     lanes = width // granularity
@@ -54,6 +57,10 @@ def ram_verilog(words: int, width: int, granularity: int) -> str:
   (* ram_style = "block" *)
   reg [{width - 1}:0] words [{words - 1}:0];
   reg [{width - 1}:0] read_data;
+`ifdef HWGEN_FILL_MEMORIES
+  integer filled;
+  initial for (filled = 0; filled < {words}; filled = filled + 1) words[filled] = 0;
+`endif
   always @(posedge clk) begin
 {body}    read_data <= words[read_address];
   end

@@ -28,9 +28,17 @@ def _build(config: AcceleratorConfig) -> Path:
 
 
 def run_library(
-    frame: TestFrame, pauses: list[float], *, seed: int = 1, timeout: float = 1800
+    frame: TestFrame,
+    pauses: list[float],
+    *,
+    seed: int = 1,
+    timeout: float = 1800,
+    executable: Path | None = None,
+    top: str = TOP,
 ) -> list[dict[str, Any]]:
     """Run a frame per entry of ``pauses``: the chance per cycle that a channel is held back.
+
+    ``executable`` is a bench of the module ``top`` that was built otherwise than by Verilator.
 
     Returns per frame ``cycles``, ``status``, ``cause``, ``output`` (the region's bytes) and
     ``others`` (whether all other memory, guards around the output included, is what it was).
@@ -39,8 +47,8 @@ def run_library(
         SimulationError: the simulation did not run to its end.
     """
     report = run_cocotb(
-        _build(frame.config),
-        top=TOP,
+        executable or _build(frame.config),
+        top=top,
         module="hwgen.sim.cocotb_bench.library_frames",
         job=(frame, pauses, seed),
         seed=seed,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds Verilog with cocotb's VPI (Verilator) and runs one cocotb test in it."""
+"""Builds Verilog with cocotb's VPI (Verilator, Icarus) and runs one cocotb test in it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hwgen.errors import SimulationError, ToolError
-from hwgen.sim.verilator import Build, Source, build
+from hwgen.sim.verilator import Build, Source, build, run_tool
 
 #: Names the folder of the job for the cocotb test.
 FOLDER_VARIABLE = "HWGEN_BENCH_FOLDER"
@@ -59,6 +60,37 @@ def build_cocotb(top: str, verilog: Sequence[Source], *, options: Sequence[str] 
             libraries=(f"-Wl,-rpath,{libraries}", f"-L{libraries}", "-lcocotbvpi_verilator"),
         )
     )
+
+
+def build_icarus(
+    top: str, verilog: Sequence[Path], folder: Path, *, options: Sequence[str]
+) -> Path:
+    """The executable of a bench in Icarus Verilog, four-state, made in an empty ``folder``.
+
+    Raises:
+        ToolError: Icarus refused the files.
+    """
+    import cocotb_tools.config as cocotb_config
+
+    libraries = Path(cocotb_config.libs_dir)
+    # Icarus 11 finds modules by this suffix only.
+    (folder / "bench.vpi").symlink_to(libraries / "libcocotbvpi_icarus.so")
+    (folder / "timescale").write_text("+timescale+1ns/1ps\n")
+    program = folder / "program.vvp"
+    command = ["iverilog", *options, "-c", "timescale", "-s", top, "-o", program.name]
+    run_tool([*command, *map(str, verilog)], cwd=folder, what="Icarus Verilog")
+    executable = folder / "simulation"
+    # Icarus applies a write of cocotb's at once, which would race with the clock's edge: cocotb
+    # itself has to hold it back.
+    lines = [
+        "#!/bin/sh",
+        "unset COCOTB_TRUST_INERTIAL_WRITES",
+        f"export LD_LIBRARY_PATH={shlex.quote(str(libraries))}",
+        f"exec vvp -M {shlex.quote(str(folder))} -m bench {shlex.quote(str(program))}",
+    ]
+    executable.write_text("\n".join([*lines, ""]))
+    executable.chmod(0o755)
+    return executable
 
 
 def read_job() -> Any:
