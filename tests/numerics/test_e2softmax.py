@@ -138,3 +138,12 @@ def test_refuses(change: dict[str, Any], message: str) -> None:
 def test_log2exp_refuses() -> None:
     with pytest.raises(FormatError, match=r"^distance\[0\] must be in 0\.\.255, not -1"):
         log2exp([-1], 4)
+
+
+@pytest.mark.parametrize("f", range(16))
+def test_every_distance_at_every_scale(f: int) -> None:
+    rows = np.stack([np.arange(-128, 128), np.arange(127, -129, -1)]).astype(np.int8)
+    for vec in (32, 100, 256, 300):
+        out = e2softmax(rows, fraction_bits=f, vec=vec)
+        expected = [naive.e2softmax(row, f=f, vec=vec) for row in rows.tolist()]
+        assert out.tolist() == expected
