@@ -48,6 +48,15 @@ class ImageSet:
         labels = None if self.labels is None else self.labels[:count]
         return replace(self, images=self.images[:count], labels=labels)
 
+    def only(self, indices: np.ndarray) -> ImageSet:
+        """Return the images of some indices."""
+        labels = None if self.labels is None else self.labels[indices]
+        return replace(self, images=self.images[indices], labels=labels)
+
+    def without(self, indices: np.ndarray) -> ImageSet:
+        """Return the images but those of some indices."""
+        return self.only(np.setdiff1d(np.arange(len(self.images)), indices))
+
     @property
     def identity(self) -> str:
         """The source, wherever its files lie: a path becomes the digest of the pixels."""

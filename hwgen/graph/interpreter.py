@@ -50,7 +50,8 @@ class Interpreter:
         self._layers = {op.name: _layer(op) for op in graph.ops if isinstance(op, _Matrix)}
         self._last_use = _last_use(graph)
         largest = max(math.prod(tensor.shape) for tensor in graph.tensors.values())
-        self._batch = max(1, _BATCH_ELEMENTS // largest)
+        #: Images of a batch.
+        self.batch = max(1, _BATCH_ELEMENTS // largest)
 
     def run(self, images: np.ndarray, *, tap: Tap | None = None) -> np.ndarray:
         """Return the logits int16 [n, classes] of images uint8 [n, H, W, channels].
@@ -68,8 +69,10 @@ class Interpreter:
                 f"Images must be uint8 [n, {', '.join(map(str, expected))}],"
                 f" not {images.dtype} {list(images.shape)}"
             )
-        least = 1 if tap is not None else min(thread_count(), len(images))
-        batches = np.array_split(images, max(1, least, -(-len(images) // self._batch)))
+        count = -(-len(images) // self.batch)
+        if tap is None:
+            count = max(count, min(thread_count(), len(images)))
+        batches = np.array_split(images, max(1, count))
         if tap is not None or len(batches) == 1:
             parts = [self._run_batch(batch, tap) for batch in batches]
         else:

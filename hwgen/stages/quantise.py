@@ -3,16 +3,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hwgen.frontend.comparison import (
+    compare_set,
+    image_warnings,
+    outlier_warnings,
+    quality_warnings,
+)
 from hwgen.frontend.images import ImageSet
+from hwgen.frontend.quantiser import calibrate
 from hwgen.frontend.quantiser import quantise as quantise_model
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.interpreter import run as run_graph
 from hwgen.report.terminal import Reporter
-from hwgen.stages.load import Loaded, calibration_images
+from hwgen.stages.load import Loaded, split_calibration
 
 
 def quantise(loaded: Loaded, reporter: Reporter) -> IntegerGraph:
@@ -24,16 +31,34 @@ def quantise(loaded: Loaded, reporter: Reporter) -> IntegerGraph:
             " columns take 8 bits, so packed bytes, cycles and LUTs are those of 8"
         )
     with reporter.stage("quantise"):
-        images = calibration_images(request)
+        images, held_back = split_calibration(request)
         reporter(f"calibrating on {len(images.images)} images ({images.source})", 0.0)
-        return quantise_model(
+        statistics = calibrate(loaded.model, images.images)
+        graph = quantise_model(
             loaded.model,
-            images.images,
+            statistics,
             weight_bits=request.weight_bits,
             squares=request.squares,
             vec=request.softmax_vec,
             image_source=images.identity,
         )
+        reporter(f"comparing with the float model on {len(held_back.images)} images", 0.9)
+        sums = compare_set(loaded.model, graph, held_back.images)
+    warnings = (
+        *image_warnings(images.images),
+        *outlier_warnings(statistics),
+        *graph.metadata.warnings,
+        *quality_warnings(sums),
+    )
+    metadata = replace(
+        graph.metadata,
+        logit_sqnr_db=sums.sqnr_db["head"],
+        float_agreement=sums.agreement,
+        quality_images=sums.images,
+        softmax_mass=sums.softmax_mass,
+        warnings=warnings,
+    )
+    return replace(graph, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
