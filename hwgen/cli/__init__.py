@@ -2,6 +2,7 @@
 """The command ``hwgen``: a module per verb, what they share beside them."""
 
 from hwgen.cli import (
+    bench,
     evaluate,
     explore,
     generate,
@@ -17,6 +18,7 @@ from hwgen.cli.output import describe_error
 from hwgen.cli.process import main
 
 __all__ = [
+    "bench",
     "describe_error",
     "evaluate",
     "explore",
