@@ -89,6 +89,15 @@ def _exponents(distance: npt.NDArray[np.int16], fraction_bits: int) -> npt.NDArr
     return np.minimum(distance, EXPONENT_MAXIMUM, out=distance)
 
 
+def _sums(terms: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
+    """Sums over the last axis; in float32 where every integer up to the largest sum is one."""
+    vec = terms.shape[-1]
+    if vec << ONE_SUM_BITS > 1 << 24:
+        return terms.sum(axis=-1, dtype=np.int64)
+    total = terms.astype(np.float32).reshape(-1, vec) @ np.ones(vec, np.float32)
+    return total.astype(np.int64).reshape(terms.shape[:-1])
+
+
 def _rows(
     x: npt.NDArray[np.int8], vec: int, fraction_bits: int, out: npt.NDArray[np.uint8]
 ) -> None:
@@ -106,7 +115,7 @@ def _rows(
     y = _exponents(np.subtract(maximum[:, :, None], lanes, out=lanes), fraction_bits)
     terms = np.right_shift(1 << ONE_SUM_BITS, y.view(np.uint16), dtype=np.uint16)
     terms.reshape(rows, -1)[:, length:] = 0
-    slice_sums = np.add.reduce(terms, axis=2, dtype=np.uint32).astype(np.int64)
+    slice_sums = _sums(terms)
     steps = _exponents(maximum[:, 1:] - maximum[:, :-1], fraction_bits)
     total = slice_sums[:, 0]
     for k in range(1, slices):
@@ -117,10 +126,11 @@ def _rows(
     q = (total >> (ks + ONE_SUM_BITS - 1)) & 1
     constant = np.where(q == 1, QUOTIENT_LOW, QUOTIENT_HIGH).astype(np.int16)
 
-    # Stage 2: rshr by its definition. From a shift of 9 on, every code is 0.
-    y += _exponents(maximum[:, -1:] - maximum, fraction_bits)[:, :, None]
-    np.minimum(y, EXPONENT_MAXIMUM, out=y)
-    y += np.minimum(ks, _LAST_SHIFT).astype(np.int16)[:, None, None]
+    # Stage 2: rshr by its definition. From a shift of 9 on every code is 0, so that what Log2Exp
+    # saturates at does not show.
+    shifts = _exponents(maximum[:, -1:] - maximum, fraction_bits)
+    shifts += np.minimum(ks, _LAST_SHIFT).astype(np.int16)[:, None]
+    y += shifts[:, :, None]
     np.minimum(y, _LAST_SHIFT, out=y)
     codes = np.left_shift(1, y, dtype=np.int16)
     codes >>= 1

@@ -9,6 +9,8 @@ once.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -17,6 +19,9 @@ from hwgen.numerics.elementwise import apply_table
 from hwgen.numerics.formats import INT16, INT32, IntArray, check_int, check_weights, row_blocks
 from hwgen.numerics.matmul import accumulators, check_activations, check_reduction, stationary
 from hwgen.numerics.requantise import FloatArray, Scale, check_clip, narrow
+
+#: So many times more activations than sums a block may have.
+_LONG = 16
 
 
 class Layer:
@@ -82,9 +87,9 @@ class Layer:
         offset, low, high = check_clip(zero_point=zero_point, low=low, high=high)
         rows, shape = self._rows(activations)
         out = np.empty((len(rows), shape[-1]), dtype=np.int8)
-        for block in row_blocks(len(rows), max(self._weights.shape)):
+        for block, scaled in self._scaled(rows):
             codes = out[block]
-            narrow(self._scaled(rows[block]), codes, zero_point=offset, low=low, high=high)
+            narrow(scaled, codes, zero_point=offset, low=low, high=high)
             if table is not None:
                 codes[...] = apply_table(codes, table)
         return out.reshape(shape)
@@ -112,8 +117,7 @@ class Layer:
                 raise FormatError(f"residual must have shape {shape}, not {stream.shape}")
             added = stream.reshape(len(rows), shape[-1])
         out = np.empty((len(rows), shape[-1]), dtype=np.int16)
-        for block in row_blocks(len(rows), max(self._weights.shape)):
-            scaled = self._scaled(rows[block])
+        for block, scaled in self._scaled(rows):
             if added is not None:
                 scaled += added[block].astype(scaled.dtype)  # a sum of two types is slower
             narrow(scaled, out[block], low=INT16.minimum, high=INT16.maximum)
@@ -132,12 +136,17 @@ class Layer:
         count = int(np.prod(values.shape[:-1], dtype=np.int64))
         return values.reshape(count, reduction), (*values.shape[:-1], columns)
 
-    def _scaled(self, rows: IntArray) -> FloatArray:
-        product = np.matmul(rows.astype(self._weights.dtype), self._weights)
-        if not self._safe and product.size:
-            biased = product.astype(np.int64) + self._scale.bias
-            INT32.check(biased, "accumulator + bias")
-        return self._scale(product)
+    def _scaled(self, rows: IntArray) -> Iterator[tuple[slice, FloatArray]]:
+        """The scaled sums, block of rows by block of rows."""
+        # Blocks by the width of the sums, which are worked on further: BLAS is at its best with
+        # many rows. Only a very long reduction has fewer.
+        reduction, columns = self._weights.shape
+        for block in row_blocks(len(rows), max(columns, reduction // _LONG)):
+            product = np.matmul(rows[block].astype(self._weights.dtype), self._weights)
+            if not self._safe and product.size:
+                biased = product.astype(np.int64) + self._scale.bias
+                INT32.check(biased, "accumulator + bias")
+            yield block, self._scale(product)
 
 
 def attention(
