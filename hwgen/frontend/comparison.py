@@ -9,7 +9,7 @@ integer graph times its scale.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -187,13 +187,20 @@ def _power(exact: np.ndarray, values: np.ndarray) -> Power:
     )
 
 
-def compare_set(model: FloatModel | None, graph: IntegerGraph, images: np.ndarray) -> Comparison:
-    """:func:`compare` of any number of images, batch by batch in several threads."""
+def compare_batches(
+    model: FloatModel | None, graph: IntegerGraph, images: np.ndarray
+) -> Iterator[Compared]:
+    """:func:`compare` of any number of images, batch by batch in several threads, in order."""
     interpreter = Interpreter(graph)
     starts = range(0, len(images), interpreter.batch)
     batches = (images[start : start + interpreter.batch] for start in starts)
+    return map_threads(lambda batch: compare(model, interpreter, batch), batches)
+
+
+def compare_set(model: FloatModel | None, graph: IntegerGraph, images: np.ndarray) -> Comparison:
+    """The sums of all batches."""
     sums = Comparison()
-    for compared in map_threads(lambda batch: compare(model, interpreter, batch), batches):
+    for compared in compare_batches(model, graph, images):
         sums.add(compared.sums)
     return sums
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hwgen.frontend.comparison import (
+    compare_batches,
     compare_set,
     image_warnings,
     outlier_warnings,
@@ -17,7 +18,6 @@ from hwgen.frontend.images import ImageSet
 from hwgen.frontend.quantiser import calibrate
 from hwgen.frontend.quantiser import quantise as quantise_model
 from hwgen.graph.graph import IntegerGraph
-from hwgen.graph.interpreter import run as run_graph
 from hwgen.report.terminal import Reporter
 from hwgen.stages.load import Loaded, split_calibration
 
@@ -76,12 +76,17 @@ def measure_accuracy(
     """Top-1 of the float model and of the integer graph; None without labels."""
     if images.labels is None:
         return None
+    hits = exact = seen = 0
     with reporter.stage("accuracy"):
-        reporter(f"float model on {len(images.images)} images", 0.0)
-        exact = top1(loaded.model.classify(images.images), images.labels)
-        reporter(f"integer graph on {len(images.images)} images", 0.5)
-        integer = top1(run_graph(graph, images.images), images.labels)
-    return Accuracy(top1=integer, top1_float=exact, images=len(images.images))
+        for batch in compare_batches(loaded.model, graph, images.images):
+            assert batch.float_logits is not None
+            labels = images.labels[seen : seen + batch.sums.images]
+            hits += int(np.count_nonzero(np.argmax(batch.logits, axis=1) == labels))
+            exact += int(np.count_nonzero(np.argmax(batch.float_logits, axis=1) == labels))
+            seen += len(labels)
+            total = len(images.images)
+            reporter(f"float model and integer graph, {seen} of {total} images", seen / total)
+    return Accuracy(top1=hits / seen, top1_float=exact / seen, images=seen)
 
 
 def top1(logits: np.ndarray, labels: np.ndarray) -> float:
