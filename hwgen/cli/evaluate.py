@@ -10,7 +10,6 @@ import click
 
 from hwgen.cli.group import commands
 from hwgen.cli.options import (
-    checkpoint_option,
     container_option,
     examples,
     existing,
@@ -36,7 +35,12 @@ from hwgen.cli.output import Output
     help="Images, with labels for an accuracy: a folder, resized and cropped as the graph says, or"
     " an archive of the model's size.",
 )
-@checkpoint_option
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Weights of the float model, a file or folder as for 'hwgen quantize'. Default: none, the"
+    " integer graph alone.",
+)
 @container_option
 @click.option(
     "-o",
