@@ -18,6 +18,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from hwgen.errors import FormatError, ToolError
 from hwgen.files import unfinished_folder
@@ -67,6 +68,45 @@ def is_sound(folder: Path) -> bool:
         )
     except (OSError, FormatError):
         return False
+
+
+@contextlib.contextmanager
+def kept_file(kind: str, name: str) -> Iterator[IO[bytes]]:
+    """A file of the cache that grows while it is worked on, for one process at a time.
+
+    Args:
+        kind: the folder of such files.
+        name: of the file, by what it depends on.
+
+    Returns:
+        the file, open for reading and for writing at its end; whoever is done removes it by its
+        ``name``.
+
+    Raises:
+        ToolError: the cache cannot be written, others can write to it, or another process has it.
+    """
+    path = cache_folder() / kind / name
+    try:
+        path.parent.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        _check_own(path.parent)
+        while True:
+            stream = path.open("a+b")
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+                    break
+            stream.close()  # whoever had it was done, and has removed it
+    except BlockingIOError as error:
+        raise ToolError(f"Another process is at the same {kind}: wait for it, or end it") from error
+    except OSError as error:
+        raise ToolError(
+            f"The cache must be writable, but {str(path.parent)!r} failed: {error}; set HWGEN_CACHE"
+            " to another folder"
+        ) from error
+    with stream:
+        stream.seek(0)
+        yield stream
 
 
 def fill_once(folder: Path, make: Callable[[Path], None]) -> None:

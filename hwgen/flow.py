@@ -424,6 +424,7 @@ def describe_graph(graph: IntegerGraph) -> dict[str, Any]:
         "squares": graph.metadata.squares,
         "checkpoint_digest": graph.metadata.checkpoint_digest,
         "logit_saturation": dict(graph.metadata.logit_saturation),
+        **graph.metadata.quality(),
         "warnings": list(graph.metadata.warnings),
         "notes": list(graph.metadata.notes),
         "assumed": assumptions_to_json(graph.metadata.assumed),

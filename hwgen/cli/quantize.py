@@ -64,7 +64,7 @@ def quantize(
     """Quantise a checkpoint to an integer graph."""
     from hwgen import flow
     from hwgen.outputs import check_file
-    from hwgen.report.design import assumed_rows, saturation_text
+    from hwgen.report.design import assumed_rows, quality_rows, saturation_text
     from hwgen.report.terminal import Reporter, print_table
     from hwgen.stages.design import recognise_design
     from hwgen.stages.load import Request, calibration_images, compare_with_expected, load
@@ -94,8 +94,10 @@ def quantize(
     if agreement is not None:
         facts["expect"] = agreement.to_json()
     shown = facts | {"logit_saturation": saturation_text(graph.metadata.logit_saturation)}
-    del shown["assumed"]
+    for name in ("assumed", *graph.metadata.quality()):
+        del shown[name]
     for warning in graph.metadata.warnings:
         reporter.warn(warning)
-    rows = [[k, short(v)] for k, v in shown.items()] + assumed_rows(graph.metadata.assumed)
+    rows = [[k, short(v)] for k, v in shown.items()]
+    rows += quality_rows(facts) + assumed_rows(graph.metadata.assumed)
     output.result(facts, lambda: print_table(str(graph_path), rows))

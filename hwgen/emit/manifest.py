@@ -170,7 +170,22 @@ class Manifest:
             type(part) in (int, float) for part in saturation.values()
         ):
             raise FormatError("extra.logit_saturation must be a table of numbers")
-        for name, kind in (("calibration_source", str), ("calibration_images", int)):
+        for name in ("logit_sqnr_db", "float_agreement"):
+            if type(self.extra.get(name)) not in (int, float, type(None)):
+                raise FormatError(f"extra.{name} must be a number or null")
+        mass = self.extra.get("softmax_mass", {})
+        if not isinstance(mass, Mapping) or not all(
+            isinstance(row, Mapping)
+            and set(row) == {"mean", "min"}
+            and all(type(part) in (int, float) for part in row.values())
+            for row in mass.values()
+        ):
+            raise FormatError("extra.softmax_mass must be a table of tables with mean and min")
+        for name, kind in (
+            ("calibration_source", str),
+            ("calibration_images", int),
+            ("quality_images", int),
+        ):
             if type(self.extra.get(name, kind())) is not kind:
                 raise FormatError(f"extra.{name} must be {kind.__name__}")
         assumptions_from_json(self.extra.get("assumed", {}))

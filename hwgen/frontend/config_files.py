@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from hwgen.errors import FormatError, ModelError
 from hwgen.frontend.models import ALIASES
@@ -34,6 +34,10 @@ _ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
 }
+#: timm's kinds of central crop, and its names of Pillow's filters; Pillow's numbers of them.
+_CROP_MODES = {"center": "shortest", "squash": "stretch"}
+_INTERPOLATIONS = {name: name for name in ("nearest", "bilinear", "bicubic", "lanczos")}
+_RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 _POOLING = {"token": "class_token", "avg": "mean"}
 #: What timm's model_args may hold beside fields of ours: it changes nothing once a model is
 #: trained, shows in the tensors, or is refused by its value.
@@ -98,6 +102,9 @@ class _TimmWeights(_Lenient):
     input_size: tuple[int, int, int] | None = None
     mean: _Numbers = None
     std: _Numbers = None
+    crop_pct: Annotated[float, Field(gt=0, le=1)] | None = None
+    crop_mode: str | None = None
+    interpolation: str | None = None
 
 
 class _Config(_Lenient):
@@ -134,8 +141,10 @@ class _Preprocessor(_Lenient):
     rescale_factor: float | None = None
     do_resize: bool | None = None
     size: _Size = None
+    shortest_edge: int | None = None  #: of the key ``size``
     do_center_crop: bool | None = None
     crop_size: _Size = None
+    resample: int | None = None
     do_flip_channel_order: bool | None = None
 
 
@@ -270,9 +279,18 @@ def _say_timm(config: _Config, said: _Said) -> None:
         said.square("image_size", (sides[0], sides[1]), "pretrained_cfg.input_size")
     said.say("mean", weights.mean, "pretrained_cfg.mean")
     said.say("std", weights.std, "pretrained_cfg.std")
+    _say_timm_images(weights, said)
     said.say("classes", config.num_classes, "num_classes")
     said.word("pooling", config.global_pool, "global_pool", _POOLING)
     _say_timm_args(config.model_args or {}, said)
+
+
+def _say_timm_images(weights: _TimmWeights, said: _Said) -> None:
+    """How timm makes pictures of any size the model's."""
+    key = "pretrained_cfg"
+    said.word("resize_mode", weights.crop_mode, f"{key}.crop_mode", _CROP_MODES)
+    said.word("interpolation", weights.interpolation, f"{key}.interpolation", _INTERPOLATIONS)
+    said.say("crop_fraction", weights.crop_pct, f"{key}.crop_pct")
 
 
 class _TimmArgs(_Lenient):
@@ -328,7 +346,9 @@ def _say_timm_args(values: Mapping[str, Any], said: _Said) -> None:
 def _read_preprocessor(path: Path, before: list[Statement]) -> Statement:
     values = _load(path)
     said = _Said(path)
-    found = validate(values, _Preprocessor, where=str(path))
+    size = values.get("size")
+    shortest = size.get("shortest_edge") if isinstance(size, Mapping) else None
+    found = validate(values | {"shortest_edge": shortest}, _Preprocessor, where=str(path))
     if found.do_flip_channel_order:
         raise ModelError(
             f"{path}: do_flip_channel_order must be false, not true: channels are taken as RGB;"
@@ -348,4 +368,25 @@ def _read_preprocessor(path: Path, before: list[Statement]) -> Statement:
     crop = found.crop_size if found.do_center_crop else None
     resized = found.size if found.do_resize is not False else None
     said.square("image_size", crop or resized, "crop_size" if crop else "size")
+    edge: int | None = None
+    if found.do_resize is False:
+        said.say("resize_mode", "none", "do_resize")
+    elif found.shortest_edge is not None:
+        said.say("resize_mode", "shortest", "size.shortest_edge")
+        edge = found.shortest_edge
+    elif resized is not None and resized[0] == resized[1]:
+        said.say("resize_mode", "stretch", "size")
+        edge = resized[0]
+    side = said.values.get("image_size")
+    if edge is not None and side is not None:
+        if edge < side:
+            raise ModelError(f"{path}: size must be at least the crop_size {side}, not {edge}")
+        said.say("crop_fraction", side / edge, "crop_size / size")
+    if found.resample is not None and found.do_resize is not False:
+        if found.resample not in _RESAMPLE:
+            raise ModelError(
+                f"{path}: resample must be one of {', '.join(map(str, _RESAMPLE))} (Pillow's"
+                f" {', '.join(_RESAMPLE.values())}), not {found.resample}"
+            )
+        said.say("interpolation", _RESAMPLE[found.resample], "resample")
     return said.statement()

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import numpy as np
 
 from hwgen.errors import FormatError, UsageError
 from hwgen.frontend.texts import listing, quoted
-from hwgen.graph.npz_file import read_npz
+from hwgen.graph.npz_file import NpzRows, read_npz
 from hwgen.graph.spec import ModelSpec
 from hwgen.models import DIGITS_DATA
 from hwgen.reading import printable, read_bytes
@@ -31,6 +33,9 @@ _MAX_IMAGE_BYTES = 1 << 28
 _EXIF_ORIENTATION = 0x0112
 #: Most that is taken from an archive, in bytes.
 _MAX_ARRAY_BYTES = 1 << 34
+_MAX_LABEL_BYTES = 1 << 30
+#: Pixels that a side of a resized picture may have.
+_MAX_SIDE = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,6 +52,15 @@ class ImageSet:
         """Return the first ``count`` images."""
         labels = None if self.labels is None else self.labels[:count]
         return replace(self, images=self.images[:count], labels=labels)
+
+    def only(self, indices: np.ndarray) -> ImageSet:
+        """Return the images of some indices."""
+        labels = None if self.labels is None else self.labels[indices]
+        return replace(self, images=self.images[indices], labels=labels)
+
+    def without(self, indices: np.ndarray) -> ImageSet:
+        """Return the images but those of some indices."""
+        return self.only(np.setdiff1d(np.arange(len(self.images)), indices))
 
     @property
     def identity(self) -> str:
@@ -109,6 +123,76 @@ def load_images(source: str | Path, spec: ModelSpec, *, limit: int | None = None
     return found if limit is None else found.head(limit)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageStream:
+    """Images that are read as they are needed: memory for some of them only."""
+
+    names: tuple[str, ...] | None  #: of the files, within their folder; an archive's have none
+    count: int
+    labels: np.ndarray | None  #: int64 [count] or None
+    #: What is known of the content without reading it all: names, sizes and times of the files.
+    identity: str
+    note: str | None
+    #: Images uint8 [n, H, W, channels] of slices in rising order.
+    read: Callable[[Iterable[slice]], Iterator[np.ndarray]]
+
+
+def stream_images(source: str | Path, spec: ModelSpec) -> ImageStream:
+    """Return the images of an NPZ archive or of a folder, unread.
+
+    As :func:`load_images`, but for the sizes of a folder's pictures: they are resized and cropped
+    as the specification says.
+
+    Raises:
+        UsageError: the source does not exist or is neither form.
+        FormatError: it holds something else; of a picture that is read when it is read.
+    """
+    path = Path(source)
+    if path.is_dir():
+        folder = _list_folder(path, spec)
+
+        def pictures(blocks: Iterable[slice]) -> Iterator[np.ndarray]:
+            shape = (spec.image_size, spec.image_size, spec.channels)
+            for block in blocks:
+                files = folder.files[block]
+                yield np.stack(
+                    [_load_picture(f, spec, folder.mode, resize=True).reshape(shape) for f in files]
+                )
+
+        return ImageStream(
+            names=tuple(file.relative_to(path).as_posix() for file in folder.files),
+            count=len(folder.files),
+            labels=folder.labels,
+            identity=_files_identity(folder.files),
+            note=folder.note,
+            read=pictures,
+        )
+    if not path.is_file():
+        raise UsageError(f"Images must be an .npz file or a folder, not {str(source)!r}: missing")
+    rows = NpzRows(path, "images")
+    _check_shape(rows.dtype, rows.shape, spec, path)
+    labels = read_npz(path, limit_bytes=_MAX_LABEL_BYTES, names=("labels",))[0].get("labels")
+    if labels is not None:
+        labels = _check_labels(labels, rows.shape[0], spec, path)
+    return ImageStream(
+        names=None,
+        count=rows.shape[0],
+        labels=labels,
+        identity=_files_identity([path]),
+        note=None,
+        read=rows.read,
+    )
+
+
+def _files_identity(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        found = file.stat()
+        entry = f"{os.path.realpath(file)}\0{found.st_size}\0{found.st_mtime_ns}\0"
+        digest.update(entry.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
 def digits_dataset() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the embedded digits: train images, train labels, test images, test labels.
 
@@ -129,20 +213,20 @@ def _load_npz(path: Path, spec: ModelSpec) -> ImageSet:
     if "images" not in arrays:
         raise FormatError(f"{path}: must hold an array 'images', not {listing(names) or 'nothing'}")
     images, labels = arrays["images"], arrays.get("labels")
-    _check_shape(images, spec, path)
+    _check_shape(images.dtype, images.shape, spec, path)
     if labels is not None:
         labels = _check_labels(labels, len(images), spec, path)
     return ImageSet(images=images, labels=labels, source=str(path), from_files=True)
 
 
-def _check_shape(images: np.ndarray, spec: ModelSpec, path: Path) -> None:
+def _check_shape(dtype: np.dtype[Any], shape: tuple[int, ...], spec: ModelSpec, path: Path) -> None:
     expected = (spec.image_size, spec.image_size, spec.channels)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
+    if dtype != np.uint8 or len(shape) != 4 or shape[1:] != expected:
         raise FormatError(
             f"{path}: images must be uint8 [n, {', '.join(map(str, expected))}] for model"
-            f" {spec.name!r} (they are not resized), not {images.dtype} {list(images.shape)}"
+            f" {spec.name!r} (they are not resized), not {dtype} {list(shape)}"
         )
-    if len(images) == 0:
+    if shape[0] == 0:
         raise FormatError(f"{path}: images must hold at least one image, not 0")
 
 
@@ -159,6 +243,33 @@ def _check_labels(labels: np.ndarray, count: int, spec: ModelSpec, path: Path) -
 
 
 def _load_folder(path: Path, spec: ModelSpec, limit: int | None) -> ImageSet:
+    folder = _list_folder(path, spec)
+    chosen = np.arange(len(folder.files))
+    if limit is not None and len(chosen) > limit:  # spread over the classes
+        chosen = np.arange(limit) * len(chosen) // limit
+    images = np.empty((len(chosen), spec.image_size, spec.image_size, spec.channels), np.uint8)
+    for row, number in enumerate(chosen):
+        images[row] = _load_picture(folder.files[number], spec, folder.mode).reshape(
+            images.shape[1:]
+        )
+    return ImageSet(
+        images=images,
+        labels=None if folder.labels is None else folder.labels[chosen],
+        source=str(path),
+        from_files=True,
+        note=folder.note,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Folder:
+    files: list[Path]
+    labels: np.ndarray | None
+    mode: str  #: Pillow's, of the model's channels
+    note: str | None
+
+
+def _list_folder(path: Path, spec: ModelSpec) -> _Folder:
     _pillow(path)
     entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     classes = [entry for entry in entries if entry.is_dir()]
@@ -180,26 +291,20 @@ def _load_folder(path: Path, spec: ModelSpec, limit: int | None) -> ImageSet:
         raise FormatError(
             f"{path}: must have at most {spec.classes} class folders, not {len(classes)}"
         )
-    if limit is not None and len(files) > limit:  # spread over the classes
-        files = [files[i * len(files) // limit] for i in range(limit)]
     mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(spec.channels)
     if mode is None:
         raise UsageError(
             f"Image folders must be for models of 1, 3 or 4 channels, not {spec.channels}; use .npz"
         )
-    images = np.empty((len(files), spec.image_size, spec.image_size, spec.channels), np.uint8)
-    for row, (_, file) in enumerate(files):
-        images[row] = _load_picture(file, spec, mode).reshape(images.shape[1:])
     labels = np.array([label for label, _ in files], dtype=np.int64) if numbers else None
     note = (
         f"{path}: no labels, for its {len(classes)} class folders are neither one for each of the"
         f" model's {spec.classes} classes nor named by class numbers"
     )
-    return ImageSet(
-        images=images,
+    return _Folder(
+        files=[file for _, file in files],
         labels=labels,
-        source=str(path),
-        from_files=True,
+        mode=mode,
         note=note if classes and numbers is None else None,
     )
 
@@ -220,7 +325,7 @@ def _pillow(path: Path) -> Any:
     return Image
 
 
-def _load_picture(file: Path, spec: ModelSpec, mode: str) -> np.ndarray:
+def _load_picture(file: Path, spec: ModelSpec, mode: str, *, resize: bool = False) -> np.ndarray:
     """Pixels of one file, uint8, in Pillow's ``mode``."""
     Image = _pillow(file)
     where = printable(str(file))
@@ -231,7 +336,8 @@ def _load_picture(file: Path, spec: ModelSpec, mode: str) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=_IMAGE_FORMATS) as picture:
-                if picture.size != (size, size):
+                resize = resize and spec.resize_mode != "none"
+                if picture.size != (size, size) and not resize:
                     raise FormatError(
                         f"{where}: must be {size}x{size} pixels for model {spec.name!r} (it is not"
                         f" resized), not {picture.size[0]}x{picture.size[1]}"
@@ -248,7 +354,10 @@ def _load_picture(file: Path, spec: ModelSpec, mode: str) -> np.ndarray:
                         " which some frameworks follow and others do not; store the turned pixels,"
                         " or remove the entry"
                     )
-                return np.asarray(picture.convert(mode), dtype=np.uint8)
+                converted = picture.convert(mode)
+                if resize:
+                    converted = _resize(converted, spec, where)
+                return np.asarray(converted, dtype=np.uint8)
     except FormatError:
         raise
     except Image.UnidentifiedImageError as error:
@@ -259,6 +368,36 @@ def _load_picture(file: Path, spec: ModelSpec, mode: str) -> np.ndarray:
     except Exception as error:  # Pillow raises many types for a damaged file
         why = quoted(f"{type(error).__name__}: {error}")
         raise FormatError(f"{where}: must be a readable image: {why}") from error
+
+
+def _resize(picture: Any, spec: ModelSpec, where: str) -> Any:
+    """The model's size of a picture of any size, by the specification's rule.
+
+    As torchvision's Resize and CenterCrop on Pillow's pictures (timm), with ``stretch`` as
+    transformers' image processors: sizes, rounding and Pillow's own filters.
+    """
+    width, height = picture.size
+    side, size = spec.resize_to, spec.image_size
+    if spec.resize_mode == "stretch":
+        target = (side, side)
+    elif width <= height:
+        target = (side, int(side * height / width))
+    else:
+        target = (int(side * width / height), side)
+    if max(target) > _MAX_SIDE:
+        raise FormatError(
+            f"{where}: must have sides whose ratio can be resized, not {width}x{height}"
+        )
+    if target != picture.size:
+        picture = picture.resize(target, _filter(spec.interpolation))
+    left, top = (round((length - size) / 2) for length in target)
+    return picture.crop((left, top, left + size, top + size))
+
+
+def _filter(name: str) -> Any:
+    from PIL import Image
+
+    return Image.Resampling[name.upper()]
 
 
 def _is_deep(tiles: list[Any]) -> bool:

@@ -33,7 +33,10 @@ _MAX_MODEL_FILE_BYTES = 1 << 20
 
 def _vit(name: str, width: int, depth: int, heads: int) -> ModelSpec:
     # timm's ViTs ("augreg") normalise to -1..1; DeiT keeps ImageNet's statistics.
-    return ModelSpec(name=name, width=width, depth=depth, heads=heads, mlp_hidden=4 * width)
+    # Their central crop is 0.9 of the resized image at 224 pixels, all of it at 384 (crop_pct).
+    return ModelSpec(
+        name=name, width=width, depth=depth, heads=heads, mlp_hidden=4 * width, crop_fraction=0.9
+    )
 
 
 def _deit(name: str, width: int, depth: int, heads: int) -> ModelSpec:
@@ -84,7 +87,10 @@ def _long_forms() -> dict[str, ModelSpec]:
     for short, forms in variants.items():
         for patch, size in forms:
             name = f"{short}_patch{patch}_{size}"
-            table[name] = replace(MODELS[short], name=name, patch=patch, image_size=size)
+            crop = {224: 0.9, 384: 1.0}[size]
+            table[name] = replace(
+                MODELS[short], name=name, patch=patch, image_size=size, crop_fraction=crop
+            )
     return table
 
 

@@ -117,7 +117,7 @@ def quantise(
     metadata = GraphMetadata(
         image_source=image_source,
         calibration_images=statistics.images,
-        checkpoint_digest=_digest(model),
+        checkpoint_digest=checkpoint_digest(model),
         squares=squares,
         warnings=tuple(builder.warnings),
         notes=model.notes,
@@ -199,7 +199,8 @@ def _layer_widths(spec: ModelSpec, weight_bits: int | Mapping[str, int]) -> dict
     return {name: int(bits) for name, bits in widths.items()}
 
 
-def _digest(model: FloatModel) -> str:
+def checkpoint_digest(model: FloatModel) -> str:
+    """SHA-256 of the tensors: canonical names and float32 values."""
     digest = hashlib.sha256()
     for name in sorted(model.tensors):
         digest.update(name.encode())

@@ -16,6 +16,8 @@ from hwgen.graph.spec import ModelSpec
 
 TABLE, FILE, DEFAULT = "model table", "model file", "default"
 
+#: Fields that the table says for timm's weights of a geometry; files beside others know better.
+OF_THE_WEIGHTS = frozenset({"crop_fraction", "resize_mode", "interpolation"})
 #: Two numbers this close are one number that has been through float32.
 _SAME = 1e-6
 _FIELD = re.compile(r"Model field '(\w+)'")
@@ -56,7 +58,7 @@ def resolve(statements: Sequence[Statement], *, notes: tuple[str, ...] = ()) -> 
     given: dict[str, Statement] = {}
     for statement in statements:
         for name, value in statement.values.items():
-            if name not in given:
+            if name not in given or (name in OF_THE_WEIGHTS and given[name].source == TABLE):
                 values[name], given[name] = value, statement
             elif not _same(values[name], value):
                 _contradiction(name, given[name], statement)

@@ -45,7 +45,7 @@ from hwgen.numerics.matmul import max_reduction
 from hwgen.numerics.requantise import PTF_ALPHA_MAXIMUM, PTF_SHIFT_MAXIMUM, check_constants
 from hwgen.reading import load_json, printable, shorten, show
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 METADATA_KEY = "hwgen.graph"
 _INT32_MAXIMUM = 2**31 - 1
 #: Most that is said of a malformed graph: its names can have any length.
@@ -94,8 +94,24 @@ class GraphMetadata:
     #: Fraction of attention logits that the clip to int8 changes, per AttentionLogits operation,
     #: counted in the integer network on the first calibration images.
     logit_saturation: Mapping[str, float] = field(default_factory=dict)
+    #: Against the float model, on images that calibration has not seen (unless it had very few);
+    #: None where it has not been measured, or is not finite.
+    logit_sqnr_db: float | None = None
+    float_agreement: float | None = None
+    quality_images: int = 0
+    #: Per softmax, what the weights of a row sum to: mean and minimum over rows and images.
+    softmax_mass: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     #: What the weights do not say, by name.
     assumed: Mapping[str, Assumption] = field(default_factory=dict)
+
+    def quality(self) -> dict[str, Any]:
+        """What quantisation cost, as plain values."""
+        return {
+            "logit_sqnr_db": self.logit_sqnr_db,
+            "float_agreement": self.float_agreement,
+            "quality_images": self.quality_images,
+            "softmax_mass": {name: dict(mass) for name, mass in self.softmax_mass.items()},
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -280,6 +296,7 @@ _PLAIN: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
     "str | None": (str, type(None)),
     "int | None": (int, type(None)),
+    "float | None": (int, float, type(None)),
     "DataType": (str,),
     'Literal["compressed", "exact"]': (str,),
 }
@@ -315,15 +332,22 @@ def _decode(
             value = tuple(value)
         elif kind == "Mapping[str, Assumption]":
             value = assumptions_from_json(value)
+        elif kind == "Mapping[str, Mapping[str, float]]":
+            if not isinstance(value, dict) or not all(map(_is_numbers, value.values())):
+                raise FormatError(
+                    f"{place} must be an object of objects of numbers, not {show(value)}"
+                )
         elif kind.startswith("Mapping"):
-            if not isinstance(value, dict) or not all(
-                type(v) in (int, float) for v in value.values()
-            ):
+            if not _is_numbers(value):
                 raise FormatError(f"{place} must be an object of numbers, not {show(value)}")
         elif kind in _PLAIN and type(value) not in _PLAIN[kind]:
             raise FormatError(f"{place} must be {kind}, not {show(value)}")
         values[f.name] = value
     return cls(**values)
+
+
+def _is_numbers(value: object) -> bool:
+    return isinstance(value, dict) and all(type(v) in (int, float) for v in value.values())
 
 
 _Result = dict[str, tuple[tuple[int, ...], str]]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -23,55 +24,77 @@ from hwgen.graph.ops import (
 )
 from hwgen.numerics.ailayernorm import ailayernorm
 from hwgen.numerics.e2softmax import e2softmax
-from hwgen.numerics.elementwise import apply_table
 from hwgen.numerics.image import image_codes, patchify
-from hwgen.numerics.matmul import attention_matmul, matmul
+from hwgen.numerics.layer import Layer, attention
+from hwgen.numerics.matmul import attention_matmul
 from hwgen.numerics.pooling import row_sum
-from hwgen.numerics.requantise import (
-    count_saturated,
-    ptf_codes,
-    requantise,
-    requantise_int16,
-    requantise_residual,
-)
+from hwgen.numerics.requantise import count_saturated, ptf_codes, requantise
+from hwgen.threads import map_threads, thread_count
 
 #: Receives every boundary tensor, batch axis first, as soon as it exists.
 Tap = Callable[[str, np.ndarray], None]
 
-#: Elements of the largest tensor that a batch may have: keeps memory bounded.
-_BATCH_ELEMENTS = 1 << 22
+#: Elements of the largest tensor that a batch may have: its tensors stay in the caches.
+_BATCH_ELEMENTS = 1 << 19
+
+#: Operations with a matrix of weights.
+_Matrix = Embedding | Linear | QueryKeyValue
 
 
-def run(graph: IntegerGraph, images: np.ndarray, *, tap: Tap | None = None) -> np.ndarray:
-    """Return the logits int16 [n, classes] of images uint8 [n, H, W, channels].
+class Interpreter:
+    """Runs one graph; its weights and constants are converted once."""
 
-    ``tap(name, array)`` is called for every tensor of every batch of images, in execution order.
+    def __init__(self, graph: IntegerGraph) -> None:
+        """Prepare a graph."""
+        self.graph = graph
+        self._layers = {op.name: _layer(op) for op in graph.ops if isinstance(op, _Matrix)}
+        self._last_use = _last_use(graph)
+        largest = max(math.prod(tensor.shape) for tensor in graph.tensors.values())
+        #: Images of a batch.
+        self.batch = max(1, _BATCH_ELEMENTS // largest)
 
-    Raises:
-        FormatError: images of another type or size.
-    """
-    spec = graph.spec
-    expected = (spec.image_size, spec.image_size, spec.channels)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
-        raise FormatError(
-            f"Images must be uint8 [n, {', '.join(map(str, expected))}],"
-            f" not {images.dtype} {list(images.shape)}"
-        )
-    largest = max(int(np.prod(tensor.shape)) for tensor in graph.tensors.values())
-    batch = max(1, _BATCH_ELEMENTS // largest)
-    logits = np.empty((len(images), spec.classes), dtype=np.int16)
-    last_use = _last_use(graph)
-    for start in range(0, len(images), batch):
+    def run(self, images: np.ndarray, *, tap: Tap | None = None) -> np.ndarray:
+        """Return the logits int16 [n, classes] of images uint8 [n, H, W, channels].
+
+        ``tap(name, array)`` is called for every tensor of every batch of images, in execution
+        order, by the caller's thread; without it batches are computed in several threads.
+
+        Raises:
+            FormatError: images of another type or size.
+        """
+        spec = self.graph.spec
+        expected = (spec.image_size, spec.image_size, spec.channels)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
+            raise FormatError(
+                f"Images must be uint8 [n, {', '.join(map(str, expected))}],"
+                f" not {images.dtype} {list(images.shape)}"
+            )
+        count = -(-len(images) // self.batch)
+        if tap is None:
+            count = max(count, min(thread_count(), len(images)))
+        batches = np.array_split(images, max(1, count))
+        if tap is not None or len(batches) == 1:
+            parts = [self._run_batch(batch, tap) for batch in batches]
+        else:
+            parts = list(map_threads(lambda batch: self._run_batch(batch, None), batches))
+        return np.concatenate(parts)
+
+    def _run_batch(self, images: np.ndarray, tap: Tap | None) -> np.ndarray:
         values: dict[str, np.ndarray] = {}
-        for number, op in enumerate(graph.ops):
-            for name, array in execute(op, values, images[start : start + batch]).items():
+        for number, op in enumerate(self.graph.ops):
+            made = execute(op, values, images, layer=self._layers.get(op.name))
+            for name, array in made.items():
                 values[name] = array
                 if tap is not None:
                     tap(name, array)
-            for name in last_use[number]:
+            for name in self._last_use[number]:
                 del values[name]
-        logits[start : start + batch] = values[graph.output.name][:, 0]
-    return logits
+        return values[self.graph.output.name][:, 0]
+
+
+def run(graph: IntegerGraph, images: np.ndarray, *, tap: Tap | None = None) -> np.ndarray:
+    """Return :meth:`Interpreter.run` of a graph that is run once."""
+    return Interpreter(graph).run(images, tap=tap)
 
 
 def run_boundaries(graph: IntegerGraph, image: np.ndarray) -> dict[str, np.ndarray]:
@@ -118,34 +141,34 @@ def op_outputs(op: Op) -> tuple[str, ...]:
     return op.outputs if isinstance(op, QueryKeyValue) else (op.output,)
 
 
-def execute(op: Op, values: dict[str, np.ndarray], images: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the tensors that one operation makes of ``values`` (or of uint8 ``images``)."""
+def _layer(op: _Matrix) -> Layer:
+    r = op.requantise
+    return Layer(
+        op.weights,
+        weight_bits=op.weight_bits,
+        bias=r.bias,
+        multiplier=r.multiplier,
+        shift=r.shift,
+    )
+
+
+def execute(
+    op: Op, values: dict[str, np.ndarray], images: np.ndarray, *, layer: Layer | None = None
+) -> dict[str, np.ndarray]:
+    """Return the tensors that one operation makes of ``values`` (or of uint8 ``images``).
+
+    ``layer``: the operation's weights and constants, if they have been prepared.
+    """
     match op:
         case ImageCodes():
             return {op.output: patchify(image_codes(images), op.patch)}
-        case Embedding():
-            return {op.output: _embedding(op, values[op.input])}
+        case Embedding() | Linear() | QueryKeyValue():
+            return _matrix(op, layer or _layer(op), values)
         case LayerNorm():
             return {op.output: _layer_norm(op, values[op.input])}
-        case Linear():
-            return {op.output: _linear(op, values)}
-        case QueryKeyValue():
-            acc = matmul(values[op.input], op.weights, weight_bits=op.weight_bits)
-            r = op.requantise
-            out = requantise(
-                acc,
-                bias=r.bias,
-                multiplier=r.multiplier,
-                shift=r.shift,
-                zero_point=r.zero_point,
-                low=r.low,
-                high=r.high,
-            )
-            parts = np.split(out, 3, axis=-1)
-            return dict(zip(op.outputs, map(np.ascontiguousarray, parts), strict=True))
         case AttentionLogits():
-            acc = _logit_accumulators(op, values)
-            out = requantise(acc, bias=0, multiplier=op.multiplier, shift=op.shift)
+            query, key = (_heads(values[name], op.heads) for name in (op.query, op.key))
+            out = attention(query, key.swapaxes(-1, -2), multiplier=op.multiplier, shift=op.shift)
             return {op.output: out}
         case Softmax():
             logits = values[op.input]
@@ -157,9 +180,13 @@ def execute(op: Op, values: dict[str, np.ndarray], images: np.ndarray) -> dict[s
             )
             return {op.output: codes}
         case AttentionValues():
-            acc = attention_matmul(values[op.codes], _heads(values[op.value], op.heads))
-            out = requantise(
-                acc, bias=0, multiplier=op.multiplier, shift=op.shift, low=op.low, high=op.high
+            out = attention(
+                values[op.codes],
+                _heads(values[op.value], op.heads),
+                multiplier=op.multiplier,
+                shift=op.shift,
+                low=op.low,
+                high=op.high,
             )
             n, heads, tokens, head_dim = out.shape
             joined = out.transpose(0, 2, 1, 3).reshape(n, tokens, heads * head_dim)
@@ -183,17 +210,27 @@ def _logit_accumulators(op: AttentionLogits, values: dict[str, np.ndarray]) -> n
     return attention_matmul(query, key.swapaxes(-1, -2))
 
 
-def _embedding(op: Embedding, codes: np.ndarray) -> np.ndarray:
-    acc = matmul(codes, op.weights, weight_bits=op.weight_bits)
-    r = op.requantise
+def _matrix(op: _Matrix, layer: Layer, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    r, rows = op.requantise, values[op.input]
+    match op:
+        case Embedding():
+            return {op.output: _embedding(op, layer, rows)}
+        case Linear() if op.wide or op.residual is not None:
+            added = None if op.residual is None else values[op.residual]
+            return {op.output: layer.int16(rows, added)}
+        case Linear():
+            out = layer.int8(rows, zero_point=r.zero_point, low=r.low, high=r.high, table=op.table)
+            return {op.output: out}
+        case QueryKeyValue():
+            out = layer.int8(rows, zero_point=r.zero_point, low=r.low, high=r.high)
+            parts = np.split(out, 3, axis=-1)
+            return dict(zip(op.outputs, map(np.ascontiguousarray, parts), strict=True))
+
+
+def _embedding(op: Embedding, layer: Layer, codes: np.ndarray) -> np.ndarray:
     first = int(op.class_token)
-    out = requantise_residual(
-        acc,
-        bias=r.bias,
-        multiplier=r.multiplier,
-        shift=r.shift,
-        residual=np.broadcast_to(op.position[first:], acc.shape),
-    )
+    patches = op.position[first:]
+    out = layer.int16(codes, np.broadcast_to(patches, (len(codes), *patches.shape)))
     if op.class_token:
         row = np.broadcast_to(op.position[:1], (len(out), 1, out.shape[-1]))
         out = np.concatenate([row, out], axis=1)
@@ -215,31 +252,6 @@ def _layer_norm(op: LayerNorm, residual: np.ndarray) -> np.ndarray:
         squares=op.squares,
         max_channels=codes.shape[-1],
     )
-
-
-def _linear(op: Linear, values: dict[str, np.ndarray]) -> np.ndarray:
-    acc = matmul(values[op.input], op.weights, weight_bits=op.weight_bits)
-    r = op.requantise
-    if op.residual is not None:
-        return requantise_residual(
-            acc,
-            bias=r.bias,
-            multiplier=r.multiplier,
-            shift=r.shift,
-            residual=values[op.residual],
-        )
-    if op.wide:
-        return requantise_int16(acc, bias=r.bias, multiplier=r.multiplier, shift=r.shift)
-    codes = requantise(
-        acc,
-        bias=r.bias,
-        multiplier=r.multiplier,
-        shift=r.shift,
-        zero_point=r.zero_point,
-        low=r.low,
-        high=r.high,
-    )
-    return codes if op.table is None else apply_table(codes, op.table)
 
 
 def _heads(array: np.ndarray, heads: int) -> np.ndarray:

@@ -7,6 +7,7 @@ and memory is taken as data arrive: a small file that declares a huge array cost
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
@@ -15,7 +16,7 @@ import tokenize
 import warnings
 import zipfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from typing import IO, Any
 
 import numpy as np
@@ -105,6 +106,91 @@ def read_npz(
         ) from error
 
 
+class NpzRows:
+    """One array of an archive, read by rows of its first axis: memory for those rows only.
+
+    Rows are read forwards; another opening begins again.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], name: str) -> None:
+        """Read the header only.
+
+        Raises:
+            FormatError: the file is no archive of plain numbers, or has no such array.
+        """
+        self._path, self._name = path, name
+        with _opened(path, name) as (_, shape, dtype):
+            self.shape, self.dtype = shape, dtype
+
+    def read(self, blocks: Iterable[slice]) -> Iterator[np.ndarray]:
+        """Rows of slices that follow each other, gaps allowed.
+
+        Raises:
+            FormatError: the archive is damaged.
+        """
+        row = math.prod(self.shape[1:]) * self.dtype.itemsize
+        with _opened(self._path, self._name) as (stream, _, _), _damage(self._path):
+            at = 0
+            for block in blocks:
+                for size, wanted in ((block.start - at, False), (block.stop - block.start, True)):
+                    data = _take(stream, size * row, keep=wanted)
+                    if wanted:
+                        yield np.frombuffer(data, self.dtype).reshape(-1, *self.shape[1:])
+                at = block.stop
+            if at == self.shape[0]:
+                stream.read(1)  # at the end the checksum is compared
+
+
+def _take(stream: IO[bytes], size: int, *, keep: bool) -> bytearray:
+    data, left = bytearray(), size
+    while left:
+        chunk = stream.read(min(_CHUNK_BYTES, left))
+        if not chunk:
+            raise FormatError(f"must hold {left} bytes more")
+        left -= len(chunk)
+        if keep:
+            data += chunk
+    return data
+
+
+@contextlib.contextmanager
+def _damage(path: str | os.PathLike[str]) -> Iterator[None]:
+    where = printable(str(path))
+    try:
+        yield
+    except FormatError as error:
+        raise FormatError(error.what if where in error.what else f"{where}: {error}") from error
+    except _DAMAGE as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise FormatError(
+            f"{where}: must be a readable .npz archive of plain arrays"
+            f" ({type(error).__name__}: {_shown(why)})"
+        ) from error
+
+
+@contextlib.contextmanager
+def _opened(
+    path: str | os.PathLike[str], name: str
+) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype[Any]]]:
+    """The data of an array, behind its header, with shape and element type."""
+    where = printable(str(path))
+    with _damage(path):
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise FormatError(f"{where}: must be an .npz archive of plain arrays, not a folder")
+        with zipfile.ZipFile(path) as archive:
+            members = {_name(item): item for item in archive.infolist()[:_MAX_MEMBERS]}
+            if name not in members:
+                listed = ", ".join(_shown(n) for n in list(members)[:8]) or "nothing"
+                raise FormatError(f"{where}: must hold an array {name!r}, not {listed}")
+            member = members[name]
+            with archive.open(member) as stream:
+                place = f"{where}: {_shown(member.filename)}"
+                shape, fortran, dtype = _checked_header(stream, member, place)
+                if fortran:
+                    raise FormatError(f"{place}: must be stored in C order, image after image")
+                yield stream, shape, dtype
+
+
 def _shown(text: str) -> str:
     """A name or reason from the archive, as far as one line can show it."""
     return printable(text[:_SHOWN])
@@ -116,6 +202,24 @@ def _name(item: zipfile.ZipInfo) -> str:
 
 def _read_array(stream: IO[bytes], member: zipfile.ZipInfo, where: str) -> np.ndarray:
     """One array, after its header has been checked against the member's size."""
+    shape, fortran, dtype = _checked_header(stream, member, where)
+    need = math.prod(shape) * dtype.itemsize
+    data = bytearray()
+    while len(data) < need:
+        chunk = stream.read(min(_CHUNK_BYTES, need - len(data)))
+        if not chunk:
+            raise FormatError(f"{where}: must hold {need} bytes, but ends after {len(data)}")
+        data += chunk
+    stream.read(1)  # at the end the checksum is compared
+    array: np.ndarray[Any, Any] = np.frombuffer(data, dtype=dtype)
+    if fortran:
+        return array.reshape(shape[::-1]).T
+    return array.reshape(shape)
+
+
+def _checked_header(
+    stream: IO[bytes], member: zipfile.ZipInfo, where: str
+) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     if not member.filename.endswith(_SUFFIX):
         raise FormatError(f"{where}: must be an array (.npy)")
     shape, fortran, dtype = _read_header(stream, where)
@@ -132,17 +236,7 @@ def _read_array(stream: IO[bytes], member: zipfile.ZipInfo, where: str) -> np.nd
             f"{where}: {dtype} of shape {list(shape)} must take {need} bytes, but the archive holds"
             f" {left}"
         )
-    data = bytearray()
-    while len(data) < need:
-        chunk = stream.read(min(_CHUNK_BYTES, need - len(data)))
-        if not chunk:
-            raise FormatError(f"{where}: must hold {need} bytes, but ends after {len(data)}")
-        data += chunk
-    stream.read(1)  # at the end the checksum is compared
-    array: np.ndarray[Any, Any] = np.frombuffer(data, dtype=dtype)
-    if fortran:
-        return array.reshape(shape[::-1]).T
-    return array.reshape(shape)
+    return shape, fortran, dtype
 
 
 def _read_header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

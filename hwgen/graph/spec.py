@@ -14,6 +14,8 @@ from hwgen.reading import show
 
 Activation = Literal["gelu_erf", "gelu_tanh", "relu"]
 Pooling = Literal["class_token", "mean"]
+ResizeMode = Literal["shortest", "stretch", "none"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 #: The three axes of a fused qkv's rows, slowest first: which of q, k, v (in the letters' order),
 #: which head, which channel of the head.
@@ -22,6 +24,7 @@ DEFAULT_QKV_LAYOUT = "qkv head dim"
 DEFAULT_PATCH_LAYOUT = "dy dx channel"
 
 MAX_CHANNELS = 64
+MIN_CROP_FRACTION = 0.1
 
 #: Largest sizes that a model may have: (lowest, highest) legal value of each integer field.
 _BOUNDS: dict[str, tuple[int, int]] = {
@@ -42,7 +45,9 @@ class ModelSpec:
     """One Vision Transformer: pre-norm encoder, learned position embedding, one linear head.
 
     ``image_size``, ``patch`` in pixels (square); ``mean`` and ``std`` per channel on the 0..1
-    pixel scale. ``name_map`` translates a checkpoint with names of its own: canonical (timm) name
+    pixel scale. Pictures of any size are made the model's by resizing to :attr:`resize_to`
+    pixels, the shortest edge or both, and taking the centre. ``name_map``
+    translates a checkpoint with names of its own: canonical (timm) name
     -> name in the checkpoint, ``{i}`` standing for the block's number. ``qkv_layout``,
     ``patch_layout`` and ``transposed`` (canonical names of matrices stored as [in, out]) say how
     the checkpoint stores what can have the same names and shapes in several ways.
@@ -65,6 +70,9 @@ class ModelSpec:
     qkv_bias: bool = True
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    crop_fraction: float = 1.0
+    resize_mode: ResizeMode = "shortest"
+    interpolation: Interpolation = "bicubic"
     name_map: tuple[tuple[str, str], ...] = ()
     qkv_layout: str = DEFAULT_QKV_LAYOUT
     patch_layout: str = DEFAULT_PATCH_LAYOUT
@@ -85,7 +93,12 @@ class ModelSpec:
                 raise ModelError(
                     f"Model field {field!r} must be true or false, not {show(getattr(self, field))}"
                 )
-        for field, kinds in (("pooling", get_args(Pooling)), ("activation", get_args(Activation))):
+        for field, kinds in (
+            ("pooling", get_args(Pooling)),
+            ("activation", get_args(Activation)),
+            ("resize_mode", get_args(ResizeMode)),
+            ("interpolation", get_args(Interpolation)),
+        ):
             if getattr(self, field) not in kinds:
                 raise ModelError(
                     f"Model field {field!r} must be one of {', '.join(kinds)},"
@@ -96,6 +109,11 @@ class ModelSpec:
             raise ModelError(
                 f"Model field 'image_size' must be a multiple of the patch ({self.patch}),"
                 f" not {show(self.image_size)}; the nearest is {nearest}"
+            )
+        if not _is_real(self.crop_fraction) or not MIN_CROP_FRACTION <= self.crop_fraction <= 1:
+            raise ModelError(
+                f"Model field 'crop_fraction' must be a number in {MIN_CROP_FRACTION:g}..1,"
+                f" not {show(self.crop_fraction)}"
             )
         if self.pooling == "class_token" and not self.class_token:
             raise ModelError(
@@ -140,6 +158,12 @@ class ModelSpec:
         words = str(self.qkv_layout).split(" ")
         letters = ["qkv" if sorted(word) == ["k", "q", "v"] else word for word in words]
         _check_layout("qkv_layout", self.qkv_layout, DEFAULT_QKV_LAYOUT, letters)
+
+    @property
+    def resize_to(self) -> int:
+        """Pixels that a picture is resized to before its centre is taken, as timm has it."""
+        # A fraction that is itself a quotient of two sizes gives the larger one back.
+        return math.floor(self.image_size / self.crop_fraction + 1e-6)
 
     @property
     def patches(self) -> int:

@@ -19,15 +19,18 @@ C*d*2^alpha - Ex            2 * 1024 * 2040 < 2^22                              
 their product               2^17 * 2^22 < 2^39                                     40 signed
 ==========================  =====================================================  =================
 
-The reference accepts up to 65536 channels: then Ex < 2^27, C*Ex2 and Ex^2 < 2^54, 64*V < 2^60 and
-the product < 2^45, so int64 holds everything without wrapping.
+The reference accepts up to 65536 channels: then Ex < 2^27, C*Ex2 and Ex^2 < 2^54, 64*V < 2^60, so
+int64 holds everything between the stages without wrapping. The sums and the second stage are done
+in float64, exactly: Ex2 < 2^38; the product < 2^45; ``rshr(product, n) = floor(product * 2^-n +
+1/2)`` is 2^-n times an integer of magnitude below 2^45 + 2^(n-1), where n <= 10 + 15 + 26; t is an
+integer below 2^43, and its shift by fb <= 10 bits likewise. All have at most 53 significant bits.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isqrt
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,14 +40,14 @@ from hwgen.numerics.formats import (
     INT8,
     INT24,
     UINT8,
-    IntArray,
     check_columns,
     check_int,
     check_range,
     row_blocks,
 )
-from hwgen.numerics.rounding import floor_log2, rne_shift, rshr
+from hwgen.numerics.rounding import floor_log2, rne_shift
 
+_HALF = np.ldexp(1, -1)
 Squares = Literal["compressed", "exact"]
 
 CHANNELS_MINIMUM = 8
@@ -154,35 +157,62 @@ def _square_table(zero_point: int, squares: Squares) -> npt.NDArray[np.int64]:
     return ((y * y) << (4 * select)) << 4
 
 
-def _rows(
-    x: npt.NDArray[np.uint8],
-    *,
-    square_table: npt.NDArray[np.int64],
-    alpha: npt.NDArray[np.int64],
-    gamma: npt.NDArray[np.int64],
-    beta: npt.NDArray[np.int64],
-    zero_point: int,
-    gamma_shift: int,
-    beta_fraction_bits: int,
-    output_zero_point: int,
-) -> IntArray:
-    """One block of rows [R, C]."""
-    channels = x.shape[1]
-    # Stage 1: exact sums, so neither the order nor the number of lanes matters.
-    d = (x.astype(np.int64) - zero_point) << alpha
-    ex = d.sum(axis=1)
-    ex2 = (square_table[x] << (2 * alpha)).sum(axis=1)
+class _Layer:
+    """The constants of one layer as the rows' arithmetic takes them."""
 
-    # Between the stages: sigma is never taken below one code, hence the floor C^2.
-    v = np.maximum(channels * ex2 - ex * ex, channels * channels)
-    e = floor_log2(v) >> 1
-    index = (v << RSQRT_INDEX_BITS) >> (2 * e)
-    r = RSQRT_TABLE[index - RSQRT_FIRST].astype(np.int64)
+    def __init__(
+        self,
+        *,
+        square_table: npt.NDArray[np.int64],
+        alpha: npt.NDArray[np.int64],
+        gamma: npt.NDArray[np.int64],
+        beta: npt.NDArray[np.int64],
+        zero_point: int,
+        gamma_shift: int,
+        beta_fraction_bits: int,
+        output_zero_point: int,
+    ) -> None:
+        """Convert; all arrays [C]."""
+        self.channels = len(alpha)
+        self.factors = (1 << alpha).astype(np.float64)
+        self.square_factors = (1 << (2 * alpha)).astype(np.float64)
+        self.squares = square_table.astype(np.float64)
+        self.zero_point = zero_point
+        self.centring = self.channels * self.factors
+        self.gamma = gamma.astype(np.float64)
+        self.shift = RSQRT_BITS + gamma_shift - beta_fraction_bits
+        self.output_zero_point = output_zero_point
+        # rshr(t + beta, fb) = floor(t * 2^-fb + (beta * 2^-fb + 1/2))
+        self.beta_factor = np.ldexp(1, -beta_fraction_bits)
+        self.beta = np.ldexp(beta.astype(np.float64), -beta_fraction_bits) + _HALF
 
-    # Stage 2. The shift is at least 10 + 3 + 0 - 10, because V >= C^2 >= 64 makes e >= 3.
-    product = (gamma * r[:, None]) * (channels * d - ex[:, None])
-    t = rshr(product, (RSQRT_BITS + gamma_shift - beta_fraction_bits + e)[:, None]) + beta
-    return np.clip(rshr(t, beta_fraction_bits) + output_zero_point, INT8.minimum, INT8.maximum)
+    def rows(self, x: npt.NDArray[Any], out: npt.NDArray[np.int8]) -> None:
+        """One block of rows [R, C]."""
+        # Stage 1: exact sums, so neither the order nor the number of lanes matters.
+        d = x.astype(np.float64)
+        d -= self.zero_point
+        ex = (d @ self.factors).astype(np.int64)
+        ex2 = (np.take(self.squares, x) @ self.square_factors).astype(np.int64)
+
+        # Between the stages: sigma is never taken below one code, hence the floor C^2.
+        v = np.maximum(self.channels * ex2 - ex * ex, self.channels * self.channels)
+        e = floor_log2(v) >> 1
+        index = (v << RSQRT_INDEX_BITS) >> (2 * e)
+        r = RSQRT_TABLE[index - RSQRT_FIRST].astype(np.float64)
+
+        # Stage 2. The shift is at least 10 + 3 + 0 - 10, because V >= C^2 >= 64 makes e >= 3.
+        d *= self.centring
+        d -= ex[:, None]
+        d *= self.gamma
+        d *= np.ldexp(r, -(self.shift + e))[:, None]
+        d += _HALF
+        np.floor(d, out=d)
+        d *= self.beta_factor
+        d += self.beta
+        np.floor(d, out=d)
+        d += self.output_zero_point
+        np.clip(d, INT8.minimum, INT8.maximum, out=d)
+        np.copyto(out, d, casting="unsafe")
 
 
 def ailayernorm(
@@ -236,19 +266,18 @@ def ailayernorm(
     output_zero_point = check_int(
         output_zero_point, INT8.minimum, INT8.maximum, "output_zero_point"
     )
-    square_table = _square_table(zero_point, squares)
+    layer = _Layer(
+        square_table=_square_table(zero_point, squares),
+        alpha=np.broadcast_to(alphas, channels).astype(np.int64),
+        gamma=np.broadcast_to(gammas, channels).astype(np.int64),
+        beta=np.broadcast_to(betas, channels).astype(np.int64),
+        zero_point=zero_point,
+        gamma_shift=gamma_shift,
+        beta_fraction_bits=beta_fraction_bits,
+        output_zero_point=output_zero_point,
+    )
     rows = codes.reshape(-1, channels)
     out = np.empty(rows.shape, dtype=np.int8)
     for block in row_blocks(*rows.shape):
-        out[block] = _rows(
-            rows[block].astype(np.uint8, copy=False),
-            square_table=square_table,
-            alpha=alphas.astype(np.int64),
-            gamma=gammas.astype(np.int64),
-            beta=betas.astype(np.int64),
-            zero_point=zero_point,
-            gamma_shift=gamma_shift,
-            beta_fraction_bits=beta_fraction_bits,
-            output_zero_point=output_zero_point,
-        )
+        layer.rows(rows[block], out[block])
     return out.reshape(codes.shape)

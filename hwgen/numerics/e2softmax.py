@@ -28,6 +28,7 @@ LOG2E_SHIFT = 4
 QUOTIENT_LOW = 145  #: round(0.568 * 2^8): divider constant for q = 1.
 QUOTIENT_HIGH = 209  #: round(0.818 * 2^8): divider constant for q = 0.
 FRACTION_BITS_MAXIMUM = 15
+_LAST_SHIFT = 9  #: From this shift on a rounded divider constant is 0.
 #: Every code that the unit can return.
 CODES = (0, 1, 2, 3, 5, 7, 9, 13, 18, 26, 36, 52, 73, 105, 145, 209)
 
@@ -76,11 +77,33 @@ def log2exp(distance: npt.ArrayLike, fraction_bits: int) -> npt.NDArray[np.uint8
     return np.minimum(exponent, EXPONENT_MAXIMUM).astype(np.uint8)
 
 
+def _exponents(distance: npt.NDArray[np.int16], fraction_bits: int) -> npt.NDArray[np.int16]:
+    """:func:`log2exp` in the place of ``distance``: 23 * 255 and 2^14 fit 16 bits."""
+    shift = fraction_bits + LOG2E_SHIFT
+    if shift > 15:  # 23 * 255 is below a half
+        distance[...] = 0
+        return distance
+    distance *= LOG2E_NUMERATOR
+    distance += 1 << (shift - 1)
+    distance >>= shift
+    return np.minimum(distance, EXPONENT_MAXIMUM, out=distance)
+
+
+def _sums(terms: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
+    """Sums over the last axis; in float32 where every integer up to the largest sum is one."""
+    vec = terms.shape[-1]
+    if vec << ONE_SUM_BITS > 1 << 24:
+        return terms.sum(axis=-1, dtype=np.int64)
+    total = terms.astype(np.float32).reshape(-1, vec) @ np.ones(vec, np.float32)
+    return total.astype(np.int64).reshape(terms.shape[:-1])
+
+
 def _rows(
-    x: npt.NDArray[np.int8], vec: int, exponents: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.uint8]:
-    """One block of rows [R, L]; ``exponents`` is Log2Exp of 0..255."""
+    x: npt.NDArray[np.int8], vec: int, fraction_bits: int, out: npt.NDArray[np.uint8]
+) -> None:
+    """One block of rows [R, L]."""
     rows, length = x.shape
+    vec = min(vec, length)  # of a single slice only the real lanes count
     slices = -(-length // vec)
     # -128 is neutral for the maximum: every slice has at least one real lane.
     lanes = np.full((rows, slices * vec), -128, dtype=np.int16)
@@ -89,11 +112,11 @@ def _rows(
 
     # Stage 1: running maximum, exponents against it, online sum.
     maximum = np.maximum.accumulate(lanes.max(axis=2), axis=1)
-    y = exponents[maximum[:, :, None] - lanes]
-    terms = np.right_shift(1 << ONE_SUM_BITS, y, dtype=np.int32)
+    y = _exponents(np.subtract(maximum[:, :, None], lanes, out=lanes), fraction_bits)
+    terms = np.right_shift(1 << ONE_SUM_BITS, y.view(np.uint16), dtype=np.uint16)
     terms.reshape(rows, -1)[:, length:] = 0
-    slice_sums = terms.sum(axis=2, dtype=np.int64)
-    steps = exponents[maximum[:, 1:] - maximum[:, :-1]].astype(np.int64)
+    slice_sums = _sums(terms)
+    steps = _exponents(maximum[:, 1:] - maximum[:, :-1], fraction_bits)
     total = slice_sums[:, 0]
     for k in range(1, slices):
         total = (total >> steps[:, k - 1]) + slice_sums[:, k]
@@ -101,14 +124,19 @@ def _rows(
     # The maximum contributes 2^15 and is never shifted afterwards, so ks >= 0.
     ks = floor_log2(total) - ONE_SUM_BITS
     q = (total >> (ks + ONE_SUM_BITS - 1)) & 1
-    constant = np.where(q == 1, QUOTIENT_LOW, QUOTIENT_HIGH)
+    constant = np.where(q == 1, QUOTIENT_LOW, QUOTIENT_HIGH).astype(np.int16)
 
-    # Stage 2: a row has 16 possible codes, one per saturated exponent.
-    codes = rshr(constant[:, None], np.arange(EXPONENT_MAXIMUM + 1) + ks[:, None]).astype(np.uint8)
-    correction = exponents[maximum[:, -1:] - maximum]
-    exponent = np.minimum(correction[:, :, None] + y, EXPONENT_MAXIMUM)
-    exponent = exponent.reshape(rows, -1)[:, :length]
-    return np.take_along_axis(codes, exponent.astype(np.intp), axis=1)
+    # Stage 2: rshr by its definition. From a shift of 9 on every code is 0, so that what Log2Exp
+    # saturates at does not show.
+    shifts = _exponents(maximum[:, -1:] - maximum, fraction_bits)
+    shifts += np.minimum(ks, _LAST_SHIFT).astype(np.int16)[:, None]
+    y += shifts[:, :, None]
+    np.minimum(y, _LAST_SHIFT, out=y)
+    codes = np.left_shift(1, y, dtype=np.int16)
+    codes >>= 1
+    codes += constant[:, None, None]
+    codes >>= y
+    out[...] = codes.reshape(rows, -1)[:, :length]
 
 
 def e2softmax(
@@ -129,12 +157,12 @@ def e2softmax(
     shape = E2SoftmaxShape(vec=vec, max_length=max_length)
     length = values.shape[-1]
     check_int(length, 1, shape.max_length, "Row length")
-    exponents = log2exp(np.arange(256), fraction_bits)
+    f = check_int(fraction_bits, 0, FRACTION_BITS_MAXIMUM, "fraction_bits")
     rows = values.reshape(-1, length)
     out = np.empty(rows.shape, dtype=np.uint8)
     # Slices are padded to whole vectors, so a block is sized by the padded length.
     for block in row_blocks(rows.shape[0], -(-length // vec) * vec):
-        out[block] = _rows(rows[block], vec, exponents)
+        _rows(rows[block], vec, f, out[block])
     return out.reshape(values.shape)
 
 

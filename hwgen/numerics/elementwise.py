@@ -26,5 +26,7 @@ def apply_table(codes: npt.ArrayLike, table: npt.ArrayLike) -> npt.NDArray[np.in
     if entries.shape != (TABLE_ENTRIES,):
         raise FormatError(f"table must have shape ({TABLE_ENTRIES},), not {entries.shape}")
     values = INT8.check(codes, "codes")
-    out: npt.NDArray[np.int8] = np.take(entries, values.astype(np.intp) + 128).astype(np.int8)
+    # The byte of a code, read as unsigned, is its index in the table turned by half.
+    turned = np.roll(entries, TABLE_ENTRIES // 2)
+    out: npt.NDArray[np.int8] = np.take(turned, values.view(np.uint8))
     return out

@@ -1,5 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exact integer matrix multiply, the reference of the systolic array."""
+"""Exact integer matrix multiply, the reference of the systolic array.
+
+The products are computed by floating-point BLAS, in the narrower type that is exact. Let A be the
+largest activation magnitude (128 or 255) and S the largest sum of a column's weight magnitudes.
+Every product of a column is an integer, and a sum of any subset of them, in any order and with or
+without fused multiply-add, is an integer of magnitude at most ``A * S``. All integers up to 2^24
+are float32 numbers, all up to 2^53 float64 ones. So with ``A * S <= 2^24`` no operation in float32
+rounds, whichever order and blocking the library takes; and none in float64 ever does, since a K
+whose accumulator could leave int32 is refused.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +18,21 @@ import numpy as np
 import numpy.typing as npt
 
 from hwgen.errors import FormatError
-from hwgen.numerics.formats import INT32, IntArray, check_int, check_weights, weight_format
+from hwgen.numerics.formats import (
+    INT32,
+    IntArray,
+    check_int,
+    check_weights,
+    row_blocks,
+    weight_format,
+)
 
-#: Elements of the float64 copies that one BLAS call sees: bounds the memory of a whole batch.
-_BLOCK_ELEMENTS = 1 << 22
+FloatArray = npt.NDArray[np.floating[Any]]
+
+#: All integers up to this magnitude are float32 numbers.
+_FLOAT32_INTEGERS = 1 << 24
+#: Largest activation magnitude by kind of element type.
+_LARGEST = {"i": 128, "u": 255}
 
 
 def max_reduction(*, weight_bits: int = 8, signed: bool = True) -> int:
@@ -26,7 +46,8 @@ def max_reduction(*, weight_bits: int = 8, signed: bool = True) -> int:
     return INT32.maximum // largest_product
 
 
-def _activations(activations: npt.ArrayLike) -> IntArray:
+def check_activations(activations: npt.ArrayLike) -> IntArray:
+    """Activations as an array; refused unless int8 or uint8."""
     values = np.asarray(activations)
     if values.dtype not in (np.dtype(np.int8), np.dtype(np.uint8)):
         raise FormatError(f"Activations must be int8 or uint8, not {values.dtype}")
@@ -51,17 +72,37 @@ def _check_shapes(activations: npt.NDArray[Any], weights: npt.NDArray[Any]) -> N
         ) from None
 
 
+def stationary(weights: npt.NDArray[np.int8], *, signed: bool) -> FloatArray:
+    """The stationary operand as BLAS takes it: in float32 if that is exact, else in float64.
+
+    Args:
+        weights: int8 [..., K, N], none of them -128.
+        signed: int8 activations if true, else uint8.
+    """
+    largest = _LARGEST["i" if signed else "u"]
+    bound = largest * 127 * weights.shape[-2]
+    if bound > _FLOAT32_INTEGERS and weights.size:
+        # The magnitudes of the weights at hand, in the place of the largest possible ones.
+        bound = largest * int(np.abs(weights).sum(axis=-2, dtype=np.int64).max())
+    return weights.astype(np.float32 if bound <= _FLOAT32_INTEGERS else np.float64)
+
+
+def check_reduction(length: int, *, weight_bits: int, signed: bool) -> None:
+    """Refuse a reduction K for which int32 accumulators could overflow."""
+    longest = max_reduction(weight_bits=weight_bits, signed=signed)
+    if length > longest:
+        kind = "int8" if signed else "uint8"
+        raise FormatError(
+            f"Reduction length must be at most {longest}, not {length}",
+            why=f"{kind} activations times {weight_bits}-bit weights could overflow int32",
+            nearest=longest,
+        )
+
+
 def matmul(
     activations: npt.ArrayLike, weights: npt.ArrayLike, *, weight_bits: int = 8
 ) -> npt.NDArray[np.int32]:
     """``activations @ weights``, exact, as int32 accumulators.
-
-    Exactness of the float64 product: let A be the largest activation magnitude (128 or 255) and B
-    the largest weight magnitude. K is refused unless ``K * A * B <= 2^31 - 1``. Every product is an
-    integer of magnitude at most A*B, and a sum of any subset of the K products, in any order and
-    with or without fused multiply-add, is an integer of magnitude at most ``K * A * B < 2^31``. All
-    integers up to 2^53 are float64 numbers, so no operation rounds, whichever order and blocking
-    the BLAS library takes; 22 bits are to spare.
 
     Args:
         activations: int8 or uint8 [..., M, K]; the element type decides the signedness.
@@ -76,28 +117,32 @@ def matmul(
         FormatError: wrong element type or shape, a weight outside its width, or a K for which int32
             could overflow.
     """
-    a = _activations(activations)
+    a = check_activations(activations)
     w = check_weights(weights, check_int(weight_bits, 1, 8, "Weight width"), "weights")
-    _check_shapes(a, w)
-    reduction, columns = w.shape[-2:]
-    longest = max_reduction(weight_bits=weight_bits, signed=a.dtype.kind == "i")
-    if reduction > longest:
-        raise FormatError(
-            f"Reduction length must be at most {longest}, not {reduction}",
-            why=f"{a.dtype} activations times {weight_bits}-bit weights could overflow int32",
-            nearest=longest,
-        )
-    w64 = w.astype(np.float64)
+    return accumulators(a, w, weight_bits=weight_bits).astype(np.int32)
+
+
+def accumulators(
+    activations: IntArray, weights: npt.NDArray[np.int8], *, weight_bits: int = 8
+) -> FloatArray:
+    """:func:`matmul` of checked weights, as the floating-point integers that BLAS makes of it."""
+    signed = activations.dtype.kind == "i"
+    _check_shapes(activations, weights)
+    check_reduction(weights.shape[-2], weight_bits=weight_bits, signed=signed)
+    w = stationary(weights, signed=signed)
     if w.ndim > 2:
-        batched: npt.NDArray[np.int32] = np.matmul(a.astype(np.float64), w64).astype(np.int32)
+        batched: FloatArray = np.matmul(activations.astype(w.dtype), w)
         return batched
-    rows = a.reshape(-1, reduction) if reduction else a.reshape(int(np.prod(a.shape[:-1])), 0)
-    out = np.empty((rows.shape[0], columns), dtype=np.int32)
-    step = max(1, _BLOCK_ELEMENTS // max(1, reduction, columns))
-    for start in range(0, rows.shape[0], step):
-        block = slice(start, start + step)
-        out[block] = rows[block].astype(np.float64) @ w64
-    return out.reshape(*a.shape[:-1], columns)
+    reduction, columns = w.shape
+    rows = (
+        activations.reshape(-1, reduction)
+        if reduction
+        else activations.reshape(int(np.prod(activations.shape[:-1])), 0)
+    )
+    out = np.empty((rows.shape[0], columns), dtype=w.dtype)
+    for block in row_blocks(rows.shape[0], max(reduction, columns)):
+        np.matmul(rows[block].astype(w.dtype), w, out=out[block])
+    return out.reshape(*activations.shape[:-1], columns)
 
 
 def attention_matmul(

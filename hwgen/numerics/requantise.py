@@ -4,11 +4,19 @@
 Widths: ``acc + bias`` fits int32, the multiplier is unsigned 16 bits, so the product has magnitude
 at most 2^31 (2^16 - 1) < 2^47 and the 48 bits of a DSP's accumulator hold it; a shift of up to 47
 bits brings any product to 0 or 1 bit.
+
+The arithmetic is done in float64, where every step of it is exact. In
+``floor(acc * f * 2^-r + c * 2^-r + 1/2)`` with ``f = m * 2^-e``, ``c = b * m * 2^-e`` and a row's
+shift r, every number is an integer times ``2^-(e + r)``, and that integer has a magnitude below
+2^47 (``acc * m``, ``b * m``), or below 2^48 (their sum, and with ``2^(e + r - 1)``): at most 48
+significant bits of the 53, exponents far from the limits, so nothing rounds. floor is exact, and so
+is whatever is done with integers below 2^53 after it. The result is
+``rshr((acc + b) * m, e + r)``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +34,8 @@ from hwgen.numerics.formats import (
     check_range,
     row_blocks,
 )
-from hwgen.numerics.rounding import rshr
+
+FloatArray = npt.NDArray[np.float64]
 
 MULTIPLIER_MINIMUM = 1 << 15  #: Smallest multiplier of a live column; 0 marks a dead one.
 MULTIPLIER_MAXIMUM = (1 << 16) - 1
@@ -66,24 +75,100 @@ def _rows(array: IntArray, name: str) -> IntArray:
     return array.reshape(int(np.prod(array.shape[:-1], dtype=np.int64)), width)
 
 
-def _scaled(
-    accumulators: IntArray, bias: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLike
-) -> Iterator[tuple[slice, IntArray]]:
-    """``rshr((acc + bias) * multiplier, shift)`` as int64, block of rows by block of rows."""
-    rows = _rows(accumulators, "accumulators")
-    columns = rows.shape[1]
-    biases, multipliers, shifts = (
-        constant.astype(np.int64)
-        for constant in check_constants(
-            bias=bias, multiplier=multiplier, shift=shift, columns=columns
+class Scale:
+    """``rshr((acc + b) * m, e)`` of blocks of rows, with the constants prepared once.
+
+    Args:
+        bias: int32 [N], or one for all columns, as are the others.
+        multiplier: 0 (dead column) or 2^15..2^16-1.
+        shift: 1..47.
+        columns: N.
+
+    Raises:
+        FormatError: a constant outside its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        bias: npt.ArrayLike,
+        multiplier: npt.ArrayLike,
+        shift: npt.ArrayLike,
+        columns: int,
+    ) -> None:
+        """Check and convert."""
+        self.bias, m, e = (
+            constant.astype(np.int64)
+            for constant in check_constants(
+                bias=bias, multiplier=multiplier, shift=shift, columns=columns
+            )
         )
-    )
-    for block in row_blocks(*rows.shape):
-        biased = rows[block] + biases
-        if biased.size and (biased.min() < INT32.minimum or biased.max() > INT32.maximum):
-            INT32.check(accumulators + biases, "accumulator + bias")  # raises, with the full index
-        biased *= multipliers
-        yield block, rshr(biased, shifts)
+        self._shift = e
+        self._factor = np.ldexp(m.astype(np.float64), -e)
+        self._constant = np.ldexp((self.bias * m).astype(np.float64), -e)
+        self._half = np.ldexp(1, -1)
+        self._offset = self._constant + self._half
+
+    def fits(self, low: int, high: int) -> bool:
+        """Whether accumulators of ``low..high`` stay within int32 with every column's bias."""
+        if not self.bias.size:
+            return True
+        lowest, highest = low + int(self.bias.min()), high + int(self.bias.max())
+        return lowest >= INT32.minimum and highest <= INT32.maximum
+
+    def check_rows(self, row_shift: npt.ArrayLike, shape: tuple[int, ...]) -> FloatArray:
+        """``2^-row_shift`` [rows, 1] of shifts uint8 of such a shape, as :meth:`__call__` takes it.
+
+        Raises:
+            FormatError: another shape, or a sum of shifts above 47.
+        """
+        values = UINT8.check(row_shift, "row_shift")
+        if values.shape != shape:
+            raise FormatError(f"row_shift must have shape {shape}, not {values.shape}")
+        largest = int(self._shift.max(initial=0))
+        check_range(values, 0, SHIFT_MAXIMUM - largest, f"row_shift beside a shift of {largest}")
+        return np.ldexp(np.ones(1), -values.reshape(-1, 1).astype(np.int64))
+
+    def __call__(
+        self, accumulators: npt.NDArray[Any], rows: FloatArray | None = None
+    ) -> FloatArray:
+        """The scaled values, integers, of accumulators [rows, N].
+
+        Args:
+            accumulators: integers of any element type; with the bias they must be in int32's
+                range, which is the caller's to know.
+            rows: what :meth:`check_rows` made of the rows' shifts, added to the columns'.
+        """
+        out = accumulators.astype(np.float64)
+        out *= self._factor
+        if rows is None:
+            out += self._offset
+        else:
+            out += self._constant
+            out *= rows
+            out += self._half
+        return np.floor(out, out=out)
+
+
+def narrow(
+    scaled: FloatArray, out: IntArray, *, zero_point: int = 0, low: int = -128, high: int = 127
+) -> None:
+    """``clip(scaled + zero_point, low, high)`` into ``out``; ``scaled`` is overwritten."""
+    if zero_point:
+        scaled += zero_point
+    np.clip(scaled, low, high, out=scaled)
+    np.copyto(out, scaled, casting="unsafe")
+
+
+def _scale(
+    accumulators: IntArray, bias: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLike
+) -> tuple[Scale, IntArray]:
+    """The constants, and the accumulators as rows: with the bias they fit int32."""
+    rows = _rows(accumulators, "accumulators")
+    scale = Scale(bias=bias, multiplier=multiplier, shift=shift, columns=rows.shape[1])
+    if rows.size and not scale.fits(int(rows.min()), int(rows.max())):
+        INT32.check(accumulators + scale.bias, "accumulator + bias")
+    return scale, rows
 
 
 def requantise(
@@ -95,8 +180,9 @@ def requantise(
     zero_point: int = 0,
     low: int = -128,
     high: int = 127,
+    row_shift: npt.ArrayLike | None = None,
 ) -> npt.NDArray[np.int8]:
-    """``clip(rshr((acc + bias) * multiplier, shift) + zero_point, low, high)``.
+    """``clip(rshr((acc + bias) * multiplier, shift + row_shift) + zero_point, low, high)``.
 
     Args:
         accumulators: int32 range [..., N].
@@ -106,6 +192,8 @@ def requantise(
         zero_point: output zero point, -128..127.
         low: lower bound of the clip, int8.
         high: upper bound of the clip, int8, at least ``low``.
+        row_shift: [...], added to the shift of every column of a row; with it the shift is at most
+            47 still. None: nothing is added.
 
     Returns:
         int8 [..., N].
@@ -115,9 +203,12 @@ def requantise(
     """
     values = INT32.check(accumulators, "accumulators")
     offset, low, high = check_clip(zero_point=zero_point, low=low, high=high)
-    out = np.empty(_rows(values, "accumulators").shape, dtype=np.int8)
-    for block, scaled in _scaled(values, bias, multiplier, shift):
-        out[block] = np.clip(scaled + offset, low, high)
+    scale, rows = _scale(values, bias, multiplier, shift)
+    out = np.empty(rows.shape, dtype=np.int8)
+    more = None if row_shift is None else scale.check_rows(row_shift, values.shape[:-1])
+    for block in row_blocks(*rows.shape):
+        scaled = scale(rows[block], None if more is None else more[block])
+        narrow(scaled, out[block], zero_point=offset, low=low, high=high)
     return out.reshape(values.shape)
 
 
@@ -142,10 +233,12 @@ def count_saturated(
     """How many outputs of :func:`requantise` with the same arguments the clip changes."""
     values = INT32.check(accumulators, "accumulators")
     offset, low, high = check_clip(zero_point=zero_point, low=low, high=high)
-    return sum(
-        int(np.count_nonzero((scaled + offset < low) | (scaled + offset > high)))
-        for _, scaled in _scaled(values, bias, multiplier, shift)
-    )
+    scale, rows = _scale(values, bias, multiplier, shift)
+    count = 0
+    for block in row_blocks(*rows.shape):
+        scaled = scale(rows[block])
+        count += int(np.count_nonzero((scaled < low - offset) | (scaled > high - offset)))
+    return count
 
 
 def requantise_residual(
@@ -173,9 +266,12 @@ def requantise_residual(
     if stream.shape != values.shape:
         raise FormatError(f"residual must have shape {values.shape}, not {stream.shape}")
     added = _rows(stream, "residual")
-    out = np.empty(added.shape, dtype=np.int16)
-    for block, scaled in _scaled(values, bias, multiplier, shift):
-        out[block] = np.clip(scaled + added[block], INT16.minimum, INT16.maximum)
+    scale, rows = _scale(values, bias, multiplier, shift)
+    out = np.empty(rows.shape, dtype=np.int16)
+    for block in row_blocks(*rows.shape):
+        scaled = scale(rows[block])
+        scaled += added[block].astype(np.float64)  # a sum of two types is slower
+        narrow(scaled, out[block], low=INT16.minimum, high=INT16.maximum)
     return out.reshape(values.shape)
 
 
@@ -219,8 +315,15 @@ def ptf_codes(
     offset = check_int(zero_point, 0, 255, "zero_point")
     factors = check_columns(alpha, UINT8, rows.shape[1], "alpha")
     check_range(factors, 0, PTF_ALPHA_MAXIMUM, "alpha")
+    # rshr by its definition, in int32: at most 2^15 + 2^13. A shift of 0 has no half.
     shifts = factors.astype(np.int32) + layer_shift
+    halves = (1 << shifts) >> 1
     out = np.empty(rows.shape, dtype=np.uint8)
     for block in row_blocks(*rows.shape):
-        out[block] = np.clip(rshr(rows[block].astype(np.int32), shifts) + offset, 0, 255)
+        codes = rows[block].astype(np.int32)
+        codes += halves
+        codes >>= shifts
+        codes += offset
+        np.clip(codes, 0, 255, out=codes)
+        np.copyto(out[block], codes, casting="unsafe")
     return out.reshape(values.shape)

@@ -9,6 +9,9 @@ import numpy.typing as npt
 from hwgen.errors import FormatError
 from hwgen.numerics.formats import IntArray, as_integers, check_range
 
+#: All integers below are float64 numbers.
+_FLOAT64_INTEGERS = 1 << 53
+
 
 def _signed(x: npt.ArrayLike, name: str) -> IntArray:
     values = as_integers(x, name)
@@ -61,6 +64,8 @@ def floor_log2(x: npt.ArrayLike) -> npt.NDArray[np.int64]:
     rest = _signed(x, "Argument of floor_log2").astype(np.int64)
     if rest.size and int(rest.min()) < 1:
         raise FormatError(f"Argument of floor_log2 must be at least 1, not {int(rest.min())}")
+    if rest.size and int(rest.max()) < _FLOAT64_INTEGERS:  # exact as float64, so is its exponent
+        return np.frexp(rest.astype(np.float64))[1].astype(np.int64) - 1
     position = np.zeros(rest.shape, dtype=np.int64)
     for step in (32, 16, 8, 4, 2, 1):
         found = (rest >> step) > 0

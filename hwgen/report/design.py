@@ -60,7 +60,7 @@ def _calibration(extra: Mapping[str, Any]) -> list[list[str]]:
         table.append(["calibrated on", f"{images} images ({source})"])
     if saturation := extra.get("logit_saturation"):
         table.append(["attention logits clipped", saturation_text(saturation)])
-    return table
+    return table + quality_rows(extra)
 
 
 def assumed_rows(assumed: Mapping[str, Assumption]) -> list[list[str]]:
@@ -77,6 +77,28 @@ def saturation_text(saturation: Mapping[str, float]) -> str:
         return f"none in {len(saturation)} layers"
     mean = sum(saturation.values()) / len(saturation)
     return f"{100 * mean:.2g} %, at most {100 * saturation[worst]:.2g} % ({worst})"
+
+
+def quality_rows(values: Mapping[str, Any]) -> list[list[str]]:
+    """What quantisation cost against the float model, on held-back calibration images."""
+    table = []
+    images = values.get("quality_images", 0)
+    if (sqnr := values.get("logit_sqnr_db")) is not None:
+        table.append(["logit SQNR", f"{sqnr:.1f} dB ({images} images)"])
+    if (agreement := values.get("float_agreement")) is not None:
+        table.append(["same class as the float model", f"{_percent(agreement)} of {images} images"])
+    if mass := values.get("softmax_mass"):
+        table.append(["softmax mass", mass_text(mass)])
+    return table
+
+
+def mass_text(mass: Mapping[str, Mapping[str, float]]) -> str:
+    """What the weights of softmax's rows sum to, in a few words."""
+    worst = max(mass, key=lambda name: abs(mass[name]["mean"] - 1))
+    least = min(row["min"] for row in mass.values())
+    return (
+        f"{mass[worst]['mean']:.2f} in the mean of {worst}, the farthest from 1; least {least:.2f}"
+    )
 
 
 def _simulation(result: SimulationResult) -> list[list[str]]:

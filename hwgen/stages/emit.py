@@ -134,6 +134,7 @@ def emit(lowered: Lowered, path: Path, reporter: Reporter, *, force: bool = Fals
                 "calibration_source": lowered.graph.metadata.image_source,
                 "calibration_images": lowered.graph.metadata.calibration_images,
                 "logit_saturation": dict(lowered.graph.metadata.logit_saturation),
+                **lowered.graph.metadata.quality(),
                 "assumed": assumptions_to_json(lowered.graph.metadata.assumed),
             },
         )

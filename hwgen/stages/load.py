@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
 
+import numpy as np
+
 from hwgen.config import AcceleratorConfig
 from hwgen.errors import FormatError, UsageError
 from hwgen.frontend.checkpoint import load_checkpoint
@@ -25,6 +27,9 @@ Squares = Literal["compressed", "exact"]
 #: Calibration images where the user gives none: of the digits' training part, or synthetic.
 DIGITS_CALIBRATION_IMAGES = 256
 SYNTHETIC_CALIBRATION_IMAGES = 16
+#: One in so many calibration images is held back to measure quality on, at most so many.
+HELD_BACK = 8
+MAX_HELD_BACK = 64
 #: Synthetic images that one command makes at most: they are held in memory.
 MAX_SYNTHETIC_IMAGES = 10_000
 #: Seeds of synthetic images: calibration never sees the images that are simulated.
@@ -146,6 +151,30 @@ def compare_with_expected(
     agreement = compare_logits(expected, got, loaded.model.assumed)
     reporter.say(f"float model against {path}: {agreement}")
     return agreement
+
+
+def split_calibration(request: Request) -> tuple[ImageSet, ImageSet]:
+    """Images to calibrate on, and images that quality is measured on.
+
+    Of the user's images every eighth is held back, at most 64; of fewer than eight none is, and
+    quality is measured on them all. The package's own sets have more images to offer.
+    """
+    chosen = calibration_images(request)
+    if request.calibration is None and request.spec == MODELS["digits"]:
+        images, labels, _, _ = digits_dataset()
+        last = DIGITS_CALIBRATION_IMAGES + MAX_HELD_BACK
+        part = slice(DIGITS_CALIBRATION_IMAGES, last)
+        return chosen, replace(chosen, images=images[part], labels=labels[part])
+    if request.calibration is None:
+        count = SYNTHETIC_CALIBRATION_IMAGES + SYNTHETIC_CALIBRATION_IMAGES // HELD_BACK
+        images = synthetic_images(request.spec, count, _CALIBRATION_SEED)
+        return chosen, replace(chosen, images=images[SYNTHETIC_CALIBRATION_IMAGES:])
+    count = len(chosen.images)
+    held = np.arange(HELD_BACK - 1, count, HELD_BACK)
+    if not len(held):
+        return chosen, chosen
+    held = held[:MAX_HELD_BACK]
+    return chosen.without(held), chosen.only(held)
 
 
 def calibration_images(request: Request) -> ImageSet:

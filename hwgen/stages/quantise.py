@@ -3,16 +3,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hwgen.frontend.comparison import (
+    compare_batches,
+    compare_set,
+    image_warnings,
+    outlier_warnings,
+    quality_warnings,
+)
 from hwgen.frontend.images import ImageSet
+from hwgen.frontend.quantiser import calibrate
 from hwgen.frontend.quantiser import quantise as quantise_model
 from hwgen.graph.graph import IntegerGraph
-from hwgen.graph.interpreter import run as run_graph
 from hwgen.report.terminal import Reporter
-from hwgen.stages.load import Loaded, calibration_images
+from hwgen.stages.load import Loaded, split_calibration
 
 
 def quantise(loaded: Loaded, reporter: Reporter) -> IntegerGraph:
@@ -24,16 +31,34 @@ def quantise(loaded: Loaded, reporter: Reporter) -> IntegerGraph:
             " columns take 8 bits, so packed bytes, cycles and LUTs are those of 8"
         )
     with reporter.stage("quantise"):
-        images = calibration_images(request)
+        images, held_back = split_calibration(request)
         reporter(f"calibrating on {len(images.images)} images ({images.source})", 0.0)
-        return quantise_model(
+        statistics = calibrate(loaded.model, images.images)
+        graph = quantise_model(
             loaded.model,
-            images.images,
+            statistics,
             weight_bits=request.weight_bits,
             squares=request.squares,
             vec=request.softmax_vec,
             image_source=images.identity,
         )
+        reporter(f"comparing with the float model on {len(held_back.images)} images", 0.9)
+        sums = compare_set(loaded.model, graph, held_back.images)
+    warnings = (
+        *image_warnings(images.images),
+        *outlier_warnings(statistics),
+        *graph.metadata.warnings,
+        *quality_warnings(sums),
+    )
+    metadata = replace(
+        graph.metadata,
+        logit_sqnr_db=sums.sqnr_db["head"],
+        float_agreement=sums.agreement,
+        quality_images=sums.images,
+        softmax_mass=sums.softmax_mass,
+        warnings=warnings,
+    )
+    return replace(graph, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +76,17 @@ def measure_accuracy(
     """Top-1 of the float model and of the integer graph; None without labels."""
     if images.labels is None:
         return None
+    hits = exact = seen = 0
     with reporter.stage("accuracy"):
-        reporter(f"float model on {len(images.images)} images", 0.0)
-        exact = top1(loaded.model.classify(images.images), images.labels)
-        reporter(f"integer graph on {len(images.images)} images", 0.5)
-        integer = top1(run_graph(graph, images.images), images.labels)
-    return Accuracy(top1=integer, top1_float=exact, images=len(images.images))
+        for batch in compare_batches(loaded.model, graph, images.images):
+            assert batch.float_logits is not None
+            labels = images.labels[seen : seen + batch.sums.images]
+            hits += int(np.count_nonzero(np.argmax(batch.logits, axis=1) == labels))
+            exact += int(np.count_nonzero(np.argmax(batch.float_logits, axis=1) == labels))
+            seen += len(labels)
+            total = len(images.images)
+            reporter(f"float model and integer graph, {seen} of {total} images", seen / total)
+    return Accuracy(top1=hits / seen, top1_float=exact / seen, images=seen)
 
 
 def top1(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -199,7 +199,7 @@ def test_a_graph_of_the_version_before(hwgen: Command, tmp_path: Path) -> None:
     assert quantize(hwgen, "digits").status == 0
     data = (tmp_path / "g").read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
-    header = data[8 : 8 + length].replace(rb"\"schema_version\":2", rb"\"schema_version\":1")
+    header = data[8 : 8 + length].replace(rb"\"schema_version\":3", rb"\"schema_version\":1")
     assert header != data[8 : 8 + length]
     (tmp_path / "old").write_bytes(data[:8] + header + data[8 + length :])
     fails(hwgen("generate", "old", "-o", "out", "--json"), "made by version 1: quantise again")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hwgen.frontend.images import digits_dataset
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.safetensors_file import read_safetensors, write_safetensors
 from hwgen.models import DIGITS_CHECKPOINT
@@ -47,7 +48,15 @@ def test_graph_is_written_and_repeatable(hwgen: Command, tmp_path: Path) -> None
     assert done.json["macs"] == graph.macs()
     assert done.json["logit_saturation"] == dict(graph.metadata.logit_saturation)
     assert len(done.json["logit_saturation"]) == 4
+    assert 20 < done.json["logit_sqnr_db"] < 40 and done.json["quality_images"] == 64
+    assert done.json["logit_sqnr_db"] == graph.metadata.logit_sqnr_db
+    assert 0.9 < done.json["float_agreement"] <= 1
+    assert set(done.json["softmax_mass"]) == {f"blocks.{i}.softmax" for i in range(4)}
+    assert all(0.5 < m["min"] <= m["mean"] < 1.1 for m in done.json["softmax_mass"].values())
+    assert done.json["warnings"] == []
     done = hwgen("quantize", "digits", "-o", "b")
+    assert re.search(r"logit SQNR +2[0-9]\.[0-9] dB \(64 images\)", done.out)
+    assert re.search(r"softmax mass +[0-9.]+ in the mean of blocks", done.out)
     assert done.status == 0
     assert re.search(r"logit_saturation +(none in 4 layers|[0-9.e-]+ %, at most)", done.out)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
@@ -55,6 +64,30 @@ def test_graph_is_written_and_repeatable(hwgen: Command, tmp_path: Path) -> None
     assert narrow.status == 0
     assert "change the accuracy and nothing else yet" in narrow.err
     assert (tmp_path / "a").read_bytes() != (tmp_path / "c").read_bytes()
+
+
+def test_quality_is_measured_on_images_held_back(hwgen: Command, tmp_path: Path) -> None:
+    images = digits_dataset()[2][:20]
+    np.savez(tmp_path / "c.npz", images=images)
+    done = hwgen("quantize", "digits", "--calibration", "c.npz", "-o", "g", "--json")
+    # Images 7 and 15: calibration has not seen them.
+    assert (done.json["calibration_images"], done.json["quality_images"]) == (18, 2)
+    np.savez(tmp_path / "c.npz", images=np.delete(images, [7, 15], axis=0)[:4])
+    done = hwgen("quantize", "digits", "--calibration", "c.npz", "-o", "h", "--json")
+    assert (done.json["calibration_images"], done.json["quality_images"]) == (4, 4)
+
+
+def test_poor_calibration_and_accuracy_are_warned_of(hwgen: Command, tmp_path: Path) -> None:
+    images = digits_dataset()[2][:20]
+    images[3] = 7
+    np.savez(tmp_path / "c.npz", images=images)
+    done = hwgen(
+        "quantize", "digits", "--calibration", "c.npz", "--weight-bits", "1", "-o", "g", "--json"
+    )
+    assert done.status == 0
+    assert "1 of 18 images are constant" in done.json["warnings"][0]
+    assert "below 15 dB" in done.json["warnings"][-1]
+    assert all(f"warning: {warning}" in done.err for warning in done.json["warnings"])
 
 
 def test_unknown_model_names_the_nearest(hwgen: Command) -> None:

@@ -76,6 +76,8 @@ def test_run_keeps_the_contract(first_run: tuple[Path, dict[str, Any], str]) -> 
     assert (values["calibration_source"], values["calibration_images"]) == ("digits", 256)
     assert set(values["logit_saturation"]) == {f"blocks.{i}.logits" for i in range(4)}
     assert all(0 <= part < 1e-3 for part in values["logit_saturation"].values())
+    assert values["logit_sqnr_db"] > 20 and values["float_agreement"] > 0.9
+    assert set(values["softmax_mass"]) == {f"blocks.{i}.softmax" for i in range(4)}
     cycles = values["cycles"]
     assert values["fps"] == pytest.approx(300e6 / cycles)
     assert values["useful_macs_per_cycle"] == pytest.approx(values["macs"] / cycles)

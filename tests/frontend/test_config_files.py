@@ -228,6 +228,58 @@ def test_mean_and_std(tmp_path, values, mean, std):
     assert found.sources["mean"] == "preprocessor_config.json"
 
 
+@pytest.mark.parametrize(
+    ("values", "resizing"),
+    [
+        # As transformers' ViTs, DeiTs and CLIP-like processors write it.
+        ({"size": {"height": 16, "width": 16}, "resample": 2}, (16, "stretch", "bilinear")),
+        ({"size": 16, "resample": 3}, (16, "stretch", "bicubic")),
+        (
+            {"size": {"height": 19, "width": 19}, "do_center_crop": True, "crop_size": 16},
+            (19, "stretch", "bicubic"),
+        ),
+        (
+            {"size": {"shortest_edge": 18}, "do_center_crop": True, "crop_size": 16},
+            (18, "shortest", "bicubic"),
+        ),
+        ({"do_resize": False, "size": 99}, (16, "none", "bicubic")),
+        ({"resample": 1}, (16, "shortest", "lanczos")),
+    ],
+)
+def test_resizing(tmp_path, values, resizing):
+    found = told(tmp_path, VIT, values).spec
+    assert (found.resize_to, found.resize_mode, found.interpolation) == resizing
+
+
+def test_resizing_of_the_weights_overrides_the_table(tmp_path):
+    assert get_model("deit_tiny").resize_to == 248  # timm's crop_pct, 0.9
+    assert get_model("vit_base_patch16_384").resize_to == 384
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps(
+            {"size": {"height": 256, "width": 256}, "do_center_crop": True, "crop_size": 224}
+        )
+    )
+    found = describe("deit_tiny", tmp_path)
+    assert (found.spec.resize_to, found.spec.resize_mode) == (256, "stretch")
+    assert found.sources["crop_fraction"] == "preprocessor_config.json"
+    assert found.sources["interpolation"] == "model table"
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"size": 16, "resample": 5}, r"resample must be one of 0, 1, 2, 3 .*, not 5"),
+        (
+            {"size": 12, "do_center_crop": True, "crop_size": 16},
+            "size must be at least the crop_size 16, not 12",
+        ),
+    ],
+)
+def test_resizing_that_cannot_be(tmp_path, values, match):
+    with pytest.raises(ModelError, match=match):
+        told(tmp_path, VIT, values)
+
+
 def test_channels_of_the_model_file_count(tmp_path):
     model = MODEL | {"channels": 1, "mean": [0.0], "std": [1.0]}
     found = told(tmp_path, None, {"do_normalize": False}, model)
@@ -298,6 +350,18 @@ def test_timm(tmp_path):
     assert (found.spec.width, found.spec.heads, found.spec.classes) == (384, 6, 10)
     with pytest.raises(ModelError, match=r"'mean' must be the same .*pretrained_cfg\.mean"):
         describe("vit_small", tmp_path)
+
+
+def test_resizing_of_timm(tmp_path):
+    weights = TIMM["pretrained_cfg"] | {"crop_pct": 0.875, "interpolation": "bilinear"}
+    found = told(tmp_path, TIMM | {"pretrained_cfg": weights}, model={"name": "m"}).spec
+    found = (found.resize_to, found.resize_mode, found.interpolation)
+    assert found == (256, "shortest", "bilinear")
+    squash = TIMM | {"pretrained_cfg": weights | {"crop_mode": "squash"}}
+    assert told(tmp_path, squash, model={"name": "m"}).spec.resize_mode == "stretch"
+    border = TIMM | {"pretrained_cfg": weights | {"crop_mode": "border"}}
+    with pytest.raises(ModelError, match=r"crop_mode must be one of center, squash, not 'border'"):
+        told(tmp_path, border, model={"name": "m"})
 
 
 def test_arguments_of_timm(tmp_path):

@@ -269,7 +269,7 @@ def rewrite(path, change):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda d, a: d.update(schema_version=1), "must be 2, .*made by version 1: quantise again"),
+        (lambda d, a: d.update(schema_version=1), "must be 3, .*made by version 1: quantise again"),
         (lambda d, a: d["metadata"].update(assumed=[]), "assumed must be an object"),
         (lambda d, a: d["metadata"].update(assumed={"x": 1}), "must have a value and a source"),
         (

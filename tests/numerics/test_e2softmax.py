@@ -138,3 +138,21 @@ def test_refuses(change: dict[str, Any], message: str) -> None:
 def test_log2exp_refuses() -> None:
     with pytest.raises(FormatError, match=r"^distance\[0\] must be in 0\.\.255, not -1"):
         log2exp([-1], 4)
+
+
+@pytest.mark.parametrize("f", range(16))
+def test_every_distance_at_every_scale(f: int) -> None:
+    rows = np.stack([np.arange(-128, 128), np.arange(127, -129, -1)]).astype(np.int8)
+    for vec in (32, 100, 256):
+        out = e2softmax(rows, fraction_bits=f, vec=vec)
+        expected = [naive.e2softmax(row, f=f, vec=vec) for row in rows.tolist()]
+        assert out.tolist() == expected
+
+
+@pytest.mark.parametrize("vec", [511, 512, 513, 600])
+def test_long_slices(vec: int) -> None:
+    rng = np.random.default_rng(vec)
+    rows = np.stack([np.zeros(600), rng.integers(-3, 4, 600), rng.integers(-128, 128, 600)])
+    out = e2softmax(rows.astype(np.int8), fraction_bits=4, vec=vec)
+    expected = [naive.e2softmax(row, f=4, vec=vec) for row in rows.astype(int).tolist()]
+    assert out.tolist() == expected

