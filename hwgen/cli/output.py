@@ -19,6 +19,8 @@ from hwgen.errors import (
 
 #: Exit status of an interrupted command.
 INTERRUPTED = 130
+#: Exit status after SIGTERM.
+TERMINATED = 143
 #: Longest message of a failure; a tool's first lines may be part of it.
 _MESSAGE_CHARACTERS = 4000
 

@@ -2,8 +2,8 @@
 """From the arguments of a process to its exit status.
 
 Exit status: 0 done; 1 the request cannot be met, data are bad or a check failed; 2 wrong usage;
-130 interrupted. With ``--json`` standard output carries one JSON object and nothing else, a failure
-being ``{"error": ...}``; progress and messages go to standard error.
+130 interrupted; 143 terminated. With ``--json`` standard output carries one JSON object and nothing
+else, a failure being ``{"error": ...}``; progress and messages go to standard error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import click
 
 from hwgen import __version__
 from hwgen.cli.group import commands
-from hwgen.cli.output import INTERRUPTED, Output, describe_error, sentence
+from hwgen.cli.output import INTERRUPTED, TERMINATED, Output, describe_error, sentence
 from hwgen.errors import HwgenError
 
 #: Conditions of disk, memory and permissions that are no fault of the program.
@@ -43,6 +43,10 @@ _SYSTEM_ERRORS = frozenset(
 
 #: Paths that cannot be: the user's, where the error names one.
 _PATH_ERRORS = frozenset({errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR})
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the same clearing up as after Ctrl-C."""
 
 
 @contextlib.contextmanager
@@ -89,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _interrupts_kept() -> Iterator[None]:
-    """Raise an interrupt again that came while a destructor ran.
+    """Raise an interrupt again that came while a destructor ran; SIGTERM is one, too.
 
     What a ``__del__`` raises is reported and forgotten. Amaranth's modules have one, and a signal
     that comes while many are freed is first seen there: the command would run on to its end.
@@ -98,20 +102,32 @@ def _interrupts_kept() -> Iterator[None]:
         yield
         return
 
+    latest: type[KeyboardInterrupt] = KeyboardInterrupt
+
     def again(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
+        raise latest
+
+    def terminate(_number: int, _frame: object) -> None:
+        raise Terminated
 
     def unraisable(report: sys.UnraisableHookArgs) -> None:
+        nonlocal latest
         if issubclass(report.exc_type, KeyboardInterrupt):
+            latest = report.exc_type
             signal.setitimer(signal.ITIMER_REAL, 0.05)
         else:
             hook(report)
 
     handler, hook = signal.signal(signal.SIGALRM, again), sys.unraisablehook
     sys.unraisablehook = unraisable
+    ours = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, 0)
         sys.unraisablehook = hook
         signal.signal(signal.SIGALRM, handler)
@@ -135,7 +151,10 @@ def _run(given: list[str], output: Output) -> int:
         context = getattr(error, "ctx", None)
         hint = f"\nTry '{context.command_path} --help'." if context is not None else ""
         return fail(error, 2, f"error: {sentence(error)}{hint}")
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, click.exceptions.Abort) as error:
+        # Click raises its own exception from what came.
+        if isinstance(error, Terminated) or isinstance(error.__cause__, Terminated):
+            return fail(Terminated("terminated"), TERMINATED)
         return fail(KeyboardInterrupt("interrupted"), INTERRUPTED)
     except BrokenPipeError:
         raise

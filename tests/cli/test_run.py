@@ -419,7 +419,11 @@ def test_interrupt_while_something_is_freed(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["error"] == "interrupted"
 
 
-def test_interrupt(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sent", "status", "said"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_interrupt(tmp_path: Path, sent: signal.Signals, status: int, said: str) -> None:
     with subprocess.Popen(
         [*HEEDING, "-m", "hwgen", "run", "--images", "500", "--json"],
         cwd=tmp_path,
@@ -432,10 +436,10 @@ def test_interrupt(tmp_path: Path) -> None:
         while "predicted" not in (line := process.stderr.readline()):
             assert line, "the command ended by itself"
         time.sleep(1)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    assert process.returncode == status, err
     assert "Traceback" not in err
-    assert json.loads(out)["error"] == "interrupted"
+    assert json.loads(out)["error"] == said
     left = list((tmp_path / "rtl_out").iterdir()) if (tmp_path / "rtl_out").exists() else []
     assert [path.name for path in left] in ([], ["digits_zcu102"])
