@@ -54,9 +54,7 @@ def build_cocotb(top: str, verilog: Sequence[Source], *, options: Sequence[str] 
                 Source("main.cpp", _main(main.read_text())),
                 Source("vpi.cpp", b'#include "verilated_vpi.cpp"\n'),
             ),
-            # One file of code: what the translation units share is read once, not once each.
-            options=("--vpi", "--output-split", "0", *options),
-            optimise="-O1",
+            options=("--vpi", *options),
             libraries=(f"-Wl,-rpath,{libraries}", f"-L{libraries}", "-lcocotbvpi_verilator"),
         )
     )

@@ -207,7 +207,6 @@ def simulated() -> tuple[dict[tuple[str, int], npt.NDArray[np.int64]], tuple[np.
                 Source("unused.vlt", waiver),
             ),
             harness=(Source("harness.cpp", harness.encode()),),
-            optimise="-O1",
         )
     )
     given = stimulus(7)

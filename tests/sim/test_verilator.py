@@ -125,7 +125,7 @@ def test_concurrent_builds_share_one_result(cache: Path) -> None:
         f"""
         from hwgen.sim.verilator import Build, Source, build
         print(build(Build(top="counter", verilog=(Source("counter.v", {VERILOG!r}),),
-                          harness=(Source("main.cpp", {HARNESS!r}),), optimise="-O1")))
+                          harness=(Source("main.cpp", {HARNESS!r}),))))
         """
     )
     started = [
