@@ -63,6 +63,8 @@ RUN = """
 import sys
 sys.meta_path = [f for f in sys.meta_path if "editable" not in getattr(f, "__name__", "").lower()]
 from hwgen.cli import main
+
+pytestmark = pytest.mark.command
 status = main()
 places = {n: m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "hwgen"}
 assert all(place.startswith(sys.path[1]) for place in places.values()), places

@@ -17,6 +17,8 @@ from hwgen.graph.graph import IntegerGraph
 from hwgen.report.terminal import Reporter
 from hwgen.stages.load import Request
 
+pytestmark = pytest.mark.command
+
 ZCU102 = (Path(hwgen.boards.__file__).parent / "zcu102.toml").read_text()
 
 

@@ -115,3 +115,10 @@ def no_verilog(
 ) -> None:
     """No Verilog in the whole test."""
     hide_verilog(monkeypatch)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test of this folder runs commands."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.command)

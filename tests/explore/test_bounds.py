@@ -18,6 +18,8 @@ from hwgen.graph.spec import ModelSpec
 from hwgen.program.cycle_model import MemoryModel, predict
 from hwgen.program.lowering import lower
 
+pytestmark = pytest.mark.command
+
 #: Programs repeat themselves from block to block: one is enough for what can go wrong in lowering.
 SPECS = {
     "digits": MODELS["digits"],

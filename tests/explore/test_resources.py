@@ -34,6 +34,8 @@ from hwgen.frontend.models import MODELS
 from hwgen.program.buffer_plan import sized_config
 from hwgen.synth.yosys import RECIPE, tool_version
 
+pytestmark = pytest.mark.command
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "measure_resources"
 DOCUMENT = measurements()
 DESIGNS = {run.name: run for run in DOCUMENT.validation}

@@ -29,6 +29,8 @@ from hwgen.explore.space import Candidate, Choices
 from hwgen.frontend.models import MODELS
 from hwgen.program.cycle_model import MemoryModel
 
+pytestmark = pytest.mark.command
+
 PROBLEM = Problem(
     spec=MODELS["digits"], memory=MemoryModel(bytes_per_cycle=46.7, latency=100), fixed={}
 )

@@ -16,6 +16,8 @@ from hwgen.errors import ToolError
 from hwgen.sim import verilator
 from hwgen.sim.verilator import Build, Source, build
 
+pytestmark = pytest.mark.verilator
+
 VERILOG = b"""
 module counter(input clk, output reg [7:0] q);
   always @(posedge clk) q <= q + 8'd1;
