@@ -253,7 +253,7 @@ def find_design(
     he states is the same for every design.
 
     Returns:
-        the request with the design's softmax slices, the settings with the design, and what was
+        the request with the design's softmax, the settings with the design, and what was
         found, for the output.
 
     Raises:
@@ -269,6 +269,7 @@ def find_design(
     question = ExploreRequest(
         spec=request.spec,
         source=source,
+        softmax=request.softmax,
         weight_bits=layer_bits(skeleton.ops),
         board=settings.board,
         board_source=board_source,
@@ -298,7 +299,7 @@ def find_design(
         "command": described["command"],
     }
     return (
-        replace(request, softmax_vec=best.point.candidate.softmax_vec),
+        replace(request, softmax=best.point.config.softmax),
         replace(settings, options=DesignOptions(), design=found.design(best)),
         values,
     )
@@ -325,10 +326,10 @@ def _check_hardware(request: Request, settings: Settings) -> None:
     """Refuse what the model cannot run on: the hardware that will be built, from shapes alone."""
     spec, chosen = request.spec, settings.design
     if chosen is None:
-        hardware = check_fits(spec, settings.board, settings.options, request.softmax_vec)
+        hardware = check_fits(spec, settings.board, settings.options, request.softmax)
         check_runs(spec, hardware.config, hardware.row_blocks)
     else:
-        chosen.shapes.check(Shapes.of(spec, request.softmax_vec), f"model {spec.name!r}")
+        chosen.shapes.check(Shapes.of(spec, request.softmax), f"model {spec.name!r}")
         check_runs(spec, chosen.config, chosen.row_blocks)
 
 

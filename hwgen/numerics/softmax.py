@@ -24,7 +24,6 @@ from hwgen.numerics.fractional_softmax import (
 
 SoftmaxMode = Literal["sole", "fractional"]
 MODES: tuple[SoftmaxMode, ...] = ("sole", "fractional")
-DEFAULT_MODE: SoftmaxMode = "fractional"
 SOLE_VEC = 32  #: Default slice length of ``sole``.
 
 
@@ -82,7 +81,7 @@ class SoftmaxFunction:
 
     @classmethod
     def of_mode(cls, mode: SoftmaxMode, vec: int | None = None) -> SoftmaxFunction:
-        """A mode's function with its defaults; ``vec`` counts in mode ``sole`` only."""
+        """A mode's function; ``vec`` counts in mode ``sole`` only."""
         return (
             cls.fractional() if mode == "fractional" else cls.sole(SOLE_VEC if vec is None else vec)
         )
@@ -129,3 +128,7 @@ class SoftmaxFunction:
             divider_bits=self.divider_bits,
             max_length=max_length,
         )
+
+
+#: What a network gets that does not say otherwise.
+DEFAULT_FUNCTION = SoftmaxFunction.sole()

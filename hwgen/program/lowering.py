@@ -15,7 +15,7 @@ from math import gcd
 
 import numpy as np
 
-from hwgen.config import AcceleratorConfig
+from hwgen.config import AcceleratorConfig, softmax_fields, value_text
 from hwgen.errors import ConfigError, DoesNotFitError
 from hwgen.graph.ops import (
     AttentionLogits,
@@ -99,8 +99,8 @@ def lower(
         allow_slices: permit layers wider than the columns (several weight slices a tile).
 
     Raises:
-        ConfigError: the design cannot run the model: columns too narrow, softmax of another slice
-            length, rows or channels beyond a unit's size.
+        ConfigError: the design cannot run the model: columns too narrow, another softmax,
+            rows or channels beyond a unit's size.
         DoesNotFitError: a tensor does not fit its bank, which is said before anything is packed, or
             more instructions than the thresholds can count.
         ProgramError: a number beyond an instruction's field.
@@ -132,13 +132,16 @@ def _check(graph: GraphLike, config: AcceleratorConfig, allow_slices: bool) -> N
                     why="the hardware takes one weight slice per tile",
                     nearest=config.weight_bits,
                 )
-        if isinstance(op, Softmax) and op.vec != config.softmax_vec:
-            raise ConfigError(
-                f"softmax_vec must be the graph's {op.vec}, not {config.softmax_vec}",
-                where=op.name,
-                why="the slice length is part of the softmax's function",
-                nearest=op.vec,
-            )
+        if isinstance(op, Softmax):
+            for name, value in softmax_fields(op.function).items():
+                if value != getattr(config, name):
+                    raise ConfigError(
+                        f"{name} must be the graph's {value_text(value)},"
+                        f" not {value_text(getattr(config, name))}",
+                        where=op.name,
+                        why="it is part of the softmax's function",
+                        nearest=value_text(value),
+                    )
     if config.weight_bits < 8:
         raise ConfigError(
             f"weight_bits must be 8 for a model with attention, not {config.weight_bits}",

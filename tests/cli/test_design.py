@@ -57,7 +57,7 @@ def test_a_design_without_a_graph_asks_for_one(design: Design, call: Command) ->
     done = call("generate", "bare", "-o", "x")
     assert done.status == 2
     assert "--graph must be given" in done.json["error"]
-    assert "hwgen quantize digits --softmax-lanes 32" in done.json["error"]
+    assert "hwgen quantize digits --softmax sole --softmax-lanes 32" in done.json["error"]
     assert not Path("x").exists()
 
 

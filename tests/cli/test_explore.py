@@ -62,7 +62,7 @@ def test_a_front(call: Command) -> None:
     assert written is not None
     assert written.graph is None
     assert written.config.to_json() == designs[-1]["config"]
-    assert written.shapes == Shapes.of(MODELS["digits"], written.config.softmax_vec)
+    assert written.shapes == Shapes.of(MODELS["digits"], written.config.softmax)
 
 
 def test_the_same_answer_and_bytes_twice(call: Command) -> None:

@@ -25,6 +25,7 @@ from hwgen.graph.ops import (
 )
 from hwgen.graph.safetensors_file import read_safetensors, write_safetensors
 from hwgen.graph.spec import ModelSpec
+from hwgen.numerics.softmax import SoftmaxFunction
 
 
 def constants(rng, columns: int, bits: int = 8, **changes) -> Requantise:
@@ -44,7 +45,13 @@ def weights(rng, rows: int, columns: int, bits: int = 8) -> np.ndarray:
     return rng.integers(-limit, limit + 1, (rows, columns), dtype=np.int8)
 
 
-def make_graph(spec: ModelSpec, seed: int = 0, bits: int = 8) -> IntegerGraph:
+SOLE = SoftmaxFunction.sole(8)
+FRACTIONAL = SoftmaxFunction.fractional()
+
+
+def make_graph(
+    spec: ModelSpec, seed: int = 0, bits: int = 8, function: SoftmaxFunction = SOLE
+) -> IntegerGraph:
     """A hand-made graph without the quantiser: random constants, spread results."""
     rng = np.random.default_rng(seed)
     ops: list[Op] = []
@@ -129,9 +136,15 @@ def make_graph(spec: ModelSpec, seed: int = 0, bits: int = 8) -> IntegerGraph:
         )
         add(logits, square, "int8")
         softmax = Softmax(
-            name=f"{b}.softmax", output=f"{b}.softmax", input=logits.output, fraction_bits=4, vec=8
+            name=f"{b}.softmax",
+            output=f"{b}.softmax",
+            input=logits.output,
+            fraction_bits=4,
+            **dataclasses.asdict(function),
         )
         add(softmax, square, "uint8")
+        if softmax.shifts is not None:
+            tensors[softmax.shifts] = Tensor(name=softmax.shifts, shape=square[:2], dtype="uint8")
         values = AttentionValues(
             name=f"{b}.attention",
             output=f"{b}.attention",
@@ -140,6 +153,7 @@ def make_graph(spec: ModelSpec, seed: int = 0, bits: int = 8) -> IntegerGraph:
             heads=spec.heads,
             multiplier=50000,
             shift=23,
+            shifts=softmax.shifts,
         )
         add(values, (t, a), "int8")
         linear(f"{b}.proj", values.output, f"{b}.residual1", w, residual=stream)
@@ -257,6 +271,16 @@ def test_constants_must_be_in_range():
         ("head", {"wide": False}, "must be int8"),
     ):
         refused(match, ops=with_op(graph, name, **change))
+    graph = make_graph(SPEC, function=FRACTIONAL)
+    for name, change, match in (
+        ("blocks.0.softmax", {"divider_bits": 6}, r"divider_bits must be in 1\.\.5, not 6"),
+        ("blocks.0.softmax", {"exponent_fraction_bits": None}, "exponent_fraction_bits must be an"),
+        ("blocks.0.softmax", {"vec": 8}, "vec must be absent in mode fractional"),
+        ("blocks.0.softmax", {"mode": "exact"}, "mode must be one of sole, fractional"),
+        ("blocks.0.attention", {"shifts": None}, "shifts must be 'blocks.0.softmax.shift'"),
+        ("blocks.0.attention", {"shift": 36}, r"shift must be in 1\.\.35, not 36"),
+    ):
+        refused(match, ops=with_op(graph, name, **change), tensors=graph.tensors)
 
 
 def rewrite(path, change):

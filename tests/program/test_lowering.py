@@ -13,6 +13,7 @@ from hwgen.errors import ConfigError, DoesNotFitError, FormatError, MismatchErro
 from hwgen.graph.interpreter import run_boundaries
 from hwgen.isa.build import begin
 from hwgen.isa.instructions import Engine, Instruction, decode, encode
+from hwgen.numerics.softmax import SoftmaxFunction
 from hwgen.program import lowering
 from hwgen.program.buffer_plan import bank_words_for, plan_buffers, preset_config, row_blocks
 from hwgen.program.cycle_model import MemoryModel, predict
@@ -93,7 +94,7 @@ def test_memory_ports(ports: int, columns: int) -> None:
 
 @pytest.mark.parametrize("vec", [8, 16, 64])
 def test_softmax_slices(vec: int) -> None:
-    graph = random_graph(spec(depth=1), 1, vec=vec)
+    graph = random_graph(spec(depth=1), 1, softmax=SoftmaxFunction.sole(vec))
     check(graph, lower(graph, preset_config(graph, rows=16, columns=16)))
 
 

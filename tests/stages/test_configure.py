@@ -12,6 +12,7 @@ from hwgen.boards import Board, get_board
 from hwgen.errors import DoesNotFitError, UsageError
 from hwgen.frontend.models import MODELS
 from hwgen.graph.spec import ModelSpec
+from hwgen.numerics.softmax import SoftmaxFunction
 from hwgen.program.buffer_plan import bank_words_for, preset_config, row_blocks
 from hwgen.program.skeleton import skeleton_graph
 from hwgen.stages.configure import Hardware, check_fits, configure, memory_blocks
@@ -32,7 +33,7 @@ def board(**changes: dict[str, int]) -> Board:
 
 
 def given(spec: ModelSpec, on: Board = ZCU102, **values: Any) -> Hardware:
-    return configure(spec, on, DesignOptions(values=values), 32)
+    return configure(spec, on, DesignOptions(values=values), SoftmaxFunction.sole())
 
 
 def test_without_options_it_is_the_preset_fitted_to_the_model() -> None:
@@ -177,7 +178,7 @@ def test_nearest_values_are_accepted() -> None:
 
 
 def fits(spec: ModelSpec, **values: Any) -> Hardware:
-    return check_fits(spec, ZCU102, DesignOptions(values=values), 32)
+    return check_fits(spec, ZCU102, DesignOptions(values=values), SoftmaxFunction.sole())
 
 
 def test_what_fits_is_what_is_built() -> None:

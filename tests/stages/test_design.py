@@ -17,6 +17,7 @@ from hwgen.frontend.models import MODELS
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.safetensors_file import read_safetensors, write_safetensors
 from hwgen.graph.spec import ModelSpec
+from hwgen.numerics.softmax import SoftmaxFunction
 from hwgen.report.terminal import Reporter
 from hwgen.stages.design import (
     Design,
@@ -135,7 +136,7 @@ def test_the_document_is_readable(whole: Design, tmp_path: Path) -> None:
     assert len(values["shapes_digest"]) == 64
 
 
-SHAPES = Shapes.of(spec(), 32)
+SHAPES = Shapes.of(spec(), SoftmaxFunction.sole())
 
 
 @pytest.mark.parametrize("with_graph", [True, False])
@@ -144,9 +145,9 @@ SHAPES = Shapes.of(spec(), 32)
     [
         (
             {"schema_version": 1},
-            "Design must have schema version 3, not 1; it was made by another version",
+            "Design must have schema version 4, not 1; it was made by another version",
         ),
-        ({"schema_version": None}, "Design must have schema version 3, not null"),
+        ({"schema_version": None}, "Design must have schema version 4, not null"),
         ({"board": None}, "board must be a table, not null"),
         ({"board": "zcu102"}, "board must be a table, not 'zcu102'"),
         ({"config": 7}, "config: The configuration must be a table, not 7"),
@@ -219,7 +220,7 @@ def test_other_damage(whole: Design, tmp_path: Path) -> None:
     for entry, message in (
         (deep, "nested at most 32 deep"),
         (text[:-1], "File must be JSON"),
-        ("[]", "must have schema version 3, not null"),
+        ("[]", "must have schema version 4, not null"),
         (text.replace('"model"', '"board"'), "must stand once"),
     ):
         write_safetensors(path, {}, {"hwgen.design": entry})
@@ -257,7 +258,7 @@ def test_a_file_whose_graph_is_anothers(whole: Design, tmp_path: Path) -> None:
 def test_a_graph_of_other_shapes(
     whole: Design, changes: dict[str, Any], vec: int, message: str, tmp_path: Path
 ) -> None:
-    other = random_graph(spec(**changes), 1, vec=vec)
+    other = random_graph(spec(**changes), 1, softmax=SoftmaxFunction.sole(vec))
     assert shapes_of(other).digest != whole.shapes.digest
     with pytest.raises(ModelError, match=f"graph of 'tiny': {message}"):
         whole.with_graph(other)
@@ -277,10 +278,11 @@ def test_what_does_not_decide_shapes_is_free(whole: Design) -> None:
     assert again.shapes.digest == SHAPES.digest
 
 
+@pytest.mark.parametrize("softmax", [SoftmaxFunction.sole(16), SoftmaxFunction.fractional(1, 3)])
 @pytest.mark.parametrize("model", [*MODELS.values(), spec(pooling="mean", class_token=False)])
-def test_shapes_make_a_model_of_the_same_shapes(model: ModelSpec) -> None:
-    shapes = Shapes.of(model, 16)
-    assert Shapes.of(shapes.spec(model.name), 16) == shapes
+def test_shapes_make_a_model_of_the_same_shapes(model: ModelSpec, softmax: SoftmaxFunction) -> None:
+    shapes = Shapes.of(model, softmax)
+    assert Shapes.of(shapes.spec(model.name), softmax) == shapes
 
 
 def test_a_design_without_a_graph_needs_one(whole: Design, tmp_path: Path) -> None:
@@ -289,7 +291,7 @@ def test_a_design_without_a_graph_needs_one(whole: Design, tmp_path: Path) -> No
     with pytest.raises(UsageError) as caught:
         open_source(tmp_path / "d", None, None, NONE, REPORTER)
     assert "--graph must be given" in str(caught.value)
-    assert "hwgen quantize tiny --softmax-lanes 32 -o GRAPH" in str(caught.value)
+    assert "hwgen quantize tiny --softmax sole --softmax-lanes 32 -o GRAPH" in str(caught.value)
     with pytest.raises(UsageError, match="'tiny_zcu102' must have a graph to be lowered"):
         lower(bare, REPORTER)
     assert whole.graph is not None
