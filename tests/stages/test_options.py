@@ -9,7 +9,6 @@ from hwgen.config import PARAMETERS, AcceleratorConfig
 from hwgen.errors import UsageError
 from hwgen.stages.options import BY_NAME, OPTIONS, DesignOptions
 
-
 #: What the graph decides.
 FUNCTION = {"softmax_fractional", "exponent_fraction_bits", "divider_bits"}
 
