@@ -219,6 +219,11 @@ class AcceleratorConfig:
         return self.rows * self.columns
 
     @property
+    def shift_words(self) -> int:
+        """Entries of a slot of row shifts: ``tile_rows``, rounded up to a power of two."""
+        return 1 << (self.tile_rows - 1).bit_length()
+
+    @property
     def softmax(self) -> SoftmaxFunction:
         """The function of the softmax unit."""
         if self.softmax_fractional:

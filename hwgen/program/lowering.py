@@ -37,6 +37,7 @@ from hwgen.isa.instructions import (
     CONSTANT_BYTES,
     INSTRUCTION_BYTES,
     OFFSET_BITS,
+    ROW_SHIFT_BANK,
     WAIT_BITS,
     DrainMode,
     Engine,
@@ -56,6 +57,7 @@ from hwgen.program.buffer_plan import (
 )
 from hwgen.program.hazards import (
     LAYERNORM_SLOTS,
+    SHIFT_SLOTS,
     TABLE_SLOTS,
     Access,
     HazardTracker,
@@ -557,6 +559,28 @@ class _Builder:
             }
             slices = (head * query.group_slices, (head + 1) * query.group_slices)
             groups = ceil_div(tokens, lanes)
+            # The rows' shifts: a slot beside each score buffer.
+            slot = number % 2
+            soft_parts = [(softmax.output, part)]
+            if softmax.shifts is not None:
+                first = (ROW_SHIFT_BANK << OFFSET_BITS) + slot * config.shift_words
+                soft_parts.append(
+                    (
+                        softmax.shifts,
+                        {
+                            "base": first - head,
+                            "stride": 1,
+                            "first_token": head,
+                            "tokens": 1,
+                            "first_channel": rows[0],
+                            "channels": m,
+                        },
+                    )
+                )
+
+            def shift_access(write: bool, slot: int = slot) -> tuple[Access, ...]:
+                return (slot_access(SHIFT_SLOTS, slot, write),) if softmax.shifts else ()
+
             product = Item(
                 engine=Engine.MATMUL,
                 cycles=key_tiles * query.group_slices * pass_cycles,
@@ -629,13 +653,15 @@ class _Builder:
                             "rows": m,
                             "length": tokens,
                             "fraction_bits": softmax.fraction_bits,
+                            "slot": slot if softmax.shifts else 0,
                         },
                         accesses=(
                             self.access(scores, (0, keys.slices), here, False),
                             self.access(scores, (0, keys.slices), here, True),
+                            *shift_access(True),
                         ),
                         label=softmax.name,
-                        parts=((softmax.output, part),),
+                        parts=tuple(soft_parts),
                     )
                 ],
             )
@@ -686,13 +712,13 @@ class _Builder:
                             "rows": m,
                             "tiles": value_tiles,
                             "columns": padded,
-                            "mode": DrainMode.INT8,
+                            "mode": DrainMode.SHIFTED if softmax.shifts else DrainMode.INT8,
                             "zero_point": 0,
                             "low": values.low,
                             "high": values.high,
-                            "slot": 0,
+                            "slot": slot if softmax.shifts else 0,
                         },
-                        accesses=(self.access(query, slices, rows, True),),
+                        accesses=(self.access(query, slices, rows, True), *shift_access(False)),
                         label=values.name,
                         parts=tuple(
                             self._parts(

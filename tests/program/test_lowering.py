@@ -12,7 +12,7 @@ from hwgen.config import PARAMETERS
 from hwgen.errors import ConfigError, DoesNotFitError, FormatError, MismatchError, ProgramError
 from hwgen.graph.interpreter import run_boundaries
 from hwgen.isa.build import begin
-from hwgen.isa.instructions import Engine, Instruction, decode, encode
+from hwgen.isa.instructions import DrainMode, Engine, Instruction, decode, encode
 from hwgen.numerics.softmax import SoftmaxFunction
 from hwgen.program import lowering
 from hwgen.program.buffer_plan import bank_words_for, plan_buffers, preset_config, row_blocks
@@ -58,6 +58,43 @@ def test_every_boundary_equals_the_graph_interpreters(
     graph = random_graph(MODELS[model], 1)
     config = preset_config(graph, rows=rows, columns=columns, blocks=blocks)
     check(graph, lower(graph, config, blocks=blocks), seeds=(None, 1))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_boundary_with_row_shifts(model: str) -> None:
+    function = SoftmaxFunction.fractional(len(model) % 4, 1 + len(model) % 5)
+    graph = random_graph(MODELS[model], 1, softmax=function)
+    for rows, columns, blocks in DESIGNS[:3]:
+        config = preset_config(graph, rows=rows, columns=columns, blocks=blocks)
+        program = lower(graph, config, blocks=blocks)
+        check(graph, program, seeds=(None, 1))
+        modes = {i["mode"] for i in program.instructions if i.opcode == "DRAIN"}
+        assert DrainMode.SHIFTED in modes
+
+
+def test_row_shifts_are_waited_for() -> None:
+    """A SOFTMAX must not overwrite a slot that a DRAIN still reads, nor DRAIN read it early."""
+    graph = random_graph(spec(), 2, softmax=SoftmaxFunction.fractional())
+    program = lower(graph, preset_config(graph, rows=16, columns=32))
+    tracked = [
+        (i, label)
+        for i, label in zip(program.instructions, program.labels, strict=True)
+        if i.opcode in ("SOFTMAX", "DRAIN")
+    ]
+    drains = softmaxes = 0
+    used: dict[int, int] = {}
+    written: dict[int, int] = {}
+    for i, _ in tracked:
+        if i.opcode == "SOFTMAX":
+            softmaxes += 1
+            written[i["slot"]] = softmaxes
+            assert i.waits[Engine.DRAIN] >= used.get(i["slot"], 0)
+        else:
+            drains += 1
+            if i["mode"] == DrainMode.SHIFTED:
+                used[i["slot"]] = drains
+                assert i.waits[Engine.SOFTMAX] >= written[i["slot"]]
+    assert softmaxes > 4
 
 
 def test_position_words_come_before_tiles_that_wait_for_them() -> None:
@@ -331,6 +368,7 @@ def test_a_large_model_is_refused_before_anything_is_packed(monkeypatch) -> None
     ("changes", "message"),
     [
         ({"softmax_vec": 16}, "softmax_vec must be the graph's 32, not 16"),
+        ({"softmax_fractional": True}, "softmax_fractional must be the graph's false, not true"),
         ({"max_row_length": 16}, "max_row_length must be at least the model's 17 tokens, not 16"),
         ({"max_channels": 31}, "max_channels must be at least the model's width 32, not 31"),
         ({"weight_bits": 4}, "Weight width must be at most the column's 4 bits, not 8"),
