@@ -25,6 +25,7 @@ from hwgen.frontend.images import ImageSet, digits_dataset
 from hwgen.frontend.models import MODELS
 from hwgen.graph.assumption import assumptions_to_json
 from hwgen.graph.graph import IntegerGraph
+from hwgen.graph.ops import Softmax
 from hwgen.graph.spec import ModelSpec
 from hwgen.outputs import check_distinct, check_file
 from hwgen.program.skeleton import skeleton_graph
@@ -415,6 +416,7 @@ def describe_graph(graph: IntegerGraph) -> dict[str, Any]:
     """What is worth knowing of a graph, as plain values."""
     widths = {op.name: op.weight_bits for op in graph.ops if hasattr(op, "weight_bits")}
     used = sorted({int(bits) for bits in widths.values()})
+    functions = {str(op.function) for op in graph.ops if isinstance(op, Softmax)}
     return {
         "model": graph.spec.name,
         "operations": len(graph.ops),
@@ -423,6 +425,7 @@ def describe_graph(graph: IntegerGraph) -> dict[str, Any]:
         "calibration_images": graph.metadata.calibration_images,
         "image_source": graph.metadata.image_source,
         "squares": graph.metadata.squares,
+        "softmax": ", ".join(sorted(functions)),
         "checkpoint_digest": graph.metadata.checkpoint_digest,
         "logit_saturation": dict(graph.metadata.logit_saturation),
         **graph.metadata.quality(),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -407,7 +407,7 @@ class _Builder:
             output=f"{name}.softmax",
             input=f"{name}.logits",
             fraction_bits=fraction_bits,
-            **asdict(self.softmax),
+            function=self.softmax,
         )
         self._append(softmax)
         self._tensor(

@@ -50,6 +50,7 @@ from hwgen.numerics.requantise import (
     SHIFT_MINIMUM,
     check_constants,
 )
+from hwgen.numerics.softmax import SoftmaxFunction
 from hwgen.reading import load_json, printable, shorten, show
 
 SCHEMA_VERSION = 4
@@ -280,7 +281,7 @@ def _encode(item: Any, prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, 
         if isinstance(value, np.ndarray):
             arrays[f"{prefix}.{f.name}"] = value
             value = {"array": f"{prefix}.{f.name}"}
-        elif isinstance(value, Requantise):
+        elif isinstance(value, Requantise | SoftmaxFunction):
             value = _encode(value, f"{prefix}.{f.name}", arrays)
         out[f.name] = value
     return out
@@ -329,8 +330,8 @@ def _decode(
                 raise FormatError(f"{place} must name an array of the file, not {show(value)}")
             used.add(key)
             value = arrays[key]
-        elif kind == "Requantise":
-            value = _decode(Requantise, value, place, arrays, used)
+        elif kind in _NESTED:
+            value = _decode(_NESTED[kind], value, place, arrays, used)
         elif kind.startswith("tuple"):
             element = int if kind == "tuple[int, ...]" else str
             if not isinstance(value, list) or not all(type(v) is element for v in value):
@@ -357,6 +358,9 @@ def _decode(
 def _is_numbers(value: object) -> bool:
     return isinstance(value, dict) and all(type(v) in (int, float) for v in value.values())
 
+
+#: Fields that are objects of their own.
+_NESTED: dict[str, type[Any]] = {"Requantise": Requantise, "SoftmaxFunction": SoftmaxFunction}
 
 _Result = dict[str, tuple[tuple[int, ...], str]]
 
@@ -404,8 +408,9 @@ def _infer(op: Op, made: Mapping[str, Tensor], spec: ModelSpec) -> _Result:
         case Softmax():
             shape = _input(made, op.input, "int8", axes=3)
             check_int(op.fraction_bits, 0, FRACTION_BITS_MAXIMUM, "fraction_bits")
-            function = op.function  # raises what is none
-            if function.has_shifts:
+            if not isinstance(op.function, SoftmaxFunction):
+                raise FormatError(f"function must be a softmax, not {type(op.function).__name__}")
+            if op.function.has_shifts:
                 check_int(shape[-1], 1, LENGTH_MAXIMUM, "tokens")
             results: _Result = {op.output: (shape, "uint8")}
             if op.shifts is not None:

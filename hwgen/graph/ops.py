@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from hwgen.numerics.softmax import SoftmaxFunction, SoftmaxMode
+from hwgen.numerics.softmax import SoftmaxFunction
 
 Array = np.ndarray
 DataType = Literal["uint8", "int8", "int16"]
@@ -165,36 +165,18 @@ class AttentionLogits(Op):
 class Softmax(Op):
     """Softmax over the last axis: int8 logits -> uint8 codes of scale 2^-8.
 
-    ``mode`` and the fields behind it are those of :class:`hwgen.numerics.softmax.SoftmaxFunction`.
     With mode ``fractional`` every row has a shift, uint8 [heads, tokens]: its codes have scale
     ``2^-(8 + shift)``.
     """
 
     input: str
     fraction_bits: int
-    mode: SoftmaxMode
-    vec: int | None = None
-    exponent_fraction_bits: int | None = None
-    divider_bits: int | None = None
-
-    @property
-    def function(self) -> SoftmaxFunction:
-        """The function, checked.
-
-        Raises:
-            FormatError: it is none.
-        """
-        return SoftmaxFunction(
-            mode=self.mode,
-            vec=self.vec,
-            exponent_fraction_bits=self.exponent_fraction_bits,
-            divider_bits=self.divider_bits,
-        )
+    function: SoftmaxFunction
 
     @property
     def shifts(self) -> str | None:
         """Name of the tensor of the rows' shifts, if the mode has them."""
-        return f"{self.output}.shift" if self.mode == "fractional" else None
+        return f"{self.output}.shift" if self.function.has_shifts else None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

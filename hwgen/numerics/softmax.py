@@ -131,4 +131,4 @@ class SoftmaxFunction:
 
 
 #: What a network gets that does not say otherwise.
-DEFAULT_FUNCTION = SoftmaxFunction.sole()
+DEFAULT_FUNCTION = SoftmaxFunction.fractional()

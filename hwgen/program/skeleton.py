@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -163,7 +163,7 @@ def skeleton_graph(
         add(logits, square, "int8")
         codes = f"{name}.softmax"
         weights = Softmax(
-            name=codes, output=codes, input=logits.output, fraction_bits=4, **asdict(softmax)
+            name=codes, output=codes, input=logits.output, fraction_bits=4, function=softmax
         )
         add(weights, square, "uint8")
         if weights.shifts is not None:

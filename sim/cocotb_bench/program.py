@@ -57,7 +57,7 @@ def bench_config(memory_ports: int, *, small: bool = False) -> AcceleratorConfig
         softmax_vec=8 if small else 32,
         memory_ports=memory_ports,
         # Both functions of the softmax are tested.
-        softmax_fractional=memory_ports == 1,
+        softmax_fractional=small,
         bank_words=(256, 64, 64, 64, 64, 64, 64),
         tile_rows=32,
         max_row_length=64,

@@ -160,7 +160,8 @@ def test_every_boundary_follows_the_float_model():
             ratios[name] = sqnr(reals[name], real)
 
     run(graph, images[8:], tap=tap)
-    assert len(ratios) == len(graph.tensors) - 1  # all but the image codes
+    shifts = sum(name.endswith(".shift") for name in graph.tensors)
+    assert len(ratios) == len(graph.tensors) - 1 - shifts > 20  # nor the image codes
     assert ratios["embedding"] > 35
     assert ratios["blocks.0.norm1"] > 25
     assert min(r for n, r in ratios.items() if "softmax" not in n) > 13, ratios

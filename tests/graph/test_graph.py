@@ -140,7 +140,7 @@ def make_graph(
             output=f"{b}.softmax",
             input=logits.output,
             fraction_bits=4,
-            **dataclasses.asdict(function),
+            function=function,
         )
         add(softmax, square, "uint8")
         if softmax.shifts is not None:
@@ -261,7 +261,8 @@ def test_constants_must_be_in_range():
         ("blocks.0.logits", {"fraction_bits": 16}, "fraction_bits"),
         ("blocks.0.logits", {"multiplier": 1}, "multiplier"),
         ("blocks.0.logits", {"heads": 3}, "heads must divide"),
-        ("blocks.0.softmax", {"vec": 0}, "vec"),
+        ("blocks.0.softmax", {"fraction_bits": 16}, "fraction_bits"),
+        ("blocks.0.softmax", {"function": None}, "function must be a softmax, not NoneType"),
         ("blocks.0.fc1", {"table": np.zeros(255, np.int8)}, "table"),
         ("blocks.0.fc1", {"weight_bits": 4}, "weights"),
         ("blocks.0.fc1", {"weight_bits": 9}, "weight_bits"),
@@ -273,10 +274,6 @@ def test_constants_must_be_in_range():
         refused(match, ops=with_op(graph, name, **change))
     graph = make_graph(SPEC, function=FRACTIONAL)
     for name, change, match in (
-        ("blocks.0.softmax", {"divider_bits": 6}, r"divider_bits must be in 1\.\.5, not 6"),
-        ("blocks.0.softmax", {"exponent_fraction_bits": None}, "exponent_fraction_bits must be an"),
-        ("blocks.0.softmax", {"vec": 8}, "vec must be absent in mode fractional"),
-        ("blocks.0.softmax", {"mode": "exact"}, "mode must be one of sole, fractional"),
         ("blocks.0.attention", {"shifts": None}, "shifts must be 'blocks.0.softmax.shift'"),
         ("blocks.0.attention", {"shift": 36}, r"shift must be in 1\.\.35, not 36"),
     ):
@@ -290,9 +287,17 @@ def rewrite(path, change):
     write_safetensors(path, arrays, {"hwgen.graph": json.dumps(document)})
 
 
+def function_of(document):
+    return next(op["function"] for op in document["ops"] if op["type"] == "Softmax")
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
+        (lambda d, a: function_of(d).update(mode="exact"), "mode must be one of sole, fractional"),
+        (lambda d, a: function_of(d).update(vec=0), "vec must be at least 1, not 0"),
+        (lambda d, a: function_of(d).update(divider_bits=4), "divider_bits must be absent in mode"),
+        (lambda d, a: function_of(d).pop("vec"), "SoftmaxFunction must have the fields"),
         (lambda d, a: d.update(schema_version=1), "must be 3, .*made by version 1: quantise again"),
         (lambda d, a: d["metadata"].update(assumed=[]), "assumed must be an object"),
         (lambda d, a: d["metadata"].update(assumed={"x": 1}), "must have a value and a source"),

@@ -103,8 +103,10 @@ def plain(graph: IntegerGraph, image: np.ndarray) -> dict[str, np.ndarray]:
                 for m in range(len(x)):
                     y = half_up(int(q[n] @ k[m]) * lop.multiplier, lop.shift)
                     logits[h, n, m] = clip(y, -128, 127)
-            if sop.mode == "sole":
-                codes[h] = e2softmax(logits[h], fraction_bits=sop.fraction_bits, vec=sop.vec)
+            if sop.function.mode == "sole":
+                codes[h] = e2softmax(
+                    logits[h], fraction_bits=sop.fraction_bits, vec=sop.function.vec
+                )
             else:
                 codes[h], shifts[h] = fractional_softmax(logits[h], fraction_bits=sop.fraction_bits)
             for n in range(len(x)):
@@ -113,7 +115,7 @@ def plain(graph: IntegerGraph, image: np.ndarray) -> dict[str, np.ndarray]:
                     y = half_up(int(codes[h, n] @ v[:, c]) * vop.multiplier, vop.shift + more)
                     attention[n, h * d + c] = clip(y, vop.low, vop.high)
         out[f"{b}.logits"], out[f"{b}.softmax"] = logits, codes
-        if sop.mode == "fractional":
+        if sop.function.has_shifts:
             out[f"{b}.softmax.shift"] = shifts
         out[f"{b}.attention"] = attention
         op = ops[f"{b}.proj"]
