@@ -10,7 +10,7 @@ makes codes of them. Words used here: *slice*, ks, q, E and R as in the referenc
 from __future__ import annotations
 
 from amaranth import Cat, Const, Module, Mux, Signal, signed
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
@@ -35,6 +35,7 @@ from hwgen.rtl.pipeline import (
     tree,
     tree_latency,
 )
+from hwgen.rtl.ram import SmallMemory
 
 #: Cycles of :class:`FractionalExponent`.
 EXPONENT_LATENCY = 5
@@ -129,8 +130,10 @@ class _Ring:
 
     def __init__(self, m: Module, shape: data.Layout, depth: int, name: str) -> None:
         self._m = m
-        ring = memory.Memory(shape=shape, depth=depth, init=[])
-        lasts = memory.Memory(shape=1, depth=depth, init=[], attrs={"ram_style": "distributed"})
+        ring = SmallMemory(f"{name}_ring", shape=shape, depth=depth)
+        lasts = SmallMemory(
+            f"{name}_lasts", shape=1, depth=depth, attrs={"ram_style": "distributed"}
+        )
         self.room = Credits(depth)
         self.release = RowRelease(depth)
         m.submodules[f"{name}_ring"] = ring
@@ -138,8 +141,9 @@ class _Ring:
         m.submodules[f"{name}_room"] = self.room
         m.submodules[f"{name}_release"] = self.release
         self._fill = Signal(exact_log2(depth), name=f"{name}_fill")
-        self._write, self._last_write = ring.write_port(), lasts.write_port()
-        self._read, self._last_read = ring.read_port(), lasts.read_port(domain="comb")
+        self._write, self._last_write = ring.writer(f"{name}_write"), lasts.writer(f"{name}_end")
+        self._read = ring.reader(f"{name}_read")
+        self._last_read = lasts.reader(f"{name}_last", domain="comb")
         self.entry = self._read.data  #: one cycle after the launch
         self.last = self._last_read.data  #: at the launch
 
