@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -80,8 +81,9 @@ def softmax(
     """
     from hwgen.numerics.softmax import MODES
     from hwgen.report.terminal import Reporter, print_table
-    from hwgen.stages import softmax_bench as bench
+    from hwgen.stages import softmax_bench as networks
     from hwgen.stages.load import Request, held_out_images
+    from hwgen.units import softmax_bench as hardware
 
     reporter = Reporter()
     requests = [(Request.of("digits"), held_out_images(Request.of("digits").spec, 500))]
@@ -89,17 +91,24 @@ def softmax(
         request = Request.of(
             model, checkpoint=checkpoint, container=container, calibration=calibration
         )
-        chosen = images if images is not None else bench.DEFAULT_IMAGES
+        chosen = images if images is not None else networks.DEFAULT_IMAGES
         requests.append((request, held_out_images(request.spec, chosen)))
     quality = [
         item
         for request, chosen in requests
-        for item in bench.quality_figures(request, chosen, reporter)
+        for item in networks.quality_figures(request, chosen, reporter)
     ]
-    units = [bench.unit_figures(mode, reporter) for mode in MODES]
+    units = [hardware.unit_figures(mode, reporter) for mode in MODES]
 
     def show() -> None:
-        print_table("E2Softmax, one unit", bench.unit_rows(units), header=bench.UNIT_HEADER)
-        print_table("Networks, W8A8", bench.quality_rows(quality), header=bench.QUALITY_HEADER)
+        print_table("E2Softmax, one unit", hardware.unit_rows(units), header=hardware.UNIT_HEADER)
+        print_table(
+            "Networks, W8A8", networks.quality_rows(quality), header=networks.QUALITY_HEADER
+        )
 
-    output.result(bench.describe(units, quality), show)
+    values = {
+        "units": [asdict(item) for item in units],
+        "lut_ratio": round(units[1].lut / units[0].lut, 3),
+        "quality": [asdict(item) for item in quality],
+    }
+    output.result(values, show)

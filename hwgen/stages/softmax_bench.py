@@ -1,36 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two functions of the softmax side by side: what they cost, and what they keep.
+"""The functions of the softmax side by side: what networks keep of their accuracy with each.
 
-Hardware: the unit alone with its default lanes, synthesised with Yosys and simulated on the emitted
-Verilog. Quality: networks quantised anew for each function, since all that lies behind a softmax is
-calibrated with it; in the same way with an exact softmax whose output is rounded to codes of scale
-2^-8, the best that codes of one scale can do.
+Networks are quantised anew for each function, since all that lies behind a softmax is calibrated
+with it; in the same way with an exact softmax whose output is rounded to codes of scale 2^-8, the
+best that codes of one scale can do.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log10
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hwgen.errors import HwgenError
-from hwgen.files import scratch_folder
 from hwgen.frontend.calibration import calibrate
 from hwgen.frontend.images import ImageSet
 from hwgen.frontend.quantiser import quantise
 from hwgen.graph.interpreter import run
-from hwgen.numerics.softmax import MODES, SoftmaxFunction, SoftmaxMode
+from hwgen.numerics.softmax import SoftmaxFunction
 from hwgen.report.terminal import Reporter
 from hwgen.stages.load import Request, calibration_images, load
 from hwgen.stages.quantise import top1
-from hwgen.units import UNITS, emit_unit, simulate, synthesise_folder
 
-#: Rows that are simulated: as many of one length, one behind the other.
-ROWS = 64
-LENGTHS = (197, 1024)
 #: Images of a model where the user states none.
 DEFAULT_IMAGES = 100
 
@@ -58,18 +50,6 @@ FUNCTIONS: dict[str, SoftmaxFunction] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnitFigures:
-    """The unit of one mode."""
-
-    mode: SoftmaxMode
-    lut: int
-    ff: int
-    bram36: float
-    logic_levels: int | None
-    cycles: dict[int, int]  #: of :data:`ROWS` rows, by their length
-
-
-@dataclass(frozen=True, kw_only=True)
 class QualityFigures:
     """A network with one function."""
 
@@ -80,37 +60,6 @@ class QualityFigures:
     top1: float | None  #: of the integer graph, with labels
     top1_float: float | None
     agreement: float  #: fraction of images with the same largest logit
-
-
-def unit_figures(mode: SoftmaxMode, reporter: Reporter) -> UnitFigures:
-    """Synthesise and simulate the unit of one mode; both are kept by content.
-
-    Raises:
-        HwgenError: the unit differs from its reference.
-        ToolError: Yosys or Verilator is missing or failed.
-    """
-    unit = UNITS["e2softmax"]
-    values = unit.resolve({"mode": mode})
-    rng = np.random.default_rng(1)
-    cycles = {}
-    with reporter.stage(f"unit {mode}"), scratch_folder() as folder:
-        reporter("Yosys", 0.0)
-        emit_unit(unit, values, folder / "unit")
-        counts = synthesise_folder(folder / "unit")
-        for length in LENGTHS:
-            logits = np.clip(rng.normal(0, 30, (ROWS, length)), -128, 127).astype(np.int8)
-            result = simulate(unit, values, {"logits": logits}, progress=reporter)
-            if not result.matches_reference:
-                raise HwgenError(f"e2softmax must equal its reference: {result.first_difference}")
-            cycles[length] = result.cycles
-    return UnitFigures(
-        mode=mode,
-        lut=int(counts["lut"]),
-        ff=int(counts["ff"]),
-        bram36=counts["bram36"],
-        logic_levels=counts["logic_levels"],
-        cycles=cycles,
-    )
 
 
 def quality_figures(request: Request, images: ImageSet, reporter: Reporter) -> list[QualityFigures]:
@@ -148,25 +97,6 @@ def quality_figures(request: Request, images: ImageSet, reporter: Reporter) -> l
     return figures
 
 
-def unit_rows(figures: list[UnitFigures]) -> list[list[str]]:
-    """A table of the units, ready with :data:`UNIT_HEADER`."""
-    return [
-        [
-            item.mode,
-            f"{item.lut:,}",
-            f"{item.ff:,}",
-            f"{item.bram36:g}",
-            str(item.logic_levels),
-            *(f"{item.cycles[length]:,}" for length in LENGTHS),
-        ]
-        for item in figures
-    ]
-
-
-UNIT_HEADER = (
-    *("mode", "LUT", "FF", "BRAM36", "levels"),
-    *(f"cycles of {ROWS} x {length}" for length in LENGTHS),
-)
 QUALITY_HEADER = ("model", "softmax", "images", "logit SQNR", "top-1", "float", "agreement")
 
 
@@ -188,19 +118,3 @@ def quality_rows(figures: list[QualityFigures]) -> list[list[str]]:
         ]
         for item in figures
     ]
-
-
-def describe(units: list[UnitFigures], quality: list[QualityFigures]) -> dict[str, Any]:
-    """All figures as plain values."""
-
-    def plain(item: Any) -> dict[str, Any]:
-        values = dict(vars(item))
-        if "cycles" in values:
-            values["cycles"] = {str(length): count for length, count in item.cycles.items()}
-        return values
-
-    return {
-        "units": [plain(item) for item in units],
-        "lut_ratio": round(units[1].lut / units[0].lut, 3) if len(units) == len(MODES) else None,
-        "quality": [plain(item) for item in quality],
-    }
