@@ -11,6 +11,14 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from hwgen.errors import ConfigError
+from hwgen.numerics.fractional_softmax import (
+    DIVIDER_BITS,
+    DIVIDER_BITS_MAXIMUM,
+    DIVIDER_BITS_MINIMUM,
+    EXPONENT_FRACTION_BITS,
+    EXPONENT_FRACTION_BITS_MAXIMUM,
+)
+from hwgen.numerics.softmax import DEFAULT_FUNCTION, SoftmaxFunction
 
 #: Roles of the activation memory's banks, in the order of their numbers. Each is a memory of its
 #: own with one read and one write port; the compiler places every tensor by its role so that
@@ -96,10 +104,25 @@ class AcceleratorConfig:
     weight_bits: int = _parameter(8, "width of an array column's weight", 1, 8)
     softmax_vec: int = _parameter(
         32,
-        "logits in a slice of E2Softmax (part of its function)",
+        "lanes of the softmax: logits in a slice (part of the function in mode sole)",
         8,
         64,
         power_of_two=True,
+    )
+    softmax_fractional: bool = _flag(
+        DEFAULT_FUNCTION.has_shifts, "mode of the softmax: fractional, else sole"
+    )
+    exponent_fraction_bits: int = _parameter(
+        EXPONENT_FRACTION_BITS,
+        "fraction bits of the softmax's exponents, mode fractional",
+        0,
+        EXPONENT_FRACTION_BITS_MAXIMUM,
+    )
+    divider_bits: int = _parameter(
+        DIVIDER_BITS,
+        "bits of the softmax's divider, mode fractional",
+        DIVIDER_BITS_MINIMUM,
+        DIVIDER_BITS_MAXIMUM,
     )
     max_row_length: int = _parameter(256, "longest softmax row (tokens)", 2, 4095)
     max_channels: int = _parameter(256, "widest LayerNorm (channels)", 8, 4095)
@@ -195,6 +218,18 @@ class AcceleratorConfig:
         """Products that the array makes in a cycle."""
         return self.rows * self.columns
 
+    @property
+    def shift_words(self) -> int:
+        """Entries of a slot of row shifts: ``tile_rows``, rounded up to a power of two."""
+        return 1 << (self.tile_rows - 1).bit_length()
+
+    @property
+    def softmax(self) -> SoftmaxFunction:
+        """The function of the softmax unit."""
+        if self.softmax_fractional:
+            return SoftmaxFunction.fractional(self.exponent_fraction_bits, self.divider_bits)
+        return SoftmaxFunction.sole(self.softmax_vec)
+
     def bank(self, role: str) -> int:
         """Number of the bank with that role."""
         return BANK_ROLES.index(role)
@@ -222,6 +257,17 @@ class AcceleratorConfig:
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
         return cls(**plain)
+
+
+def softmax_fields(function: SoftmaxFunction) -> dict[str, Any]:
+    """The fields of :class:`AcceleratorConfig` that a softmax decides; lanes in mode ``sole``."""
+    if function.mode == "sole":
+        return {"softmax_fractional": False, "softmax_vec": function.vec}
+    return {
+        "softmax_fractional": True,
+        "exponent_fraction_bits": function.exponent_fraction_bits,
+        "divider_bits": function.divider_bits,
+    }
 
 
 #: What every field of :class:`AcceleratorConfig` is, in the order of the class.

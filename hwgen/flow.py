@@ -25,6 +25,7 @@ from hwgen.frontend.images import ImageSet, digits_dataset
 from hwgen.frontend.models import MODELS
 from hwgen.graph.assumption import assumptions_to_json
 from hwgen.graph.graph import IntegerGraph
+from hwgen.graph.ops import Softmax
 from hwgen.graph.spec import ModelSpec
 from hwgen.outputs import check_distinct, check_file
 from hwgen.program.skeleton import skeleton_graph
@@ -253,7 +254,7 @@ def find_design(
     he states is the same for every design.
 
     Returns:
-        the request with the design's softmax slices, the settings with the design, and what was
+        the request with the design's softmax, the settings with the design, and what was
         found, for the output.
 
     Raises:
@@ -269,6 +270,7 @@ def find_design(
     question = ExploreRequest(
         spec=request.spec,
         source=source,
+        softmax=request.softmax,
         weight_bits=layer_bits(skeleton.ops),
         board=settings.board,
         board_source=board_source,
@@ -298,7 +300,7 @@ def find_design(
         "command": described["command"],
     }
     return (
-        replace(request, softmax_vec=best.point.candidate.softmax_vec),
+        replace(request, softmax=best.point.config.softmax),
         replace(settings, options=DesignOptions(), design=found.design(best)),
         values,
     )
@@ -325,10 +327,10 @@ def _check_hardware(request: Request, settings: Settings) -> None:
     """Refuse what the model cannot run on: the hardware that will be built, from shapes alone."""
     spec, chosen = request.spec, settings.design
     if chosen is None:
-        hardware = check_fits(spec, settings.board, settings.options, request.softmax_vec)
+        hardware = check_fits(spec, settings.board, settings.options, request.softmax)
         check_runs(spec, hardware.config, hardware.row_blocks)
     else:
-        chosen.shapes.check(Shapes.of(spec, request.softmax_vec), f"model {spec.name!r}")
+        chosen.shapes.check(Shapes.of(spec, request.softmax), f"model {spec.name!r}")
         check_runs(spec, chosen.config, chosen.row_blocks)
 
 
@@ -414,6 +416,7 @@ def describe_graph(graph: IntegerGraph) -> dict[str, Any]:
     """What is worth knowing of a graph, as plain values."""
     widths = {op.name: op.weight_bits for op in graph.ops if hasattr(op, "weight_bits")}
     used = sorted({int(bits) for bits in widths.values()})
+    functions = {str(op.function) for op in graph.ops if isinstance(op, Softmax)}
     return {
         "model": graph.spec.name,
         "operations": len(graph.ops),
@@ -422,6 +425,7 @@ def describe_graph(graph: IntegerGraph) -> dict[str, Any]:
         "calibration_images": graph.metadata.calibration_images,
         "image_source": graph.metadata.image_source,
         "squares": graph.metadata.squares,
+        "softmax": ", ".join(sorted(functions)),
         "checkpoint_digest": graph.metadata.checkpoint_digest,
         "logit_saturation": dict(graph.metadata.logit_saturation),
         **graph.metadata.quality(),

@@ -13,7 +13,8 @@ Format of the file (JSON), written by the compiler::
 in network order. A part is complete when the engine has completed ``count`` instructions since
 START. Its channel ``first_channel + j`` of token ``first_token + i`` lies in word
 ``base + (j // per_word) * stride + first_token + i``, where a word of ``rows`` bytes holds
-``per_word`` channels, little endian. ``index`` picks the leading axes (heads) of the tensor.
+``per_word`` channels, little endian; words of the row shifts, which have a bank number of their
+own, are one byte. ``index`` picks the leading axes (heads) of the tensor.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import numpy.typing as npt
 from pydantic import Field, with_config
 
 from hwgen.errors import FormatError
-from hwgen.isa.instructions import Engine
+from hwgen.isa.instructions import OFFSET_BITS, ROW_SHIFT_BANK, Engine
 from hwgen.reading import STRICT, check_version, load_json, printable, read_bytes, show, validate
 
 SCHEMA = "hwgen.boundaries"
@@ -55,9 +56,14 @@ class Part:
     channels: int
     index: tuple[int, ...] = ()  #: leading axes of the tensor
 
+    def word_bytes(self, rows: int) -> int:
+        """Bytes of a word of the part's bank, in a design of ``rows`` rows."""
+        first = self.base + self.first_token
+        return 1 if first >> OFFSET_BITS == ROW_SHIFT_BANK else rows
+
     def slices(self, rows: int, itemsize: int) -> int:
         """Slices of one word that the part spans."""
-        return -(-self.channels * itemsize // rows)
+        return -(-self.channels * itemsize // self.word_bytes(rows))
 
 
 @dataclass(frozen=True)
@@ -69,10 +75,8 @@ class Boundary:
     dtype: np.dtype[Any]
     parts: tuple[Part, ...]
 
-    def assemble(
-        self, words: Sequence[npt.NDArray[np.uint8]], rows: int
-    ) -> npt.NDArray[np.integer]:
-        """The tensor from the recorded words of its parts, [slices, tokens, rows] bytes each."""
+    def assemble(self, words: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.integer]:
+        """The tensor from the recorded words of its parts, [slices, tokens, word] bytes each."""
         tensor = np.zeros(self.shape, self.dtype)
         for part, record in zip(self.parts, words, strict=True):
             values = np.ascontiguousarray(record.transpose(1, 0, 2)).reshape(part.tokens, -1)

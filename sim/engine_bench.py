@@ -14,14 +14,20 @@ from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
-from amaranth import Cat, Module, Signal
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.back import verilog
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from hwgen.errors import SimulationError
-from hwgen.isa.instructions import OFFSET_BITS, WORD_ADDRESS_BITS
+from hwgen.isa.instructions import (
+    OFFSET_BITS,
+    ROW_SHIFT_BANK,
+    ROW_SHIFT_SLOTS,
+    WORD_ADDRESS_BITS,
+)
+from hwgen.numerics.fractional_softmax import SHIFT_BITS
 from hwgen.rtl.ports import READ_LATENCY, command_layout
 from hwgen.sim.unit_bench import Handshake, run_unit
 
@@ -51,6 +57,8 @@ class _Kind(IntEnum):
 class EngineBench(wiring.Component):
     """The engine, a memory of two banks of ``bank_words``, and the script's interpreter.
 
+    Row shifts that the engine writes are read as words of their bank's number.
+
     Items wait for the ones before them, except that commands and parameters wait for no other
     command to end.
     """
@@ -62,6 +70,7 @@ class EngineBench(wiring.Component):
         self.bank_words = bank_words
         self.word_bits = len(engine.read.data)
         self.has_parameters = hasattr(engine, "parameter_data")
+        self.has_row_shifts = hasattr(engine, "row_shifts")
         self.body_bits = max(256, self.word_bits + WORD_ADDRESS_BITS)
         given = data.StructLayout({"kind": 8, "body": self.body_bits})
         super().__init__(
@@ -167,6 +176,19 @@ class EngineBench(wiring.Component):
                 engine.parameter_index.eq(item.body[128:140]),
                 engine.parameter_slot.eq(item.body[140]),
             ]
+        shift = Signal(SHIFT_BITS)
+        if self.has_row_shifts:
+            given = engine.row_shifts
+            depth = ROW_SHIFT_SLOTS << len(given.row)
+            m.submodules.shifts = shifts = memory.Memory(shape=SHIFT_BITS, depth=depth, init=[])
+            shift_write, shift_read = shifts.write_port(), shifts.read_port(domain="comb")
+            m.d.comb += [
+                shift_write.en.eq(given.valid),
+                shift_write.addr.eq(Cat(given.row, given.slot)),
+                shift_write.data.eq(given.shift),
+                shift_read.addr.eq(look),
+                shift.eq(shift_read.data),
+            ]
         phase = Signal(3)
         quiet = idle & ~enable.any()
         with m.If(offered), m.Switch(item.kind):
@@ -193,7 +215,9 @@ class EngineBench(wiring.Component):
                 with m.If(phase == 4):
                     m.d.comb += [
                         output.valid.eq(1),
-                        output.payload.eq(read_data),
+                        output.payload.eq(
+                            Mux(look[OFFSET_BITS:] == ROW_SHIFT_BANK, shift, read_data)
+                        ),
                         self.i_stream.ready.eq(output.ready),
                     ]
                     m.d.sync += phase.eq(Cat(0, 0, ~output.ready))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from hwgen.emit.manifest import Manifest
 from hwgen.errors import FormatError, SimulationError
 from hwgen.files import scratch_folder
 from hwgen.isa.build import build_identity
-from hwgen.isa.instructions import Engine
+from hwgen.isa.instructions import ROW_SHIFT_BANK, ROW_SHIFT_SLOTS, Engine
 from hwgen.isa.registers import (
     BY_NAME,
     COUNTERS,
@@ -35,7 +35,8 @@ from hwgen.sim.verilog_ports import module_names, module_ports
 
 _HARNESS = Path(__file__).parent / "frame_harness.cpp"
 
-#: Signals of an activation bank that the harness watches; part of the contract with the RTL.
+#: Signals of a bank, of activations or of row shifts, that the harness watches; part of the
+#: contract with the RTL.
 BANK_SIGNALS = ("bank_write_en", "bank_write_address", "bank_write_data")
 #: Completion counter of each engine in the sequencer, in the order of :class:`Engine`.
 COUNTER_SIGNALS = tuple(f"completed_{engine.name.lower()}" for engine in Engine)
@@ -176,6 +177,12 @@ def _settings(
     flips: Sequence[int] = (),
 ) -> dict[str, object]:
     observed = bool(setup.boundaries) or _observable(setup)
+    config = setup.config
+    banks = [(words, config.rows) for words in config.bank_words]
+    if config.softmax_fractional:
+        # The row shifts come behind the activation banks, by number.
+        assert len(banks) == ROW_SHIFT_BANK
+        banks.append((ROW_SHIFT_SLOTS * config.shift_words, 1))
     return {
         "frames": frames,
         "image": folder / "image",
@@ -194,9 +201,9 @@ def _settings(
         "flips": " ".join(map(str, flips)) or " ",
         "identity": IDENTITY,
         "build": build_identity(setup.config),
-        "rows": setup.config.rows,
         "snapshot_delay": SNAPSHOT_DELAY,
-        "bank_words": " ".join(map(str, setup.config.bank_words)) if observed else " ",
+        "bank_words": _banks(words for words, _ in banks) if observed else " ",
+        "bank_bytes": _banks(size for _, size in banks) if observed else " ",
         "bank_enable": BANK_SIGNALS[0],
         "bank_address": BANK_SIGNALS[1],
         "bank_data": BANK_SIGNALS[2],
@@ -204,6 +211,10 @@ def _settings(
         "counter_offsets": " ".join(str(BY_NAME[name].offset) for name, _ in COUNTERS),
         **{f"reg_{register.name}": register.offset for register in REGISTERS},
     }
+
+
+def _banks(values: Iterable[int]) -> str:
+    return " ".join(map(str, values))
 
 
 def _observable(setup: FrameSetup) -> bool:
@@ -290,7 +301,7 @@ def run_frames(
             if cause:
                 raise _fault(index, status, cause, address)
         outputs = np.fromfile(folder / "outputs", np.uint8).reshape(-1, setup.output_bytes)
-        record_bytes = sum(part.tokens * slices * rows for part, slices in parts)
+        record_bytes = sum(part.tokens * slices * part.word_bytes(rows) for part, slices in parts)
         records = np.fromfile(folder / "boundaries", np.uint8).reshape(len(regions), record_bytes)
     frames = []
     for index in range(len(regions)):
@@ -415,11 +426,12 @@ def _frame(
     for boundary in setup.boundaries:
         words = []
         for part in boundary.parts:
-            shape = (part.slices(rows, boundary.dtype.itemsize), part.tokens, rows)
+            slices = part.slices(rows, boundary.dtype.itemsize)
+            shape = (slices, part.tokens, part.word_bytes(rows))
             size = int(np.prod(shape))
             words.append(record[position : position + size].reshape(shape))
             position += size
-        tensors[boundary.name] = boundary.assemble(words, rows)
+        tensors[boundary.name] = boundary.assemble(words)
     completed: dict[Engine, npt.NDArray[np.int64]] = {}
     rest = completions
     for engine in Engine:

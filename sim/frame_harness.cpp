@@ -279,6 +279,7 @@ struct Probe {
 
 struct BankProbe {
   Probe enable, address, data;
+  size_t bytes = 0;            // of a word
   std::vector<uint8_t> words;  // shadow of the bank
 };
 
@@ -293,15 +294,17 @@ struct Part {
 class Boundaries {
  public:
   Boundaries(VerilatedContext& context, const Settings& settings)
-      : row_bytes_(settings.number("rows")), delay_(settings.number("snapshot_delay")) {
+      : delay_(settings.number("snapshot_delay")) {
     std::vector<uint64_t> bank_words;
     std::istringstream sizes(settings.text("bank_words"));
     for (uint64_t words; sizes >> words;) bank_words.push_back(words);
+    std::istringstream widths(settings.text("bank_bytes"));
     banks_.resize(bank_words.size());
     std::istringstream names(settings.text("counters"));
     for (std::string name; names >> name;) counters_.push_back(find(context, name, ~0u));
     for (size_t b = 0; b < banks_.size(); ++b) {
-      banks_[b].words.assign(bank_words[b] * row_bytes_, 0xa5);
+      if (!(widths >> banks_[b].bytes)) fail(2, "bank %zu must have a width", b);
+      banks_[b].words.assign(bank_words[b] * banks_[b].bytes, 0xa5);
       banks_[b].enable = find(context, settings.text("bank_enable"), b);
       banks_[b].address = find(context, settings.text("bank_address"), b);
       banks_[b].data = find(context, settings.text("bank_data"), b);
@@ -311,7 +314,7 @@ class Boundaries {
     for (Part part; table >> part.engine >> part.count >> part.base >> part.stride >> part.first >>
                     part.tokens >> part.slices;) {
       part.offset = record_bytes_;
-      record_bytes_ += part.tokens * part.slices * row_bytes_;
+      record_bytes_ += part.tokens * part.slices * bank_of(part.base + part.first).bytes;
       if (part.engine >= parts_.size()) fail(2, "boundary names engine %u, which has no counter", part.engine);
       parts_[part.engine].push_back(part);
     }
@@ -392,16 +395,21 @@ class Boundaries {
 
   void watch(BankProbe& bank) {
     const uint8_t* const enable = bank.enable.data;
-    const size_t groups = (row_bytes_ + 7) / 8;
+    const size_t groups = (bank.bytes + 7) / 8;
     bool any = false;
     for (size_t i = 0; i < groups; ++i) any |= enable[i] != 0;
     if (!any) return;
     const uint64_t address = bank.address.value();
-    if ((address + 1) * row_bytes_ > bank.words.size())
-      fail(3, "bank word %" PRIu64 " is written, but the bank has %zu", address, bank.words.size() / row_bytes_);
-    uint8_t* const word = &bank.words[address * row_bytes_];
-    for (size_t i = 0; i < row_bytes_; ++i)
+    if ((address + 1) * bank.bytes > bank.words.size())
+      fail(3, "bank word %" PRIu64 " is written, but the bank has %zu", address, bank.words.size() / bank.bytes);
+    uint8_t* const word = &bank.words[address * bank.bytes];
+    for (size_t i = 0; i < bank.bytes; ++i)
       if (enable[i / 8] >> (i % 8) & 1) word[i] = bank.data.data[i];
+  }
+
+  BankProbe& bank_of(uint64_t word) {
+    if (word >> 17 >= banks_.size()) fail(2, "boundary word 0x%" PRIx64 " lies outside the banks", word);
+    return banks_[word >> 17];
   }
 
   void copy(const Part& part) {
@@ -409,16 +417,16 @@ class Boundaries {
     for (uint64_t slice = 0; slice < part.slices; ++slice) {
       for (uint64_t token = 0; token < part.tokens; ++token) {
         const uint64_t word = part.base + slice * part.stride + part.first + token;
-        const uint64_t bank = word >> 17, offset = word & 0x1ffff;
-        if (bank >= banks_.size() || (offset + 1) * row_bytes_ > banks_[bank].words.size())
+        const uint64_t offset = word & 0x1ffff;
+        const BankProbe& bank = bank_of(word);
+        if ((offset + 1) * bank.bytes > bank.words.size())
           fail(2, "boundary word 0x%" PRIx64 " lies outside the banks", word);
-        std::memcpy(target, &banks_[bank].words[offset * row_bytes_], row_bytes_);
-        target += row_bytes_;
+        std::memcpy(target, &bank.words[offset * bank.bytes], bank.bytes);
+        target += bank.bytes;
       }
     }
   }
 
-  size_t row_bytes_;
   uint64_t delay_;
   std::vector<Probe> counters_;
   std::vector<BankProbe> banks_;

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from hwgen.config import BANK_ROLES, PARAMETERS, AcceleratorConfig, columns_for
+from hwgen.config import BANK_ROLES, PARAMETERS, AcceleratorConfig, columns_for, softmax_fields
 from hwgen.errors import ConfigError
+from hwgen.numerics.softmax import SoftmaxFunction
 
 LEGAL = AcceleratorConfig()
 #: What a wide array brings with it.
@@ -33,6 +34,9 @@ REFUSED = [
     ({"softmax_vec": 4}, "softmax_vec", 8),
     ({"softmax_vec": 24}, "softmax_vec", 16),
     ({"softmax_vec": 128}, "softmax_vec", 64),
+    ({"exponent_fraction_bits": 4}, "exponent_fraction_bits", 3),
+    ({"divider_bits": 0}, "divider_bits", 1),
+    ({"divider_bits": 6}, "divider_bits", 5),
     ({"max_row_length": 1}, "max_row_length", 2),
     ({"max_row_length": 4096}, "max_row_length", 4095),
     ({"max_channels": 7}, "max_channels", 8),
@@ -84,7 +88,7 @@ def test_the_nearest_legal_value_is_named(
 
 def test_every_field_has_a_refused_value() -> None:
     flags = {name for name, parameter in PARAMETERS.items() if parameter.flag}
-    assert flags == {"instruction_check"}
+    assert flags == {"instruction_check", "softmax_fractional"}
     assert {field for _, field, _ in REFUSED} == set(PARAMETERS) - flags
 
 
@@ -134,3 +138,10 @@ def test_legal_values_in_words() -> None:
     assert PARAMETERS["memory_ports"].legal == "in 1..6"
     assert PARAMETERS["burst_beats"].legal == "a power of two in 1..256"
     assert PARAMETERS["instruction_check"].legal == "true or false"
+
+
+def test_the_function_of_the_softmax() -> None:
+    for function in (SoftmaxFunction.sole(16), SoftmaxFunction.fractional(3, 1)):
+        config = LEGAL.replace(**softmax_fields(function))
+        assert config.softmax == function
+        assert config.replace(softmax_vec=16).softmax == function

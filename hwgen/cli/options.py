@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from hwgen.errors import ConfigError, UsageError
+from hwgen.numerics.softmax import DEFAULT_FUNCTION, MODES, SoftmaxFunction, SoftmaxMode
 
 
 def examples(*lines: str) -> str:
@@ -83,6 +84,35 @@ squares_option = click.option(
     show_default=True,
     help="Squares of AILayerNorm.",
 )
+softmax_option = click.option(
+    "--softmax",
+    type=click.Choice(MODES),
+    help="Mode of the softmax, fixed with the graph: fractional exponents with a shift per row, or"
+    f" SOLE's whole powers of two. Default: {DEFAULT_FUNCTION.mode}.",
+)
+
+
+def softmax_function(
+    mode: SoftmaxMode | None, vec: int | None, *, graph_only: bool = False
+) -> SoftmaxFunction:
+    """The softmax that options ask for.
+
+    Args:
+        mode: what ``--softmax`` says.
+        vec: what ``--softmax-lanes`` says.
+        graph_only: the command makes a graph and no hardware: lanes must be slices.
+
+    Raises:
+        UsageError: lanes that say nothing.
+    """
+    function = SoftmaxFunction.of_mode(mode or DEFAULT_FUNCTION.mode, vec)
+    if graph_only and vec is not None and function.vec is None:
+        raise UsageError(
+            f"--softmax-lanes must be absent with the softmax {function.mode}, not {vec}",
+            why="slices are part of the function in mode sole only; 'hwgen generate' and 'hwgen"
+            " run' take the lanes of the hardware",
+        )
+    return function
 
 
 #: Where the context keeps the board's name or file as the user gave it.

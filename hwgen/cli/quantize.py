@@ -19,10 +19,13 @@ from hwgen.cli.options import (
     expect_option,
     force_option,
     json_option,
+    softmax_function,
+    softmax_option,
     squares_option,
     weight_bits_option,
 )
 from hwgen.cli.output import Output, short
+from hwgen.numerics.softmax import SoftmaxMode
 
 
 @commands.command(
@@ -34,6 +37,7 @@ from hwgen.cli.output import Output, short
         "hwgen quantize digits -o digits.graph",
         "hwgen quantize deit_tiny --checkpoint deit_tiny.safetensors -o tiny.graph",
         "hwgen quantize vit_base --checkpoint b.pt --calibration images/ --weight-bits 4 -o b.g",
+        "hwgen quantize digits --softmax sole --softmax-lanes 16 -o digits.graph",
     ),
 )
 @click.argument("model")
@@ -43,6 +47,7 @@ from hwgen.cli.output import Output, short
 @expect_option
 @weight_bits_option
 @squares_option
+@softmax_option
 @click.option("-o", "--output", "graph_path", type=click.Path(path_type=Path), required=True)
 @force_option
 @json_option
@@ -56,6 +61,7 @@ def quantize(
     expect: Path | None,
     weight_bits: int,
     squares: str,
+    softmax: SoftmaxMode | None,
     graph_path: Path,
     force: bool,
     as_json: bool,
@@ -78,7 +84,7 @@ def quantize(
         weight_bits=weight_bits,
         squares=squares,
         container=container,
-        softmax_vec=softmax_vec,
+        softmax=softmax_function(softmax, softmax_vec, graph_only=True),
     )
     inputs = existing(model, request.checkpoint, calibration, expect)
     check_file(graph_path, recognise_design, inputs=inputs, force=force)

@@ -28,11 +28,14 @@ from hwgen.cli.options import (
     images_option,
     json_option,
     latency_option,
+    softmax_function,
+    softmax_option,
     squares_option,
     weight_bits_option,
 )
 from hwgen.cli.output import Output, describe_error, print_evidence
 from hwgen.errors import UsageError
+from hwgen.numerics.softmax import SoftmaxMode
 from hwgen.stages.options import DesignOptions
 
 
@@ -72,6 +75,7 @@ from hwgen.stages.options import DesignOptions
 @expect_option
 @weight_bits_option
 @squares_option
+@softmax_option
 @latency_option
 @bandwidth_option
 @click.option("--synth", is_flag=True, help="Synthesise with Yosys, too (minutes).")
@@ -97,6 +101,7 @@ def run(
     expect: Path | None,
     weight_bits: int,
     squares: str,
+    softmax: SoftmaxMode | None,
     memory_latency: int | None,
     memory_bandwidth: float | None,
     synth: bool,
@@ -125,7 +130,7 @@ def run(
     )
     if board is not None:
         settings = replace(settings, board=board)
-    softmax_vec = parameters["softmax_vec"]
+    function = softmax_function(softmax, parameters["softmax_vec"])
     if design_path is not None:
         if fps is not None:
             raise UsageError("--fps and --design must not be given together")
@@ -135,7 +140,11 @@ def run(
         if design.graph is not None:
             reporter.say(f"the model is quantised anew; the graph in {design_path} is not used")
         settings = replace(settings, board=design.board, design=design)
-        softmax_vec = design.shapes.softmax_vec
+        function = design.shapes.softmax
+        if softmax is not None and softmax != function.mode:
+            raise UsageError(
+                f"--softmax must be the design's {function.mode} or absent, not {softmax}"
+            )
         model = model or known_model(design)
     request = Request.of(
         model or "digits",
@@ -144,7 +153,7 @@ def run(
         weight_bits=weight_bits,
         squares=squares,
         container=container,
-        softmax_vec=softmax_vec,
+        softmax=function,
     )
     given = (model, request.checkpoint, calibration, expect, design_path)
     chosen = images if isinstance(images, Path) else None

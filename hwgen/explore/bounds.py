@@ -95,7 +95,9 @@ def cycle_bound(
         idle = (key_tiles + value_tiles) * groups - written
         drain += depth * spec.heads * (written * max(block, fill) + idle * fill)
         per_row = ceil_div(tokens, min(rows, config.softmax_vec))
-        softmax += depth * spec.heads * ((block + 1) * per_row + timing.softmax_latency(config))
+        softmax += (
+            depth * spec.heads * ((block + 1) * per_row + timing.softmax_latency(config, tokens))
+        )
         norm = (block + 1) * ceil_div(spec.width, lanes) + timing.layernorm_latency(config)
         layernorm += 2 * depth * norm
     if len(ranges) == 1:  # one LayerNorm for all tokens: nothing of the array's is beside it

@@ -14,8 +14,10 @@ from itertools import repeat
 from types import TracebackType
 from typing import Any
 
+from hwgen.config import AcceleratorConfig
 from hwgen.explore.space import Candidate
 from hwgen.graph.spec import ModelSpec
+from hwgen.numerics.softmax import SoftmaxFunction
 from hwgen.program.cycle_model import MemoryModel, predict
 from hwgen.program.lowering import lower
 from hwgen.program.skeleton import SkeletonGraph, skeleton_graph
@@ -36,20 +38,20 @@ class Problem:
         """The same with a memory whose bandwidth never counts."""
         return replace(self, memory=replace(self.memory, bytes_per_cycle=_IDEAL))
 
-    def skeleton(self, candidate: Candidate) -> SkeletonGraph:
-        """The model's operations with the candidate's softmax slices."""
-        return _skeleton(self.spec, candidate.softmax_vec)
+    def skeleton(self, config: AcceleratorConfig) -> SkeletonGraph:
+        """The model's operations with the softmax of a candidate's configuration."""
+        return _skeleton(self.spec, config.softmax)
 
 
 @lru_cache(maxsize=8)
-def _skeleton(spec: ModelSpec, vec: int) -> SkeletonGraph:
-    return skeleton_graph(spec, vec=vec)
+def _skeleton(spec: ModelSpec, softmax: SoftmaxFunction) -> SkeletonGraph:
+    return skeleton_graph(spec, softmax=softmax)
 
 
 def frame_cycles(problem: Problem, candidate: Candidate) -> int:
     """Cycles of a frame by the event-driven model (:mod:`hwgen.program.cycle_model`)."""
-    graph = problem.skeleton(candidate)
     config = candidate.config(problem.spec, problem.fixed)
+    graph = problem.skeleton(config)
     program = lower(graph, config, skeleton=True, blocks=candidate.row_blocks)
     return round(predict(program, problem.memory).cycles)
 

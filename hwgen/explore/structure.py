@@ -20,6 +20,7 @@ from hwgen.explore.memories import MemoryMapping, block_ram, cheapest, lut_ram
 from hwgen.isa.instructions import BODY_BITS, CHECKED_BITS, WAIT_BITS, Engine
 from hwgen.numerics.ailayernorm import AILayerNormShape
 from hwgen.numerics.e2softmax import E2SoftmaxShape
+from hwgen.numerics.fractional_softmax import SHIFT_BITS
 
 Features = Mapping[str, float]
 
@@ -217,13 +218,27 @@ def _matmul_features(*, tile_rows: int) -> Features:
     return {"constant": 1, "row_bits": _index_bits(tile_rows)}
 
 
-def _drain_features(*, rows: int, groups: int, memory_ports: int) -> Features:
-    return {
+def _drain_features(
+    *, rows: int, groups: int, memory_ports: int, tile_rows: int, softmax_fractional: bool
+) -> Features:
+    features = {
         "constant": 1,
         "rows": rows,
         "group_bits": _index_bits(groups),
         "ports": memory_ports,
     }
+    if softmax_fractional:
+        features |= {
+            "row_shift": 1,
+            "row_shift_rows": rows,
+            "row_shift_bits": _index_bits(tile_rows),
+        }
+    return features
+
+
+def _row_shift_blocks(*, tile_rows: int, softmax_fractional: bool, **_: int) -> float:
+    words = 2 << (tile_rows - 1).bit_length()
+    return block_ram(words, SHIFT_BITS).bram36 if softmax_fractional else 0
 
 
 def _softmax_ring(softmax_vec: int, max_row_length: int) -> tuple[int, int]:
@@ -234,7 +249,60 @@ def _softmax_ring(softmax_vec: int, max_row_length: int) -> tuple[int, int]:
     return depth, 4 * softmax_vec + 9
 
 
-def _softmax_features(*, rows: int, softmax_vec: int, max_row_length: int) -> Features:
+def _fractional_rings(
+    softmax_vec: int, max_row_length: int, exponent_fraction_bits: int
+) -> tuple[tuple[int, int], ...]:
+    """Depth and width of the rings of logits and of exponents (hwgen.rtl.fractional_softmax)."""
+    slices = E2SoftmaxShape(vec=softmax_vec, max_length=max_row_length).max_slices
+    levels = max(1, (softmax_vec - 1).bit_length())
+    return (
+        (1 << (slices + levels + 9 - 1).bit_length(), 9 * softmax_vec),
+        (
+            1 << (slices + levels + 16 - 1).bit_length(),
+            (4 + exponent_fraction_bits) * softmax_vec,
+        ),
+    )
+
+
+def _fractional_features(
+    *,
+    rows: int,
+    softmax_vec: int,
+    max_row_length: int,
+    exponent_fraction_bits: int,
+    divider_bits: int,
+) -> Features:
+    g = exponent_fraction_bits
+    shape = E2SoftmaxShape(vec=softmax_vec, max_length=max_row_length)
+    rings = _fractional_rings(softmax_vec, max_row_length, g)
+    mappings = [(cheapest(*ring), ring[1]) for ring in rings]
+    in_luts = [(mapping, width) for mapping, width in mappings if mapping.lut]
+    result = shape.exponent_bits + divider_bits
+    queues = [(rings[0][0], 8), (rings[1][0], result), *((depth, 1) for depth, _ in rings)]
+    queued = [(lut_ram(*queue), queue[1]) for queue in queues]
+    values = {
+        "constant": 1,
+        "rows": rows,
+        "lanes": softmax_vec,
+        # Terms and constants of a lane have one more input each with every bit.
+        f"lanes_of_{g}_bits": softmax_vec,
+        "divider": (1 << g) * (1 << max(0, divider_bits - 4)),
+        "length_bits": max_row_length.bit_length(),
+        "memories": sum(mapping.lut for mapping, _ in (*in_luts, *queued)),
+        "memory_choices": sum((m.stacked - 1) * width for m, width in (*in_luts, *queued)),
+        "memory_registers": sum(width for _, width in in_luts),
+        "gathered_bits": 8 * (rows - softmax_vec if rows >= softmax_vec else softmax_vec),
+    }
+    return {f"fractional_{name}": value for name, value in values.items()}
+
+
+def _softmax_features(
+    *, rows: int, softmax_vec: int, max_row_length: int, softmax_fractional: bool, **widths: int
+) -> Features:
+    if softmax_fractional:
+        return _fractional_features(
+            rows=rows, softmax_vec=softmax_vec, max_row_length=max_row_length, **widths
+        )
     shape = E2SoftmaxShape(vec=softmax_vec, max_length=max_row_length)
     depth, width = _softmax_ring(softmax_vec, max_row_length)
     ring = cheapest(depth, width)
@@ -254,7 +322,17 @@ def _softmax_features(*, rows: int, softmax_vec: int, max_row_length: int) -> Fe
     }
 
 
-def _softmax_blocks(*, rows: int, softmax_vec: int, max_row_length: int) -> float:
+def _softmax_blocks(
+    *,
+    softmax_vec: int,
+    max_row_length: int,
+    softmax_fractional: bool,
+    exponent_fraction_bits: int,
+    **_: int,
+) -> float:
+    if softmax_fractional:
+        rings = _fractional_rings(softmax_vec, max_row_length, exponent_fraction_bits)
+        return sum(cheapest(*ring).bram36 for ring in rings)
     return cheapest(*_softmax_ring(softmax_vec, max_row_length)).bram36
 
 
@@ -399,12 +477,20 @@ UNITS: Mapping[str, Unit] = MappingProxyType(
         ),
         "matmul": Unit(parameters=("tile_rows",), features=_matmul_features),
         "drain": Unit(
-            parameters=("rows", "groups", "memory_ports"),
+            parameters=("rows", "groups", "memory_ports", "tile_rows", "softmax_fractional"),
             features=_drain_features,
-            dsp=lambda *, rows, groups, memory_ports: 2 * (rows // 2),
+            dsp=lambda *, rows, **_: 2 * (rows // 2),
+            bram36=_row_shift_blocks,
         ),
         "softmax": Unit(
-            parameters=("rows", "softmax_vec", "max_row_length"),
+            parameters=(
+                "rows",
+                "softmax_vec",
+                "max_row_length",
+                "softmax_fractional",
+                "exponent_fraction_bits",
+                "divider_bits",
+            ),
             features=_softmax_features,
             bram36=_softmax_blocks,
         ),

@@ -45,7 +45,9 @@ from hwgen.graph.ops import (
 )
 from hwgen.graph.spec import ModelSpec
 from hwgen.numerics.ailayernorm import ailayernorm
-from hwgen.numerics.requantise import ptf_codes
+from hwgen.numerics.fractional_softmax import SHIFT_ROOM
+from hwgen.numerics.requantise import SHIFT_MAXIMUM, ptf_codes
+from hwgen.numerics.softmax import DEFAULT_FUNCTION, SoftmaxFunction
 
 __all__ = ["Calibration", "calibrate", "layer_names", "quantise", "quantise_weights"]
 
@@ -84,7 +86,7 @@ def quantise(
     *,
     weight_bits: int | Mapping[str, int] = 8,
     squares: Squares = "compressed",
-    vec: int = 32,
+    softmax: SoftmaxFunction = DEFAULT_FUNCTION,
     image_source: str = "unknown",
 ) -> IntegerGraph:
     """Return the integer graph of a model.
@@ -96,7 +98,8 @@ def quantise(
             at 8); a mapping from :func:`layer_names` to widths may name any layer, the others
             have 8.
         squares: AILayerNorm's mode.
-        vec: slice length V of E2Softmax.
+        softmax: the softmax of the network; it cannot be changed afterwards, for everything behind
+            it is calibrated with it.
         image_source: where the images come from, for the reports.
 
     Raises:
@@ -105,12 +108,12 @@ def quantise(
     """
     widths = _layer_widths(model.spec, weight_bits)
     statistics = images if isinstance(images, Calibration) else calibrate(model, images)
-    builder = _Builder(model, statistics, widths, squares, vec)
+    builder = _Builder(model, statistics, widths, squares, softmax)
     builder.build()
     if min(widths.values()) <= _UNCERTAIN_BITS:
         # The means of the integer network now differ so much from the float one's that correcting
         # them may do harm (measured at W1: +24 % of top-1 on one model, -16 % on another).
-        plain = _Builder(model, statistics, widths, squares, vec, correct_bias=False)
+        plain = _Builder(model, statistics, widths, squares, softmax, correct_bias=False)
         plain.build()
         if plain.loss() < builder.loss():
             builder = plain
@@ -224,7 +227,7 @@ class _Builder:
     statistics: Calibration
     widths: Mapping[str, int]
     squares: Squares
-    vec: int
+    softmax: SoftmaxFunction
     ops: list[Op] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -399,21 +402,26 @@ class _Builder:
         norm1 = self._layer_norm(f"{name}.norm1", stream)
         scales = self._query_key_value(name, norm1)
         fraction_bits = self._attention_logits(name, scales)
-        self._append(
-            Softmax(
-                name=f"{name}.softmax",
-                output=f"{name}.softmax",
-                input=f"{name}.logits",
-                fraction_bits=fraction_bits,
-                vec=self.vec,
-            )
+        softmax = Softmax(
+            name=f"{name}.softmax",
+            output=f"{name}.softmax",
+            input=f"{name}.logits",
+            fraction_bits=fraction_bits,
+            function=self.softmax,
         )
+        self._append(softmax)
         self._tensor(
             f"{name}.softmax", (spec.heads, tokens, tokens), "uint8", _Codes(scale=2.0**-8)
         )
+        if softmax.shifts is not None:
+            self._tensor(softmax.shifts, (spec.heads, tokens), "uint8", _Codes(scale=1.0))
         seen = self._see(f"{name}.attention")
         attention = _Codes(scale=symmetric_scale(seen.rows, seen.peak))
-        multiplier, shift = _multiplier(scales[2] * 2.0**-8 / attention.scale, f"{name}.attention")
+        multiplier, shift = _multiplier(
+            scales[2] * 2.0**-8 / attention.scale,
+            f"{name}.attention",
+            room=SHIFT_ROOM if softmax.shifts else 0,
+        )
         self._append(
             AttentionValues(
                 name=f"{name}.attention",
@@ -423,6 +431,7 @@ class _Builder:
                 heads=spec.heads,
                 multiplier=multiplier,
                 shift=shift,
+                shifts=softmax.shifts,
             )
         )
         self._tensor(f"{name}.attention", (tokens, inner), "int8", attention)
@@ -693,12 +702,12 @@ def _multipliers(ratio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return m.astype(np.uint16), (16 - exponent).astype(np.uint8)
 
 
-def _multiplier(ratio: float, where: str) -> tuple[int, int]:
-    """The same for one ratio."""
-    if not 2.0**-31 <= ratio < RATIO_LIMIT:
+def _multiplier(ratio: float, where: str, room: int = 0) -> tuple[int, int]:
+    """The same for one ratio; e is at most 47 - ``room``."""
+    if not 2.0 ** (room - 31) <= ratio < RATIO_LIMIT:
         raise CheckpointError(
-            f"Scale ratio of {where!r} must be within 2^-31..2^15 for a 16-bit multiplier and a"
-            f" shift of 1..47, not {ratio:.6g}"
+            f"Scale ratio of {where!r} must be within 2^{room - 31}..2^15 for a 16-bit multiplier"
+            f" and a shift of 1..{SHIFT_MAXIMUM - room}, not {ratio:.6g}"
         )
     m, e = _multipliers(np.array([ratio]))
     return int(m[0]), int(e[0])

@@ -41,11 +41,19 @@ from hwgen.graph.spec import ModelSpec
 from hwgen.numerics.ailayernorm import BETA_FRACTION_BITS_MAXIMUM, GAMMA_SHIFT_MAXIMUM
 from hwgen.numerics.e2softmax import FRACTION_BITS_MAXIMUM
 from hwgen.numerics.formats import INT8, INT24, check_int, check_range, check_weights
+from hwgen.numerics.fractional_softmax import LENGTH_MAXIMUM, SHIFT_ROOM
 from hwgen.numerics.matmul import max_reduction
-from hwgen.numerics.requantise import PTF_ALPHA_MAXIMUM, PTF_SHIFT_MAXIMUM, check_constants
+from hwgen.numerics.requantise import (
+    PTF_ALPHA_MAXIMUM,
+    PTF_SHIFT_MAXIMUM,
+    SHIFT_MAXIMUM,
+    SHIFT_MINIMUM,
+    check_constants,
+)
+from hwgen.numerics.softmax import SoftmaxFunction
 from hwgen.reading import load_json, printable, shorten, show
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 METADATA_KEY = "hwgen.graph"
 _INT32_MAXIMUM = 2**31 - 1
 #: Most that is said of a malformed graph: its names can have any length.
@@ -273,7 +281,7 @@ def _encode(item: Any, prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, 
         if isinstance(value, np.ndarray):
             arrays[f"{prefix}.{f.name}"] = value
             value = {"array": f"{prefix}.{f.name}"}
-        elif isinstance(value, Requantise):
+        elif isinstance(value, Requantise | SoftmaxFunction):
             value = _encode(value, f"{prefix}.{f.name}", arrays)
         out[f.name] = value
     return out
@@ -298,6 +306,7 @@ _PLAIN: dict[str, tuple[type, ...]] = {
     "int | None": (int, type(None)),
     "float | None": (int, float, type(None)),
     "DataType": (str,),
+    "SoftmaxMode": (str,),
     'Literal["compressed", "exact"]': (str,),
 }
 
@@ -321,8 +330,8 @@ def _decode(
                 raise FormatError(f"{place} must name an array of the file, not {show(value)}")
             used.add(key)
             value = arrays[key]
-        elif kind == "Requantise":
-            value = _decode(Requantise, value, place, arrays, used)
+        elif kind in _NESTED:
+            value = _decode(_NESTED[kind], value, place, arrays, used)
         elif kind.startswith("tuple"):
             element = int if kind == "tuple[int, ...]" else str
             if not isinstance(value, list) or not all(type(v) is element for v in value):
@@ -349,6 +358,9 @@ def _decode(
 def _is_numbers(value: object) -> bool:
     return isinstance(value, dict) and all(type(v) in (int, float) for v in value.values())
 
+
+#: Fields that are objects of their own.
+_NESTED: dict[str, type[Any]] = {"Requantise": Requantise, "SoftmaxFunction": SoftmaxFunction}
 
 _Result = dict[str, tuple[tuple[int, ...], str]]
 
@@ -396,8 +408,14 @@ def _infer(op: Op, made: Mapping[str, Tensor], spec: ModelSpec) -> _Result:
         case Softmax():
             shape = _input(made, op.input, "int8", axes=3)
             check_int(op.fraction_bits, 0, FRACTION_BITS_MAXIMUM, "fraction_bits")
-            check_int(op.vec, 1, None, "vec")
-            return {op.output: (shape, "uint8")}
+            if not isinstance(op.function, SoftmaxFunction):
+                raise FormatError(f"function must be a softmax, not {type(op.function).__name__}")
+            if op.function.has_shifts:
+                check_int(shape[-1], 1, LENGTH_MAXIMUM, "tokens")
+            results: _Result = {op.output: (shape, "uint8")}
+            if op.shifts is not None:
+                results[op.shifts] = (shape[:-1], "uint8")
+            return results
         case AttentionValues():
             codes = _input(made, op.codes, "uint8", axes=3)
             value = _input(made, op.value, "int8")
@@ -408,6 +426,7 @@ def _infer(op: Op, made: Mapping[str, Tensor], spec: ModelSpec) -> _Result:
                 )
             _check_scalar_requantise(op.multiplier, op.shift, value[0], signed=False)
             _check_clip(op.low, op.high)
+            _check_shifts(op, made)
             return {op.output: (value, "int8")}
         case MeanPool():
             shape = _input(made, op.input, "int8")
@@ -416,6 +435,16 @@ def _infer(op: Op, made: Mapping[str, Tensor], spec: ModelSpec) -> _Result:
             return {op.output: ((1, shape[1]), "int8")}
         case _:
             raise FormatError(f"type {type(op).__name__} is not known")
+
+
+def _check_shifts(op: AttentionValues, made: Mapping[str, Tensor]) -> None:
+    """Codes whose rows have shifts need them, and room for them; others have none."""
+    expected = f"{op.codes}.shift" if f"{op.codes}.shift" in made else None
+    if op.shifts != expected:
+        raise FormatError(f"shifts must be {expected!r}, those of the codes, not {op.shifts!r}")
+    if op.shifts is not None:
+        _input(made, op.shifts, "uint8")
+        check_int(op.shift, SHIFT_MINIMUM, SHIFT_MAXIMUM - SHIFT_ROOM, "shift")
 
 
 def _infer_layer_norm(op: LayerNorm, made: Mapping[str, Tensor]) -> _Result:

@@ -23,7 +23,6 @@ from hwgen.graph.ops import (
     Softmax,
 )
 from hwgen.numerics.ailayernorm import ailayernorm
-from hwgen.numerics.e2softmax import e2softmax
 from hwgen.numerics.image import image_codes, patchify
 from hwgen.numerics.layer import Layer, attention
 from hwgen.numerics.matmul import attention_matmul
@@ -127,7 +126,7 @@ def op_inputs(op: Op) -> tuple[str, ...]:
         case AttentionLogits():
             return (op.query, op.key)
         case AttentionValues():
-            return (op.codes, op.value)
+            return (op.codes, op.value, *(() if op.shifts is None else (op.shifts,)))
         case Linear() if op.residual is not None:
             return (op.input, op.residual)
         case Embedding() | LayerNorm() | Linear() | QueryKeyValue() | Softmax() | MeanPool():
@@ -138,7 +137,13 @@ def op_inputs(op: Op) -> tuple[str, ...]:
 
 def op_outputs(op: Op) -> tuple[str, ...]:
     """Names of the tensors that an operation makes."""
-    return op.outputs if isinstance(op, QueryKeyValue) else (op.output,)
+    match op:
+        case QueryKeyValue():
+            return op.outputs
+        case Softmax() if op.shifts is not None:
+            return (op.output, op.shifts)
+        case _:
+            return (op.output,)
 
 
 def _layer(op: _Matrix) -> Layer:
@@ -172,13 +177,12 @@ def execute(
             return {op.output: out}
         case Softmax():
             logits = values[op.input]
-            codes = e2softmax(
-                logits,
-                fraction_bits=op.fraction_bits,
-                vec=op.vec,
-                max_length=logits.shape[-1],
+            codes, shifts = op.function(
+                logits, fraction_bits=op.fraction_bits, max_length=logits.shape[-1]
             )
-            return {op.output: codes}
+            if op.shifts is None or shifts is None:
+                return {op.output: codes}
+            return {op.output: codes, op.shifts: shifts}
         case AttentionValues():
             out = attention(
                 values[op.codes],
@@ -187,6 +191,7 @@ def execute(
                 shift=op.shift,
                 low=op.low,
                 high=op.high,
+                row_shift=None if op.shifts is None else values[op.shifts],
             )
             n, heads, tokens, head_dim = out.shape
             joined = out.transpose(0, 2, 1, 3).reshape(n, tokens, heads * head_dim)

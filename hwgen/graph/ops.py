@@ -14,6 +14,8 @@ from typing import Literal
 
 import numpy as np
 
+from hwgen.numerics.softmax import SoftmaxFunction
+
 Array = np.ndarray
 DataType = Literal["uint8", "int8", "int16"]
 
@@ -23,7 +25,8 @@ class Tensor:
     """One named tensor: a layer boundary that the accelerator materialises.
 
     ``real value = (code - zero_point) * scale``; ``shape`` is ``(tokens, channels)`` except for
-    attention logits and codes, which are ``(heads, tokens, tokens)``.
+    attention logits and codes, which are ``(heads, tokens, tokens)``, and the rows' shifts,
+    ``(heads, tokens)``.
     """
 
     name: str
@@ -160,16 +163,28 @@ class AttentionLogits(Op):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Softmax(Op):
-    """E2Softmax over the last axis: int8 logits -> uint8 codes 0..209 of scale 2^-8."""
+    """Softmax over the last axis: int8 logits -> uint8 codes of scale 2^-8.
+
+    With mode ``fractional`` every row has a shift, uint8 [heads, tokens]: its codes have scale
+    ``2^-(8 + shift)``.
+    """
 
     input: str
     fraction_bits: int
-    vec: int
+    function: SoftmaxFunction
+
+    @property
+    def shifts(self) -> str | None:
+        """Name of the tensor of the rows' shifts, if the mode has them."""
+        return f"{self.output}.shift" if self.function.has_shifts else None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AttentionValues(Op):
-    """Per head ``clip(rshr(codes @ v * m, e), low, high)`` -> int8 [tokens, heads * head_dim]."""
+    """Per head ``clip(rshr(codes @ v * m, e), low, high)`` -> int8 [tokens, heads * head_dim].
+
+    With ``shifts``, those of the codes' rows, a row's shift is added to e, which is at most 35.
+    """
 
     codes: str
     value: str
@@ -178,6 +193,7 @@ class AttentionValues(Op):
     shift: int
     low: int = -127
     high: int = 127
+    shifts: str | None = None  #: uint8 [heads, tokens]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -45,6 +45,10 @@ WORD_ADDRESS_BITS = BANK_BITS + OFFSET_BITS
 EXTERNAL_ADDRESS_BITS = 28
 BEAT_BYTES = 16  #: one AXI beat, the unit of external addresses
 CONSTANT_BYTES = 8  #: one per-column or per-channel record of constants
+#: Bank number of the row shifts in tables of layer boundaries: words of one byte, two slots of
+#: ``shift_words`` of the configuration. No instruction addresses it.
+ROW_SHIFT_BANK = 7
+ROW_SHIFT_SLOTS = 2
 IMAGE_MAGIC = int.from_bytes(b"HWGI", "little")
 
 
@@ -75,6 +79,7 @@ class DrainMode(IntEnum):
     TABLE = 1  #: requantise to int8, then the 256-entry table (GELU)
     RESIDUAL = 2  #: int16: requantised accumulator + the word at the destination
     WIDE = 3  #: int16 without residual (head)
+    SHIFTED = 4  #: requantise to int8, the row's shift added to the column's (fractional softmax)
 
 
 @dataclass(frozen=True)
@@ -244,20 +249,20 @@ OPCODES: tuple[Opcode, ...] = (
             _ROWS,
             _TILES,
             Field("columns", 16, "valid output columns over all tiles"),
-            Field("mode", 2, "DrainMode"),
+            Field("mode", 3, "DrainMode"),
             Field("zero_point", 8, "added after the shift (int8 modes)", signed=True),
             Field("low", 8, "lower clip (int8 modes)", signed=True),
             Field("high", 8, "upper clip (int8 modes)", signed=True),
-            Field("slot", 1, "table slot"),
+            Field("slot", 1, "table slot; mode SHIFTED: slot of row shifts"),
         ),
     ),
     Opcode(
         "SOFTMAX",
         9,
         Engine.SOFTMAX,
-        "E2Softmax of rows of int8 logits to uint8 codes; stored padding up to a whole word "
-        "becomes code 0. "
-        "In place is allowed.",
+        "E2Softmax of rows of int8 logits to uint8 codes, in the design's mode; stored padding up "
+        "to a whole word becomes code 0. In place is allowed. In mode fractional the shift of row "
+        "r goes to entry r of the slot of row shifts, for DRAIN.",
         (
             _word("source", "word of the first row, slice 0"),
             _stride("source_stride", "words between slices"),
@@ -266,6 +271,7 @@ OPCODES: tuple[Opcode, ...] = (
             _ROWS,
             Field("length", 12, "row length"),
             Field("fraction_bits", 4, "of the logits"),
+            Field("slot", 1, "slot of row shifts (mode fractional)"),
         ),
     ),
     Opcode(

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
-from hwgen.config import BANK_ROLES, PARAMETERS, AcceleratorConfig
+from hwgen.config import BANK_ROLES, PARAMETERS, AcceleratorConfig, softmax_fields
 from hwgen.errors import ConfigError, DoesNotFitError
-from hwgen.graph.ops import Op, Tensor
+from hwgen.graph.ops import Op, Softmax, Tensor
 from hwgen.graph.spec import ModelSpec
 from hwgen.isa.instructions import OFFSET_BITS
 
@@ -300,9 +300,9 @@ def bank_words_for(
 def preset_config(
     graph: GraphLike, *, rows: int, columns: int, blocks: int | None = None, **options: Any
 ) -> AcceleratorConfig:
-    """A design whose memories fit the graph exactly: :func:`sized_config` with its slice length."""
-    vec = next((op.vec for op in graph.ops if hasattr(op, "vec")), AcceleratorConfig.softmax_vec)
-    values = {"softmax_vec": vec} | options
+    """A design whose memories fit the graph exactly: :func:`sized_config` with its softmax."""
+    function = next(op.function for op in graph.ops if isinstance(op, Softmax))
+    values = softmax_fields(function) | options
     return sized_config(graph.spec, rows=rows, columns=columns, blocks=blocks, **values)
 
 

@@ -73,9 +73,11 @@ STORE_RESPONSE = 5
 FINISH = 2
 
 
-def softmax_latency(config: AcceleratorConfig) -> int:
+def softmax_latency(config: AcceleratorConfig, length: int) -> int:
     """Fixed part of a SOFTMAX command beyond (rows + 1) x words or slices of a row."""
-    return 29 + 2 * (config.softmax_vec.bit_length() - 1) + (config.softmax_vec > config.rows)
+    vec = config.softmax_vec
+    cycles = 29 + 2 * (vec.bit_length() - 1) + (vec > config.rows)
+    return cycles + -(-length // vec) if config.softmax_fractional else cycles
 
 
 def layernorm_latency(config: AcceleratorConfig) -> int:
@@ -563,7 +565,6 @@ class _Model:
 
     def softmax(self) -> _Process:
         config = self.config
-        fixed = softmax_latency(config)
         time = 0
         for number, instruction in self.by_engine[Engine.SOFTMAX]:
             while not self.known(number, instruction):
@@ -571,6 +572,7 @@ class _Model:
             taken = max(self.met(number, instruction) + HANDOVER, time)
             self.taken[Engine.SOFTMAX].append(taken)
             per_row = -(-instruction["length"] // min(config.rows, config.softmax_vec))
+            fixed = softmax_latency(config, instruction["length"])
             time = taken + (instruction["rows"] + 1) * per_row + fixed
             self.complete(Engine.SOFTMAX, taken, time)
 

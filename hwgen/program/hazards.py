@@ -13,9 +13,10 @@ from typing import NamedTuple
 from hwgen.errors import ProgramError
 from hwgen.isa.instructions import WAIT_BITS, Engine
 
-#: Pseudo banks of the parameter memories: slots of LayerNorm parameters and of tables.
+#: Pseudo banks of small memories: slots of LayerNorm parameters, of tables, of row shifts.
 LAYERNORM_SLOTS = 100
 TABLE_SLOTS = 102
+SHIFT_SLOTS = 104
 
 
 class Access(NamedTuple):
@@ -71,7 +72,7 @@ class Access(NamedTuple):
 
 
 def slot_access(kind: int, slot: int, write: bool) -> Access:
-    """Access to a whole parameter slot; ``kind``: LAYERNORM_SLOTS or TABLE_SLOTS."""
+    """Access to a whole slot; ``kind``: LAYERNORM_SLOTS, TABLE_SLOTS or SHIFT_SLOTS."""
     return Access(kind + slot, 0, 1, 0, 1, 0, 1, write)
 
 

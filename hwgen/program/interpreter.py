@@ -27,13 +27,14 @@ from hwgen.isa.instructions import (
     BEAT_BYTES,
     CONSTANT_BYTES,
     OFFSET_BITS,
+    ROW_SHIFT_BANK,
+    ROW_SHIFT_SLOTS,
     DrainMode,
     Engine,
     Instruction,
     StationarySource,
 )
 from hwgen.numerics.ailayernorm import ailayernorm
-from hwgen.numerics.e2softmax import e2softmax
 from hwgen.numerics.elementwise import apply_table
 from hwgen.numerics.requantise import (
     ptf_codes,
@@ -159,6 +160,8 @@ class _Machine:
         self.written = [np.zeros((words, rows), np.bool_) for words in self.config.bank_words]
         self.layernorm: list[Bytes | None] = [None, None]
         self.tables: list[npt.NDArray[np.int8] | None] = [None, None]
+        # Row shifts, [slots, rows]; -1 was never written.
+        self.shifts = np.full((ROW_SHIFT_SLOTS, self.config.shift_words), -1, np.int16)
 
         self.instructions = interpreter.instructions
         self.next = 0
@@ -275,6 +278,9 @@ class _Machine:
         self.completed[engine] += 1
         for name, part in self.snapshots.get((engine, self.completed[engine]), ()):
             dtype = self.dtypes[name]
+            if (part.base + part.first_token) >> OFFSET_BITS == ROW_SHIFT_BANK:
+                self.record_shifts(name, part)
+                continue
             slices = -(-part.channels * dtype.itemsize // self.config.rows)
             data, valid = self.read(part.base + part.first_token, part.stride, slices, part.tokens)
             if not valid[:, : part.channels * dtype.itemsize].all():
@@ -283,6 +289,15 @@ class _Machine:
                 part.first_token : part.first_token + part.tokens,
                 part.first_channel : part.first_channel + part.channels,
             ] = data.view(dtype)[:, : part.channels]
+
+    def record_shifts(self, name: str, part: Part) -> None:
+        """A boundary of row shifts: words of one byte."""
+        first = (part.base + part.first_token) & ((1 << OFFSET_BITS) - 1)
+        values = self.shifts.reshape(-1)[first : first + part.channels]
+        if (values < 0).any():
+            raise self.fail(f"Boundary {name} must be written when it is complete")
+        last = part.first_channel + part.channels
+        self.boundaries[name][part.first_token, part.first_channel : last] = values
 
     def execute(self) -> None:
         """Until END."""
@@ -552,7 +567,12 @@ class _Machine:
                 )
                 continue
             codes = requantise(
-                values, zero_point=i["zero_point"], low=i["low"], high=i["high"], **constants
+                values,
+                zero_point=i["zero_point"],
+                low=i["low"],
+                high=i["high"],
+                row_shift=self.row_shifts(i) if i["mode"] == DrainMode.SHIFTED else None,
+                **constants,
             )
             if i["mode"] == DrainMode.TABLE:
                 table = self.tables[i["slot"]]
@@ -561,6 +581,15 @@ class _Machine:
                 codes = apply_table(codes, table)
             self.write_codes(destination, i["stride"], first % per_word, codes.view(np.uint8))
         yield lambda: True
+
+    def row_shifts(self, i: Instruction) -> npt.NDArray[np.int16]:
+        """The shifts that a DRAIN adds, row by row."""
+        if not self.config.softmax_fractional:
+            raise self.fail("mode must not be SHIFTED on a design without row shifts", i)
+        values = self.shifts[i["slot"], : i["rows"]]
+        if (values < 0).any():
+            raise self.fail("Row shifts must be written before they are read", i)
+        return values
 
     def write_codes(self, address: int, stride: int, part: int, codes: Bytes) -> None:
         """Write [tokens, n] bytes from byte ``part`` of the first word on."""
@@ -576,6 +605,8 @@ class _Machine:
         slices = -(-length // self.config.rows)
         if length > self.config.max_row_length:
             raise self.fail(f"length must be at most {self.config.max_row_length}, not {length}", i)
+        if self.config.softmax_fractional and rows > self.config.shift_words:
+            raise self.fail(f"rows must be at most {self.config.shift_words}, not {rows}", i)
         early = self.random is not None and bool(self.random.integers(2))
         if not early:
             yield lambda: True
@@ -584,12 +615,11 @@ class _Machine:
             raise self.fail("Logits must be written before they are read", i)
         yield lambda: True
         codes = np.zeros((rows, slices * self.config.rows), np.uint8)
-        codes[:, :length] = e2softmax(
-            data.view(np.int8)[:, :length],
-            fraction_bits=i["fraction_bits"],
-            vec=self.config.softmax_vec,
-            max_length=length,
+        codes[:, :length], shifts = self.config.softmax(
+            data.view(np.int8)[:, :length], fraction_bits=i["fraction_bits"], max_length=length
         )
+        if shifts is not None:
+            self.shifts[i["slot"], :rows] = shifts
         self.write(i["destination"], i["destination_stride"], codes)
         yield lambda: True
 

@@ -15,7 +15,7 @@ from math import gcd
 
 import numpy as np
 
-from hwgen.config import AcceleratorConfig
+from hwgen.config import AcceleratorConfig, softmax_fields, value_text
 from hwgen.errors import ConfigError, DoesNotFitError
 from hwgen.graph.ops import (
     AttentionLogits,
@@ -37,6 +37,7 @@ from hwgen.isa.instructions import (
     CONSTANT_BYTES,
     INSTRUCTION_BYTES,
     OFFSET_BITS,
+    ROW_SHIFT_BANK,
     WAIT_BITS,
     DrainMode,
     Engine,
@@ -56,6 +57,7 @@ from hwgen.program.buffer_plan import (
 )
 from hwgen.program.hazards import (
     LAYERNORM_SLOTS,
+    SHIFT_SLOTS,
     TABLE_SLOTS,
     Access,
     HazardTracker,
@@ -99,8 +101,8 @@ def lower(
         allow_slices: permit layers wider than the columns (several weight slices a tile).
 
     Raises:
-        ConfigError: the design cannot run the model: columns too narrow, softmax of another slice
-            length, rows or channels beyond a unit's size.
+        ConfigError: the design cannot run the model: columns too narrow, another softmax,
+            rows or channels beyond a unit's size.
         DoesNotFitError: a tensor does not fit its bank, which is said before anything is packed, or
             more instructions than the thresholds can count.
         ProgramError: a number beyond an instruction's field.
@@ -132,13 +134,16 @@ def _check(graph: GraphLike, config: AcceleratorConfig, allow_slices: bool) -> N
                     why="the hardware takes one weight slice per tile",
                     nearest=config.weight_bits,
                 )
-        if isinstance(op, Softmax) and op.vec != config.softmax_vec:
-            raise ConfigError(
-                f"softmax_vec must be the graph's {op.vec}, not {config.softmax_vec}",
-                where=op.name,
-                why="the slice length is part of the softmax's function",
-                nearest=op.vec,
-            )
+        if isinstance(op, Softmax):
+            for name, value in softmax_fields(op.function).items():
+                if value != getattr(config, name):
+                    raise ConfigError(
+                        f"{name} must be the graph's {value_text(value)},"
+                        f" not {value_text(getattr(config, name))}",
+                        where=op.name,
+                        why="it is part of the softmax's function",
+                        nearest=value_text(value),
+                    )
     if config.weight_bits < 8:
         raise ConfigError(
             f"weight_bits must be 8 for a model with attention, not {config.weight_bits}",
@@ -554,6 +559,28 @@ class _Builder:
             }
             slices = (head * query.group_slices, (head + 1) * query.group_slices)
             groups = ceil_div(tokens, lanes)
+            # The rows' shifts: a slot beside each score buffer.
+            slot = number % 2
+            soft_parts = [(softmax.output, part)]
+            if softmax.shifts is not None:
+                first = (ROW_SHIFT_BANK << OFFSET_BITS) + slot * config.shift_words
+                soft_parts.append(
+                    (
+                        softmax.shifts,
+                        {
+                            "base": first - head,
+                            "stride": 1,
+                            "first_token": head,
+                            "tokens": 1,
+                            "first_channel": rows[0],
+                            "channels": m,
+                        },
+                    )
+                )
+
+            def shift_access(write: bool, slot: int = slot) -> tuple[Access, ...]:
+                return (slot_access(SHIFT_SLOTS, slot, write),) if softmax.shifts else ()
+
             product = Item(
                 engine=Engine.MATMUL,
                 cycles=key_tiles * query.group_slices * pass_cycles,
@@ -626,13 +653,15 @@ class _Builder:
                             "rows": m,
                             "length": tokens,
                             "fraction_bits": softmax.fraction_bits,
+                            "slot": slot if softmax.shifts else 0,
                         },
                         accesses=(
                             self.access(scores, (0, keys.slices), here, False),
                             self.access(scores, (0, keys.slices), here, True),
+                            *shift_access(True),
                         ),
                         label=softmax.name,
-                        parts=((softmax.output, part),),
+                        parts=tuple(soft_parts),
                     )
                 ],
             )
@@ -683,13 +712,13 @@ class _Builder:
                             "rows": m,
                             "tiles": value_tiles,
                             "columns": padded,
-                            "mode": DrainMode.INT8,
+                            "mode": DrainMode.SHIFTED if softmax.shifts else DrainMode.INT8,
                             "zero_point": 0,
                             "low": values.low,
                             "high": values.high,
-                            "slot": 0,
+                            "slot": slot if softmax.shifts else 0,
                         },
-                        accesses=(self.access(query, slices, rows, True),),
+                        accesses=(self.access(query, slices, rows, True), *shift_access(False)),
                         label=values.name,
                         parts=tuple(
                             self._parts(

@@ -41,7 +41,8 @@ class Part:
     Complete when ``engine`` has completed ``count`` instructions since START; a later instruction
     may overwrite it, none does so before. Channel ``first_channel + j`` of token
     ``first_token + i`` lies in word ``base + (j // per_word) * stride + first_token + i``, where a
-    word of ``rows`` bytes holds ``per_word`` channels, little endian.
+    word of ``rows`` bytes holds ``per_word`` channels, little endian; a word of the row shifts is
+    one byte (:data:`hwgen.isa.instructions.ROW_SHIFT_BANK`).
     """
 
     engine: Engine

@@ -24,6 +24,7 @@ from hwgen.graph.ops import (
     Tensor,
 )
 from hwgen.graph.spec import ModelSpec
+from hwgen.numerics.softmax import DEFAULT_FUNCTION, SoftmaxFunction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,10 @@ def _constants(columns: int, low: int = -128) -> Requantise:
 
 
 def skeleton_graph(
-    spec: ModelSpec, *, weight_bits: int | Mapping[str, int] = 8, vec: int = 32
+    spec: ModelSpec,
+    *,
+    weight_bits: int | Mapping[str, int] = 8,
+    softmax: SoftmaxFunction = DEFAULT_FUNCTION,
 ) -> SkeletonGraph:
     """The operations of a model, as the quantiser makes them, without their values.
 
@@ -62,7 +66,7 @@ def skeleton_graph(
         spec: geometry of the model.
         weight_bits: width of the encoder's layers (embedding and head: 8), or widths by operation
             name (others: 8).
-        vec: slice length of the softmax.
+        softmax: the softmax.
     """
     ops: list[Op] = []
     tensors: dict[str, Tensor] = {}
@@ -158,11 +162,12 @@ def skeleton_graph(
         )
         add(logits, square, "int8")
         codes = f"{name}.softmax"
-        add(
-            Softmax(name=codes, output=codes, input=logits.output, fraction_bits=4, vec=vec),
-            square,
-            "uint8",
+        weights = Softmax(
+            name=codes, output=codes, input=logits.output, fraction_bits=4, function=softmax
         )
+        add(weights, square, "uint8")
+        if weights.shifts is not None:
+            tensors[weights.shifts] = Tensor(name=weights.shifts, shape=square[:2], dtype="uint8")
         values = AttentionValues(
             name=f"{name}.attention",
             output=f"{name}.attention",
@@ -171,6 +176,7 @@ def skeleton_graph(
             heads=spec.heads,
             multiplier=1 << 15,
             shift=20,
+            shifts=weights.shifts,
         )
         add(values, (t, a), "int8")
         stream = linear(f"{name}.proj", values.output, w, "int16", residual=stream)

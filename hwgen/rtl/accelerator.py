@@ -68,6 +68,7 @@ class Accelerator(wiring.Component):
         ports["interrupt"] = Out(1)
         super().__init__(ports)
         self.memory = ActivationMemory(config, readers=6, writers=4)
+        self.drain = DrainEngine(config)
         self.array = SystolicArray(
             rows=config.rows,
             columns=config.columns,
@@ -78,7 +79,7 @@ class Accelerator(wiring.Component):
 
     def leaves(self) -> dict[str, wiring.Component | str]:
         """Modules, or their Verilog, that are emitted once each and instantiated by name."""
-        return self.array.leaves() | self.memory.leaves()
+        return self.array.leaves() | self.memory.leaves() | self.drain.leaves()
 
     def synthesis_leaves(self) -> dict[str, wiring.Component]:
         """Those of :meth:`leaves` that synthesis for DSP48E2 replaces by these."""
@@ -112,7 +113,7 @@ class Accelerator(wiring.Component):
         load = in_core("load", LoadEngine(config))
         stationary = in_core("stationary", StationaryEngine(config))
         matmul = in_core("matmul", MatmulEngine(config))
-        drain = in_core("drain_engine", DrainEngine(config))
+        drain = in_core("drain_engine", self.drain)
         softmax = in_core("softmax", SoftmaxEngine(config))
         layernorm = in_core("layernorm", LayerNormEngine(config))
         store = in_core("store", StoreEngine(config))
@@ -208,6 +209,7 @@ class Accelerator(wiring.Component):
             layernorm.parameter_slot.eq(load.layernorm_slot),
             layernorm.parameter_index.eq(load.layernorm_index),
             layernorm.parameter_data.eq(load.layernorm_data),
+            *([drain.row_shifts.eq(softmax.row_shifts)] if config.softmax_fractional else []),
             drain.table_valid.eq(load.table_valid),
             drain.table_slot.eq(load.table_slot),
             drain.table_beat.eq(load.table_beat),

@@ -6,14 +6,27 @@ from __future__ import annotations
 from amaranth import Cat, Elaboratable, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for
+from amaranth.utils import bits_for, exact_log2
 
 from hwgen.config import AcceleratorConfig
-from hwgen.isa.instructions import WORD_ADDRESS_BITS, DrainMode
+from hwgen.isa.instructions import (
+    ROW_SHIFT_BANK,
+    ROW_SHIFT_SLOTS,
+    WORD_ADDRESS_BITS,
+    DrainMode,
+)
+from hwgen.numerics.fractional_softmax import SHIFT_BITS
 from hwgen.rtl import elementwise, requantise
 from hwgen.rtl.elementwise import ElementwiseLane
-from hwgen.rtl.pipeline import register
-from hwgen.rtl.ports import READ_LATENCY, ReadPort, WritePort, command_signature
+from hwgen.rtl.pipeline import delay, register
+from hwgen.rtl.ports import (
+    READ_LATENCY,
+    ReadPort,
+    WritePort,
+    command_signature,
+    row_shift_layout,
+)
+from hwgen.rtl.ram import Ram, ram_name, ram_verilog
 from hwgen.rtl.requantise import CONSTANTS, RequantiseLane
 
 #: Cycles from a row's drain address to its accumulators at the lanes (SystolicArray).
@@ -93,6 +106,9 @@ class DrainEngine(wiring.Component):
     address to its write: 15 cycles. The write port must have the highest priority (it is never
     stalled); a residual read that loses its bank stalls the issue. ``done`` pulses when the
     command's last word has been written.
+
+    With a fractional softmax ``row_shifts`` writes the memory of the rows' shifts; mode SHIFTED
+    adds entry r of the command's slot to the shifts of row r.
     """
 
     PIPELINE = ACCUMULATOR_LATENCY + requantise.LATENCY + elementwise.LATENCY
@@ -101,6 +117,11 @@ class DrainEngine(wiring.Component):
         self.config = config
         super().__init__(
             {
+                **(
+                    {"row_shifts": In(row_shift_layout(config))}
+                    if config.softmax_fractional
+                    else {}
+                ),
                 "i_command": In(command_signature("DRAIN")),
                 "done": Out(1),
                 "i_constants": In(stream.Signature(config.wide_beat_bits)),
@@ -118,6 +139,30 @@ class DrainEngine(wiring.Component):
                 "table_data": In(128),
             }
         )
+
+    def leaves(self) -> dict[str, str]:
+        """Verilog of the memory of row shifts by module name."""
+        if not self.config.softmax_fractional:
+            return {}
+        shape = (ROW_SHIFT_SLOTS * self.config.shift_words, SHIFT_BITS, SHIFT_BITS)
+        return {ram_name(*shape, bank=True): ram_verilog(*shape, bank=True)}
+
+    def _row_shift(self, m: Module, command: Signal, row: Signal) -> Signal:
+        """The shift of the row issued ACCUMULATOR_LATENCY + ROW_SHIFT_DELAY cycles ago."""
+        words = self.config.shift_words
+        bank = Ram(ROW_SHIFT_SLOTS * words, SHIFT_BITS, SHIFT_BITS, name="row_shifts", bank=True)
+        m.submodules[f"bank{ROW_SHIFT_BANK}"] = bank.instance()
+        given = register(m, self.row_shifts, "row_shift_given", reset=True)
+        m.d.comb += [
+            bank.read_address.eq(Cat(row[: exact_log2(words)], command.slot)),
+            bank.write_enable.eq(given.valid),
+            bank.write_address.eq(Cat(given.row, given.slot)),
+            bank.write_data.eq(given.shift),
+        ]
+        used = register(m, command.mode == DrainMode.SHIFTED, "row_shift_used")
+        wait = ACCUMULATOR_LATENCY + requantise.ROW_SHIFT_DELAY - 3
+        early = delay(m, Mux(used, bank.read_data, 0), wait + 1, "row_shift")
+        return register(m, early, "row_shift", reset=True)
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
@@ -301,9 +346,12 @@ class DrainEngine(wiring.Component):
             m.d.sync += step.eq(word)
             word = step
 
+        row_shift = self._row_shift(m, command, row) if config.softmax_fractional else None
         codes, values = [], []
         for lane in range(lanes):
-            unit = RequantiseLane()
+            unit = RequantiseLane(row_shifts=row_shift is not None)
+            if row_shift is not None:
+                m.d.comb += unit.row_shift.eq(row_shift)
             table = ElementwiseLane()
             m.submodules[f"requantise_{lane}"] = unit
             m.submodules[f"elementwise_{lane}"] = table

@@ -6,8 +6,11 @@ from __future__ import annotations
 from amaranth import Module, Shape, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
+from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import BY_NAME, WORD_ADDRESS_BITS
+from hwgen.numerics.fractional_softmax import SHIFT_BITS
 from hwgen.rtl.pipeline import StreamBuffer
 
 #: Cycles from a granted read request to its data.
@@ -98,6 +101,12 @@ class WriteBuffer(wiring.Component):
         return m
 
 
+def row_shift_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """A write to the row shifts: entry ``row`` of a slot."""
+    row = exact_log2(config.shift_words)
+    return data.StructLayout({"valid": 1, "slot": 1, "row": row, "shift": SHIFT_BITS})
+
+
 def command_layout(opcode: str) -> data.StructLayout:
     """Fields of one opcode's body as a structure, from the ISA table."""
     members: dict[str, Shape] = {
@@ -119,4 +128,5 @@ __all__ = [
     "WritePort",
     "command_layout",
     "command_signature",
+    "row_shift_layout",
 ]

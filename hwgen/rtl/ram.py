@@ -16,17 +16,20 @@ from amaranth.lib import memory
 from amaranth.utils import bits_for, ceil_log2
 
 
-def ram_name(words: int, width: int, granularity: int) -> str:
-    """Verilog module name; one module serves all memories of one shape."""
-    return f"hwgen_ram_{words}x{width}" + ("" if granularity == width else f"g{granularity}")
+def ram_name(words: int, width: int, granularity: int, *, bank: bool = False) -> str:
+    """Verilog module name; one module serves all memories of one shape.
+
+    ``bank``: the simulation watches its writes by name; memories with byte enables are always.
+    """
+    part = "" if granularity == width else f"g{granularity}"
+    return f"hwgen_ram_{words}x{width}{part}" + ("b" if bank else "")
 
 
-def _write_prefix(width: int, granularity: int) -> str:
-    """Byte-enabled memories are the banks, whose writes the simulation watches by name."""
-    return "write" if granularity == width else "bank_write"
+def _write_prefix(width: int, granularity: int, bank: bool) -> str:
+    return "bank_write" if bank or granularity != width else "write"
 
 
-def ram_verilog(words: int, width: int, granularity: int) -> str:
+def ram_verilog(words: int, width: int, granularity: int, *, bank: bool = False) -> str:
     """Verilog of a memory with one read and one write port, ``width // granularity`` write enables.
 
     Read data are valid one cycle after the address. A read of the word that is written in the same
@@ -35,9 +38,10 @@ def ram_verilog(words: int, width: int, granularity: int) -> str:
     With the macro ``HWGEN_FILL_MEMORIES`` the content begins as zeros, for four-state simulators:
     padding that nobody writes would be X there, and X times a weight of zero is X.
     """
+    name = ram_name(words, width, granularity, bank=bank)
     address = max(1, bits_for(words - 1))
     lanes = width // granularity
-    write = _write_prefix(width, granularity)
+    write = _write_prefix(width, granularity, bank)
     body = "".join(
         f"    if ({write}_en[{lane}])\n"
         f"      words[{write}_address][{granularity * (lane + 1) - 1}:{granularity * lane}] <= "
@@ -46,7 +50,7 @@ def ram_verilog(words: int, width: int, granularity: int) -> str:
     )
     if lanes == 1:
         body = f"    if ({write}_en[0])\n      words[{write}_address] <= {write}_data;\n"
-    return f"""module {ram_name(words, width, granularity)}(clk, read_address, read_data, \
+    return f"""module {name}(clk, read_address, read_data, \
 {write}_en, {write}_address, {write}_data);
   input clk;
   input [{address - 1}:0] read_address;
@@ -71,10 +75,12 @@ endmodule
 class Ram:
     """Signals of one memory and the instance that drives them."""
 
-    def __init__(self, words: int, width: int, granularity: int, *, name: str) -> None:
+    def __init__(
+        self, words: int, width: int, granularity: int, *, name: str, bank: bool = False
+    ) -> None:
         address = max(1, bits_for(words - 1))
-        self.module = ram_name(words, width, granularity)
-        self._write = _write_prefix(width, granularity)
+        self.module = ram_name(words, width, granularity, bank=bank)
+        self._write = _write_prefix(width, granularity, bank)
         self.read_address = Signal(address, name=f"{name}_read_address")
         self.read_data = Signal(width, name=f"{name}_read_data")
         self.write_enable = Signal(width // granularity, name=f"{name}_write_enable")

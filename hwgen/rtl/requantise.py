@@ -7,10 +7,14 @@ from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from hwgen.numerics.fractional_softmax import SHIFT_BITS
+from hwgen.rtl.pipeline import register
+
 #: Cycles from ``accumulators`` to ``codes``.
 LATENCY = 9
-#: The residual is taken this many cycles after the accumulator.
+#: The residual is taken this many cycles after the accumulator, the row's shift that many.
 RESIDUAL_DELAY = 7
+ROW_SHIFT_DELAY = 3
 
 CONSTANTS = data.StructLayout({"bias": signed(32), "multiplier": 16, "shift": 6})
 
@@ -24,12 +28,15 @@ class RequantiseLane(wiring.Component):
     other set can be loaded meanwhile. ``wide``: int16 result, ``residual`` (given RESIDUAL_DELAY
     cycles after the accumulator) is added and the limits are those of int16; otherwise
     ``zero_point`` is added and ``low``/``high`` clip. ``wide`` and the limits are constant while
-    values are inside. No back-pressure.
+    values are inside. No back-pressure. ``row_shifts``: a row's shift, ``row_shift`` given
+    ROW_SHIFT_DELAY cycles after the accumulator, is added to the column's; the sum is at most 47.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, row_shifts: bool = False) -> None:
+        self.row_shifts = row_shifts
         super().__init__(
             {
+                **({"row_shift": In(SHIFT_BITS)} if row_shifts else {}),
                 "accumulator": In(signed(32)),
                 "constant_set": In(1),
                 "constants": In(data.ArrayLayout(CONSTANTS, 2)),
@@ -65,7 +72,11 @@ class RequantiseLane(wiring.Component):
         # the rounding bit. (x >> (e-1)) + 1 >> 1 equals rshr(x, e); beyond 18 bits every result
         # saturates at int16 whatever is added.
         amount = Signal(6, reset_less=True, name="amount")
-        m.d.sync += amount.eq(Mux(sets[2], b.shift, a.shift) - 1)
+        if self.row_shifts:
+            column = register(m, (Mux(sets[1], b.shift, a.shift) - 1)[:6], "column")
+            m.d.sync += amount.eq(column + self.row_shift)
+        else:
+            m.d.sync += amount.eq(Mux(sets[2], b.shift, a.shift) - 1)
         coarse = Signal(signed(48), reset_less=True, name="coarse")
         fine = Signal(3, reset_less=True, name="fine")
         m.d.sync += [coarse.eq(product >> Cat(Const(0, 3), amount[3:])), fine.eq(amount[:3])]

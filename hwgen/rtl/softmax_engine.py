@@ -15,6 +15,12 @@ from amaranth.utils import exact_log2
 from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import WORD_ADDRESS_BITS
 from hwgen.rtl.e2softmax import STAGE_2_LATENCY, E2Softmax, stage_1_latency
+from hwgen.rtl.fractional_softmax import (
+    CODES_LATENCY,
+    FractionalSoftmax,
+    maximum_latency,
+    sum_latency,
+)
 from hwgen.rtl.pipeline import Credits, Fifo, RowAddresses, StreamBuffer, register
 from hwgen.rtl.ports import (
     READ_LATENCY,
@@ -23,6 +29,7 @@ from hwgen.rtl.ports import (
     WritePort,
     command_layout,
     command_signature,
+    row_shift_layout,
 )
 
 #: Words that may be on their way between a granted read and the gearbox.
@@ -33,9 +40,15 @@ def softmax_cycles(config: AcceleratorConfig, rows: int, length: int) -> int:
     """Cycles from accepting a SOFTMAX command to ``done`` if the memory always grants; exact."""
     words = -(-length // config.rows)
     slices = -(-length // config.softmax_vec)
-    fixed = READ_LATENCY + stage_1_latency(config.softmax_vec) + STAGE_2_LATENCY + 6
-    if config.softmax_vec > config.rows:
+    vec = config.softmax_vec
+    fixed = READ_LATENCY + 6
+    if vec > config.rows:
         fixed += 1  # the slice's register in front of the unit
+    if config.softmax_fractional:
+        # A row's exponents wait for its Sum, once more as long as its slices take.
+        fixed += maximum_latency(vec) + sum_latency(vec) + CODES_LATENCY + slices - 1
+    else:
+        fixed += stage_1_latency(vec) + STAGE_2_LATENCY
     return (rows + 1) * max(words, slices) - 1 + fixed
 
 
@@ -45,12 +58,14 @@ class SoftmaxEngine(wiring.Component):
     A command reads ``ceil(length / rows)`` words per row, and writes as many whole words; codes
     beyond ``length`` are 0. One word per cycle when ``softmax_vec >= rows``, else one slice per
     cycle. With W words and S slices a row, a command of N rows takes ``(N + 1) * max(W, S) - 1 +
-    fixed`` cycles from its acceptance to ``done`` if the memory always grants:
-    :func:`softmax_cycles`. The next command is accepted from the cycle of ``done`` on.
+    fixed`` cycles from its acceptance to ``done`` if the memory always grants, S - 1 more in mode
+    fractional: :func:`softmax_cycles`. The next command is accepted from the cycle of ``done`` on.
 
     ``done`` is high for one cycle, the one after the last write was granted. A row is read before
     it is written, so source and destination may be the same. Reads are requested only with room for
     their data; a stalled write port fills the unit and stops the reads.
+
+    In mode fractional ``row_shifts`` says a row's shift, when the row's last codes leave the unit.
     """
 
     i_command: In
@@ -62,6 +77,11 @@ class SoftmaxEngine(wiring.Component):
         self.config = config
         super().__init__(
             {
+                **(
+                    {"row_shifts": Out(row_shift_layout(config))}
+                    if config.softmax_fractional
+                    else {}
+                ),
                 "i_command": In(command_signature("SOFTMAX")),
                 "done": Out(1),
                 "read": Out(ReadPort(config.word_bits)),
@@ -129,7 +149,13 @@ class SoftmaxEngine(wiring.Component):
         ]
 
         # Gearbox: words to slices
-        m.submodules.unit = unit = E2Softmax(vec, config.max_row_length)
+        if config.softmax_fractional:
+            unit = FractionalSoftmax(
+                vec, config.max_row_length, config.exponent_fraction_bits, config.divider_bits
+            )
+        else:
+            unit = E2Softmax(vec, config.max_row_length)
+        m.submodules.unit = unit
         slice_in = unit.i_stream
         index_in = Signal.like(last_slice, reset_less=False, name="index_in")
         slice_taken = slice_in.valid & slice_in.ready
@@ -180,6 +206,20 @@ class SoftmaxEngine(wiring.Component):
         write = writes.i_stream
         slice_out = unit.o_stream
         codes = slice_out.payload.codes.as_value()
+        if config.softmax_fractional:
+            # Written a word or more before the row's last codes are.
+            row_end = slice_out.valid & slice_out.ready & slice_out.payload.last
+            row_out = Signal.like(self.row_shifts.row, name="row_out")
+            with m.If(start):
+                m.d.sync += row_out.eq(0)
+            with m.Elif(row_end):
+                m.d.sync += row_out.eq(row_out + 1)
+            m.d.comb += [
+                self.row_shifts.valid.eq(row_end),
+                self.row_shifts.slot.eq(command.slot),
+                self.row_shifts.row.eq(row_out),
+                self.row_shifts.shift.eq(slice_out.payload.shift),
+            ]
         part_out = Signal(range(max(2, ratio)), name="part_out")
         if vec <= word_bytes:
             part_end_out = slice_out.payload.last | (part_out == ratio - 1)

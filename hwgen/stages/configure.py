@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hwgen.boards import Board
-from hwgen.config import PARAMETERS, AcceleratorConfig, value_text
+from hwgen.config import PARAMETERS, AcceleratorConfig, softmax_fields, value_text
 from hwgen.errors import ConfigError, DoesNotFitError, UsageError
 from hwgen.graph.spec import ModelSpec
+from hwgen.numerics.softmax import SoftmaxFunction
 from hwgen.stages.options import BY_NAME, DesignOptions
 
 #: A layer that fills an array's rows fewer times than this spends most of its cycles on loading
@@ -36,14 +37,16 @@ class Hardware:
     notes: tuple[str, ...] = ()
 
 
-def configure(spec: ModelSpec, board: Board, options: DesignOptions, softmax_vec: int) -> Hardware:
+def configure(
+    spec: ModelSpec, board: Board, options: DesignOptions, softmax: SoftmaxFunction
+) -> Hardware:
     """The board's preset, changed by the options, with memories that fit the model exactly.
 
     Args:
         spec: geometry of the model.
         board: its preset and memory ports.
         options: what the user states.
-        softmax_vec: slice length of the graph's softmax.
+        softmax: the graph's.
 
     Raises:
         UsageError: an option that the model, the board or another option does not permit; names
@@ -58,10 +61,10 @@ def configure(spec: ModelSpec, board: Board, options: DesignOptions, softmax_vec
     )
 
     said = dict(options.values)
-    _check_said(spec, board, said, softmax_vec)
+    _check_said(spec, board, said, softmax)
     preset, notes = _preset(board, spec, said)
     blocks: Any = said.get("row_blocks")
-    values: dict[str, Any] = preset | said | {"softmax_vec": softmax_vec}
+    values: dict[str, Any] = preset | said | softmax_fields(softmax)
     values.pop("row_blocks", None)
     while True:
         try:
@@ -94,14 +97,16 @@ def _refuse(name: str, legal: str, value: object, nearest: object, why: str | No
     raise UsageError(text, why=why, nearest=nearest)
 
 
-def _check_said(spec: ModelSpec, board: Board, said: Mapping[str, Any], softmax_vec: int) -> None:
+def _check_said(
+    spec: ModelSpec, board: Board, said: Mapping[str, Any], softmax: SoftmaxFunction
+) -> None:
     """Refuse what model, graph and board do not permit, whatever the other options are."""
     if (ports := said.get("memory_ports", 1)) > board.memory.ports:
         limit = board.memory.ports
         _refuse("memory_ports", f"at most the {limit} of {board.name}", ports, limit)
-    if (vec := said.get("softmax_vec", softmax_vec)) != softmax_vec:
+    if softmax.vec is not None and (vec := said.get("softmax_vec", softmax.vec)) != softmax.vec:
         why = "the slice length is part of the softmax's function"
-        _refuse("softmax_vec", f"the graph's {softmax_vec}", vec, softmax_vec, why)
+        _refuse("softmax_vec", f"the graph's {softmax.vec}", vec, softmax.vec, why)
     for name, demand, what in (
         ("max_row_length", spec.tokens, "tokens"),
         ("max_channels", spec.width, "channels"),
@@ -192,7 +197,9 @@ def memory_blocks(config: AcceleratorConfig) -> int:
     )
 
 
-def check_fits(spec: ModelSpec, board: Board, options: DesignOptions, softmax_vec: int) -> Hardware:
+def check_fits(
+    spec: ModelSpec, board: Board, options: DesignOptions, softmax: SoftmaxFunction
+) -> Hardware:
     """The hardware, refused where its activations do not fit the board.
 
     Needs shapes only: it is asked before the checkpoint is read.
@@ -209,7 +216,7 @@ def check_fits(spec: ModelSpec, board: Board, options: DesignOptions, softmax_ve
     def demand(size: int) -> int:
         """Block RAMs with images of another size; beyond the bound where no design is legal."""
         try:
-            smaller = configure(replace(spec, image_size=size), board, options, softmax_vec)
+            smaller = configure(replace(spec, image_size=size), board, options, softmax)
         except (DoesNotFitError, UsageError):
             return bound + 1
         return memory_blocks(smaller.config)
@@ -225,7 +232,7 @@ def check_fits(spec: ModelSpec, board: Board, options: DesignOptions, softmax_ve
 
     where = f"model {spec.name!r} on {board.name}"
     try:
-        hardware = configure(spec, board, options, softmax_vec)
+        hardware = configure(spec, board, options, softmax)
     except DoesNotFitError as error:  # beyond what an address or a counter can name
         raise DoesNotFitError(
             error.resource, error.demand, error.bound, error.unit, with_nearest(), where=where

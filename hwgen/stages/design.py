@@ -26,6 +26,7 @@ from hwgen.graph.graph import METADATA_KEY, IntegerGraph
 from hwgen.graph.ops import Softmax
 from hwgen.graph.safetensors_file import read_safetensors, recognise, write_safetensors
 from hwgen.graph.spec import MAX_CHANNELS, ModelSpec, Pooling
+from hwgen.numerics.softmax import DEFAULT_FUNCTION, SoftmaxFunction, SoftmaxMode
 from hwgen.reading import STRICT, check_version, load_json, printable, validate
 from hwgen.report.terminal import Reporter
 from hwgen.stages.configure import check_fits
@@ -33,7 +34,7 @@ from hwgen.stages.options import DesignOptions
 
 #: Longest name of a design.
 _NAME_CHARACTERS = 64
-DESIGN_SCHEMA_VERSION = 3
+DESIGN_SCHEMA_VERSION = 4
 _DESIGN_KEY = "hwgen.design"
 
 
@@ -55,10 +56,19 @@ def design_name(model: str, board: str) -> str:
     return f"{name[: _NAME_CHARACTERS - 9]}_{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
 
 
+#: Fields of :class:`Shapes` that describe the softmax, and their names in the function.
+_SOFTMAX = {
+    "softmax_mode": "mode",
+    "softmax_vec": "vec",
+    "exponent_fraction_bits": "exponent_fraction_bits",
+    "divider_bits": "divider_bits",
+}
+
+
 @with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class Shapes:
-    """What a design knows of a model: all that decides tensor shapes and the softmax's slices."""
+    """What a design knows of a model: all that decides tensor shapes, and the softmax."""
 
     image_size: int
     channels: int
@@ -71,25 +81,36 @@ class Shapes:
     classes: int
     class_token: bool
     pooling: Pooling
-    softmax_vec: int  #: slice length of E2Softmax
+    softmax_mode: SoftmaxMode
+    softmax_vec: int | None  #: slice length, mode ``sole``
+    exponent_fraction_bits: int | None  #: mode ``fractional``
+    divider_bits: int | None
 
     def __post_init__(self) -> None:
         """Refuse what no model has."""
         try:
             self.spec("model")
+            self.softmax  # noqa: B018 - refused if it is no function
         except ModelError as error:
             raise FormatError(error.what) from error
 
     @classmethod
-    def of(cls, spec: ModelSpec, softmax_vec: int) -> Shapes:
+    def of(cls, spec: ModelSpec, softmax: SoftmaxFunction) -> Shapes:
         """The shapes of a model."""
-        names = [item.name for item in fields(cls) if item.name != "softmax_vec"]
-        return cls(**{name: getattr(spec, name) for name in names}, softmax_vec=softmax_vec)
+        names = [item.name for item in fields(cls) if item.name not in _SOFTMAX]
+        values = {name: getattr(softmax, field) for name, field in _SOFTMAX.items()}
+        return cls(**{name: getattr(spec, name) for name in names}, **values)
+
+    @property
+    def softmax(self) -> SoftmaxFunction:
+        """The function of the softmax."""
+        return SoftmaxFunction(**{field: getattr(self, name) for name, field in _SOFTMAX.items()})
 
     def spec(self, name: str) -> ModelSpec:
         """A model of these shapes; what does not decide shapes is as by default."""
         values: dict[str, Any] = asdict(self)
-        del values["softmax_vec"]
+        for name in _SOFTMAX:
+            del values[name]
         # The specification refuses other numbers of channels: no memory for them.
         known = type(self.channels) is int and self.channels <= MAX_CHANNELS
         half = (0.5,) * self.channels if known else ()
@@ -248,15 +269,15 @@ class Design:
 
 def shapes_of(graph: IntegerGraph) -> Shapes:
     """The shapes of a graph."""
-    slices = (op.vec for op in graph.ops if isinstance(op, Softmax))
-    return Shapes.of(graph.spec, next(slices, AcceleratorConfig.softmax_vec))
+    functions = (op.function for op in graph.ops if isinstance(op, Softmax))
+    return Shapes.of(graph.spec, next(functions, DEFAULT_FUNCTION))
 
 
 def design(graph: IntegerGraph, board: Board, options: DesignOptions, reporter: Reporter) -> Design:
     """The board's preset, changed by the options, with memories that fit the graph exactly."""
     with reporter.stage("design"):
         shapes = shapes_of(graph)
-        hardware = check_fits(graph.spec, board, options, shapes.softmax_vec)
+        hardware = check_fits(graph.spec, board, options, shapes.softmax)
         for note in hardware.notes:
             reporter.say(note)
         return Design(
@@ -341,9 +362,12 @@ def open_source(
         found.shapes.check(shapes_of(graph), f"graph {graph_path}")
         return found.with_graph(graph)
     if found.graph is None:
-        vec = found.shapes.softmax_vec
+        softmax = found.shapes.softmax
+        words = f"--softmax {softmax.mode}"
+        if softmax.vec is not None:
+            words += f" --softmax-lanes {softmax.vec}"
         raise UsageError(
             f"--graph must be given: the design {path} holds no graph"
-            f" ('hwgen quantize {found.model} --softmax-lanes {vec} -o GRAPH' makes one)"
+            f" ('hwgen quantize {found.model} {words} -o GRAPH' makes one)"
         )
     return found

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hwgen.boards import RESOURCES, Board
+from hwgen.config import softmax_fields
 from hwgen.errors import ConfigError, InfeasibleError, UsageError
 from hwgen.explore.evaluate import Problem, processors
 from hwgen.explore.resources import model_error
@@ -30,6 +31,7 @@ from hwgen.frontend.models import ALIASES, MODELS, get_model
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.ops import Embedding, Linear, Op, QueryKeyValue
 from hwgen.graph.spec import ModelSpec
+from hwgen.numerics.softmax import DEFAULT_FUNCTION, SoftmaxFunction
 from hwgen.outputs import State
 from hwgen.program.cycle_model import MemoryModel
 from hwgen.program.skeleton import skeleton_graph
@@ -46,7 +48,7 @@ class ExploreRequest:
     spec: ModelSpec
     source: str  #: model or graph as the user named it, for the command that rebuilds a design
     is_graph: bool = False
-    softmax_vec: int | None = None  #: of a graph: part of its function
+    softmax: SoftmaxFunction = DEFAULT_FUNCTION  #: without a graph its slices are free
     weight_bits: Mapping[str, int]  #: by layer
     board: Board
     board_source: str  #: name or file, as the user named it
@@ -78,7 +80,7 @@ class ExploreRequest:
                     f"--{_OPTION[name]} must be at most the device's {device:,}, not {value:,g}",
                     nearest=device,
                 )
-        vec = self.softmax_vec
+        vec = self.graph_vec
         if vec is not None and self.choices.softmax_vec not in ((), (vec,)):
             raise UsageError(
                 f"--softmax-lanes must be the graph's {vec} or absent,"
@@ -86,6 +88,11 @@ class ExploreRequest:
                 why="E2Softmax's slices are part of the function",
                 nearest=vec,
             )
+
+    @property
+    def graph_vec(self) -> int | None:
+        """Slice length that a graph fixes: it is part of SOLE's function."""
+        return self.softmax.vec if self.is_graph else None
 
     @classmethod
     def of(
@@ -134,7 +141,7 @@ class ExploreRequest:
             spec=spec,
             source=source,
             is_graph=graph is not None,
-            softmax_vec=None if graph is None else shapes_of(graph).softmax_vec,
+            softmax=DEFAULT_FUNCTION if graph is None else shapes_of(graph).softmax,
             weight_bits=layer_bits(layers),
             board=board,
             board_source=board_source,
@@ -201,6 +208,8 @@ class Exploration:
             ("row-blocks", candidate.row_blocks),
         ):
             words += [f"--{option}", str(value)]
+        if not request.is_graph and request.softmax.mode != DEFAULT_FUNCTION.mode:
+            words += ["--softmax", request.softmax.mode]
         if request.clock_mhz != request.board.clock.mhz:
             words += ["--clock", str(request.clock_mhz)]
         return shlex.join(words)
@@ -210,7 +219,7 @@ class Exploration:
         request, candidate = self.request, found.point.candidate
         return Design(
             model=request.spec.name,
-            shapes=Shapes.of(request.spec, candidate.softmax_vec),
+            shapes=Shapes.of(request.spec, found.point.config.softmax),
             config=found.point.config,
             row_blocks=candidate.row_blocks,
             board=request.board,
@@ -346,15 +355,17 @@ def explore(request: ExploreRequest, reporter: Reporter) -> Exploration:
         ConfigError: no legal design has the values that were asked for.
     """
     choices = request.choices
-    if request.softmax_vec is not None:
-        choices = replace(choices, softmax_vec=(request.softmax_vec,))
+    if request.graph_vec is not None:
+        choices = replace(choices, softmax_vec=(request.graph_vec,))
+    softmax = softmax_fields(request.softmax)
+    softmax.pop("softmax_vec", None)  # a candidate's own
     memory = request.memory
     with reporter.stage("explore"):
         search = Search(
             problem=Problem(
                 spec=request.spec,
                 memory=MemoryModel(bytes_per_cycle=memory.bandwidth, latency=memory.latency),
-                fixed={**choices.fixed, "clock_mhz": request.clock_mhz},
+                fixed={**choices.fixed, **softmax, "clock_mhz": request.clock_mhz},
             ),
             limits=request.limits(),
             choices=choices,

@@ -10,7 +10,6 @@ from typing import Literal, cast
 
 import numpy as np
 
-from hwgen.config import AcceleratorConfig
 from hwgen.errors import FormatError, UsageError
 from hwgen.frontend.checkpoint import load_checkpoint
 from hwgen.frontend.checkpoint_files import find_checkpoint
@@ -20,6 +19,7 @@ from hwgen.frontend.float_model import FloatModel
 from hwgen.frontend.images import ImageSet, digits_dataset, load_images, synthetic_images
 from hwgen.frontend.models import MODELS, default_checkpoint
 from hwgen.graph.spec import ModelSpec
+from hwgen.numerics.softmax import DEFAULT_FUNCTION, SoftmaxFunction
 from hwgen.reading import show
 from hwgen.report.terminal import Reporter
 
@@ -49,7 +49,7 @@ class Request:
     container: str | None = None  #: which of several state dicts
     sources: Mapping[str, str] = field(default_factory=dict)  #: of the specification's fields
     notes: tuple[str, ...] = ()
-    softmax_vec: int = AcceleratorConfig.softmax_vec  #: slice length of E2Softmax
+    softmax: SoftmaxFunction = DEFAULT_FUNCTION
 
     @classmethod
     def of(
@@ -61,7 +61,7 @@ class Request:
         weight_bits: int = 8,
         squares: str = "compressed",
         container: str | None = None,
-        softmax_vec: int | None = None,
+        softmax: SoftmaxFunction = DEFAULT_FUNCTION,
     ) -> Request:
         """Resolve names; a known model without a checkpoint is wrong usage.
 
@@ -96,7 +96,7 @@ class Request:
             container=container,
             sources=described.sources,
             notes=described.notes,
-            softmax_vec=cls.softmax_vec if softmax_vec is None else softmax_vec,
+            softmax=softmax,
         )
 
 

@@ -76,14 +76,14 @@ def check_runs(spec: ModelSpec, config: AcceleratorConfig, row_blocks: int) -> N
     """Refuse hardware that cannot run a model; needs shapes only, so it costs a second at most.
 
     Raises:
-        ConfigError: another slice length, or rows or channels beyond a unit's size.
+        ConfigError: another softmax, or rows or channels beyond a unit's size.
         DoesNotFitError: a tensor does not fit its bank, or a program its counters.
         ProgramError: the program would have numbers beyond an instruction's fields.
     """
     from hwgen.program.lowering import lower as lower_graph
     from hwgen.program.skeleton import skeleton_graph
 
-    shapes = skeleton_graph(spec, vec=config.softmax_vec)
+    shapes = skeleton_graph(spec, softmax=config.softmax)
     lower_graph(shapes, config, skeleton=True, blocks=row_blocks)
 
 

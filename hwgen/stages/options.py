@@ -2,7 +2,8 @@
 """The parameters of a design that a user may state: one table for options, help and checks.
 
 Meaning and range of a parameter are the configuration's own (:data:`hwgen.config.PARAMETERS`). The
-width of the columns' weights is no option: every complete accelerator has 8-bit columns.
+width of the columns' weights is no option: every complete accelerator has 8-bit columns; nor is
+the softmax's function: it is the graph's.
 """
 
 from __future__ import annotations

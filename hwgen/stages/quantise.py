@@ -39,7 +39,7 @@ def quantise(loaded: Loaded, reporter: Reporter) -> IntegerGraph:
             statistics,
             weight_bits=request.weight_bits,
             squares=request.squares,
-            vec=request.softmax_vec,
+            softmax=request.softmax,
             image_source=images.identity,
         )
         reporter(f"comparing with the float model on {len(held_back.images)} images", 0.9)

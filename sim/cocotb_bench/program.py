@@ -27,7 +27,6 @@ from hwgen.isa.instructions import (
     encode,
 )
 from hwgen.numerics.ailayernorm import ailayernorm
-from hwgen.numerics.e2softmax import e2softmax
 from hwgen.numerics.elementwise import apply_table
 from hwgen.numerics.image import image_codes, patchify
 from hwgen.numerics.requantise import (
@@ -57,6 +56,8 @@ def bench_config(memory_ports: int, *, small: bool = False) -> AcceleratorConfig
         columns=16,
         softmax_vec=8 if small else 32,
         memory_ports=memory_ports,
+        # Both functions of the softmax are tested.
+        softmax_fractional=small,
         bank_words=(256, 64, 64, 64, 64, 64, 64),
         tile_rows=32,
         max_row_length=64,
@@ -375,6 +376,7 @@ def make_frame(memory_ports: int, *, small: bool = False, seed: int = 1) -> Test
         rows=m,
         length=m,
         fraction_bits=4,
+        slot=1,
     )
     # Beside it loads write the same bank, again and again: both must wait for each other's words.
     extra = rng.integers(-128, 128, (24, config.rows)).astype(np.int8)
@@ -387,11 +389,28 @@ def make_frame(memory_ports: int, *, small: bool = False, seed: int = 1) -> Test
             words=len(extra),
             destination=codes_bank + 40,
         )
-    codes = e2softmax(logits, fraction_bits=4, vec=config.softmax_vec)
+    codes, shifts = config.softmax(logits, fraction_bits=4, max_length=m)
     store({Engine.SOFTMAX: 1}, codes_bank, codes)
     store({Engine.LOAD: extra_load}, codes_bank + 40, extra)
 
+    # With row shifts once more than with the table, which has none.
     constants, arrays = _constants(rng, HEAD_DIM, 22)
+    if shifts is not None:
+        b.tiles(np.zeros((0, HEAD_DIM), np.int64), constants)
+        drained = b.matmul(
+            codes_bank,
+            (m, m, HEAD_DIM),
+            {Engine.SOFTMAX: 1},
+            signed=0,
+            operand=(StationarySource.ROWS, key_value + m, m),
+            destination=scores + 40,
+            mode=DrainMode.SHIFTED,
+            low=-127,
+            slot=1,
+        )
+        shifted = requantise(_product(codes, values), **arrays, low=-127, row_shift=shifts)
+        store({Engine.DRAIN: drained}, scores + 40, shifted)
+        constants, arrays = _constants(rng, HEAD_DIM, 22)
     b.tiles(np.zeros((0, HEAD_DIM), np.int64), constants)
     drained = b.matmul(
         codes_bank,

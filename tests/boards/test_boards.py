@@ -18,6 +18,7 @@ from hwgen.boards import CASCADE_ROWS, RESOURCES, Board, get_board, list_boards,
 from hwgen.config import AcceleratorConfig
 from hwgen.errors import ConfigError, FormatError, HwgenError
 from hwgen.frontend.models import MODELS
+from hwgen.numerics.softmax import SoftmaxFunction
 from hwgen.stages.configure import configure
 from hwgen.stages.lower import board_memory
 from hwgen.stages.options import DesignOptions
@@ -459,6 +460,6 @@ def test_mutated_files_are_boards_or_one_line(
         assert len(line) < len(str(path)) + 400
     else:
         assert Board.from_json(board.to_json()) == board
-        configure(MODELS["digits"], board, DesignOptions(), 32)
+        configure(MODELS["digits"], board, DesignOptions(), SoftmaxFunction.sole())
         board_memory(board, board.clock.mhz)
         assert board.overruns({"dsp": board.limit("dsp")}) == {}

@@ -57,15 +57,16 @@ def test_a_design_without_a_graph_asks_for_one(design: Design, call: Command) ->
     done = call("generate", "bare", "-o", "x")
     assert done.status == 2
     assert "--graph must be given" in done.json["error"]
-    assert "hwgen quantize digits --softmax-lanes 32" in done.json["error"]
+    assert "hwgen quantize digits --softmax fractional -o GRAPH" in done.json["error"]
     assert not Path("x").exists()
 
 
 def test_a_wrong_graph_is_named_by_its_first_difference(design: Design, call: Command) -> None:
-    assert call("quantize", "digits", "--softmax-lanes", 16, "-o", "h").status == 0
+    assert call("quantize", "digits", "--softmax", "sole", "-o", "h").status == 0
     done = call("generate", "D", "--graph", "h", "-o", "x")
     assert done.status == 1
-    assert "graph h: softmax_vec must be the design's 32, not 16" in done.json["error"]
+    expected = "graph h: softmax_mode must be the design's fractional, not sole"
+    assert expected in done.json["error"]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +86,10 @@ def test_a_wrong_graph_is_named_by_its_first_difference(design: Design, call: Co
         ),
         (("run", "--design", "D", "--row-blocks", 1), "--row-blocks must be the design's 2 or"),
         (("run", "--design", "D", "--softmax-lanes", 16), "--softmax-lanes must be the design's"),
+        (
+            ("run", "--design", "D", "--softmax", "sole"),
+            "--softmax must be the design's fractional",
+        ),
         (("run", "--design", "D", "--board", "kv260"), "--board must be the design's 'zcu102'"),
         (("run", "--design", "g"), "--design must be a design, and g is a graph"),
     ],
@@ -140,7 +145,8 @@ def test_a_design_is_run_simulated_and_equal(
     call: Command, hide_verilog: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
     """Other rows, columns, slices, row blocks and FIFOs than the preset's, end to end."""
-    assert call("quantize", "digits", "--softmax-lanes", 16, "-o", "g").status == 0
+    sole = ("--softmax", "sole", "--softmax-lanes", 16)
+    assert call("quantize", "digits", *sole, "-o", "g").status == 0
     fifos = ("--queue-depth", 3, "--burst-beats", 4, "--read-fifo-beats", 8, "--outstanding", 3)
     with pytest.MonkeyPatch.context() as patch:
         hide_verilog(patch)

@@ -62,7 +62,7 @@ def test_a_front(call: Command) -> None:
     assert written is not None
     assert written.graph is None
     assert written.config.to_json() == designs[-1]["config"]
-    assert written.shapes == Shapes.of(MODELS["digits"], written.config.softmax_vec)
+    assert written.shapes == Shapes.of(MODELS["digits"], written.config.softmax)
 
 
 def test_the_same_answer_and_bytes_twice(call: Command) -> None:
@@ -99,10 +99,16 @@ def test_the_command_builds_the_design(call: Command, graph: str, no_verilog: No
     assert Path("again/program.bin").read_bytes() == Path("made/program.bin").read_bytes()
 
 
-def test_a_graph_fixes_the_softmax_lanes(call: Command, graph: str) -> None:
+def test_a_graph_fixes_the_softmax(call: Command, graph: str) -> None:
     values = call("explore", graph, *FEW).json
-    assert {design["config"]["softmax_vec"] for design in values["designs"]} == {32}
-    done = call("explore", graph, *FEW, "--softmax-lanes", 8)
+    configs = [design["config"] for design in values["designs"]]
+    assert {config["softmax_fractional"] for config in configs} == {True}
+    assert call("quantize", "digits", "--softmax", "sole", "-o", "sole").status == 0
+    values = call("explore", "sole", *FEW).json
+    configs = [design["config"] for design in values["designs"]]
+    functions = {(config["softmax_fractional"], config["softmax_vec"]) for config in configs}
+    assert functions == {(False, 32)}
+    done = call("explore", "sole", *FEW, "--softmax-lanes", 8)
     assert done.status == 2
     assert "--softmax-lanes must be the graph's 32 or absent, not 8" in done.json["error"]
 

@@ -165,14 +165,22 @@ def test_row_blocks_decide_the_program(graph: str, call: Command) -> None:
 
 @pytest.mark.usefixtures("no_verilog")
 def test_slice_length_is_the_graphs(graph: str, call: Command) -> None:
-    done = call("generate", graph, "--softmax-lanes", 16)
-    assert done.status == 2
-    assert "--softmax-lanes must be the graph's 32, not 16" in done.json["error"]
-    assert call("quantize", "digits", "--softmax-lanes", 16, "-o", "h").status == 0
-    slices = {op.vec for op in IntegerGraph.load("h").ops if isinstance(op, Softmax)}
+    sole = ("--softmax", "sole", "--softmax-lanes", 16)
+    assert call("quantize", "digits", *sole, "-o", "h").status == 0
+    slices = {op.function.vec for op in IntegerGraph.load("h").ops if isinstance(op, Softmax)}
     assert slices == {16}
     done = call("generate", "h")
     assert done.json["config"]["softmax_vec"] == 16
+    assert done.json["config"]["softmax_fractional"] is False
+    done = call("generate", "h", "--softmax-lanes", 32)
+    assert done.status == 2
+    assert "--softmax-lanes must be the graph's 16, not 32" in done.json["error"]
+    # Without slices in the function the lanes are the design's.
+    config = call("generate", graph, "--softmax-lanes", 16, "-o", "d").json["config"]
+    assert (config["softmax_vec"], config["softmax_fractional"]) == (16, True)
+    done = call("quantize", "digits", "--softmax-lanes", 16, "-o", "i")
+    assert done.status == 2
+    assert "--softmax-lanes must be absent with the softmax fractional" in done.json["error"]
 
 
 def test_what_does_not_fit_with_the_options_given(call: Command, tmp_path: Path) -> None:

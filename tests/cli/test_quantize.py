@@ -218,3 +218,27 @@ from hwgen.cli import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
 sys.exit(main())
 """
+
+
+def test_the_softmax_is_chosen_by_name(hwgen: Command, tmp_path: Path) -> None:
+    for options, expected in (
+        ((), "fractional with 2 exponent fraction bits and 4 divider bits"),
+        (
+            ("--softmax", "fractional"),
+            "fractional with 2 exponent fraction bits and 4 divider bits",
+        ),
+        (("--softmax", "sole"), "sole with slices of 32"),
+        (("--softmax", "sole", "--softmax-lanes", 8), "sole with slices of 8"),
+    ):
+        done = hwgen("quantize", "digits", *options, "-o", "g", "--json", "--force")
+        assert done.status == 0, done.err
+        assert done.json["softmax"] == expected
+        functions = {
+            op.function for op in IntegerGraph.load(tmp_path / "g").ops if hasattr(op, "function")
+        }
+        assert {str(function) for function in functions} == {expected}
+    fails(hwgen("quantize", "digits", "--softmax", "exact", "-o", "h", "--json"), 2, "--softmax")
+    fails(
+        hwgen("quantize", "digits", "--softmax-lanes", 8, "-o", "h", "--json"),
+        *(2, "--softmax-lanes must be absent with the softmax fractional, not 8"),
+    )

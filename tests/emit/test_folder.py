@@ -188,7 +188,7 @@ def test_the_build_is_the_configurations(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", [f.name for f in fields(AcceleratorConfig)])
 def test_numbers_of_the_configuration_are_integers(key: str) -> None:
     good = AcceleratorConfig().to_json()
-    flag = good[key] is True
+    flag = isinstance(good[key], bool)
     for kind in (float, str, int) if flag else (float, str, bool):
         value = [kind(n) for n in good[key]] if key == "bank_words" else kind(good[key])
         legal = "true or false" if flag else "(an integer|a tuple of integers)"

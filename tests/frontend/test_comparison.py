@@ -27,6 +27,7 @@ from hwgen.frontend.images import synthetic_images
 from hwgen.frontend.quantiser import quantise
 from hwgen.graph.interpreter import Interpreter, run, run_boundaries
 from hwgen.graph.ops import Softmax
+from hwgen.numerics.softmax import SoftmaxFunction
 
 from .networks import SPEC, random_state
 
@@ -35,15 +36,25 @@ IMAGES = synthetic_images(SPEC, 9, 5)
 GRAPH = quantise(MODEL, synthetic_images(SPEC, 8, 6))
 
 
+def _weights(name: str, codes: list[dict[str, np.ndarray]]) -> np.ndarray:
+    """What the codes of a fractional softmax stand for."""
+    shifts = np.stack([c[f"{name}.shift"] for c in codes]).astype(float)
+    return np.stack([c[name] for c in codes]) / 2.0 ** (8 + shifts[..., None])
+
+
 def test_every_boundary_and_the_logits() -> None:
     found = compare(MODEL, Interpreter(GRAPH), IMAGES)
     exact: dict[str, np.ndarray] = {}
     MODEL.forward(MODEL.preprocess(IMAGES), tap=exact.__setitem__)
     codes = [run_boundaries(GRAPH, image) for image in IMAGES]
-    assert list(found.sums.power) == [name for name in GRAPH.tensors if name != "image_codes"]
+    assert list(found.sums.power) == [
+        name for name in GRAPH.tensors if name != "image_codes" and not name.endswith(".shift")
+    ]
+    weights = {name: _weights(name, codes) for name in found.sums.mass}
     for name, power in found.sums.power.items():
         t = GRAPH.tensors[name]
         i = (np.stack([c[name] for c in codes]).astype(float) - t.zero_point) * t.scale
+        i = weights.get(name, i)
         f = exact[name]
         assert power.signal == pytest.approx((f * f).sum(), rel=1e-12), name
         assert power.noise == pytest.approx(((f - i) ** 2).sum(), rel=1e-9), name
@@ -54,7 +65,7 @@ def test_every_boundary_and_the_logits() -> None:
     assert 5 < expected < 40
     assert found.sums.agreement == np.mean(f.argmax(1) == i.argmax(1))
     for name, mass in found.sums.mass.items():
-        rows = np.stack([c[name] for c in codes]).sum(axis=-1) / 256
+        rows = weights[name].sum(axis=-1)
         assert mass.rows == rows.size
         assert mass.to_json() == {"mean": round(rows.mean(), 4), "min": round(rows.min(), 4)}
 
@@ -71,7 +82,9 @@ def test_batches_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rows_with_shifts_of_their_own() -> None:
-    op = Softmax(name="s", output="s", input="l", fraction_bits=3, vec=32)
+    op = Softmax(
+        name="s", output="s", input="l", fraction_bits=3, function=SoftmaxFunction.fractional()
+    )
     codes = np.full((1, 2, 3, 4), 64, dtype=np.uint8)
     assert row_mass({"s": codes}, op).tolist() == [[[1.0] * 3] * 2]
     shift = np.array([[[0, 1, 11], [2, 3, 4]]], dtype=np.uint8)
@@ -112,9 +125,13 @@ def test_long_rows_of_sole_are_warned_of() -> None:
     state["blocks.0.attn.qkv.weight"][:16] *= 0.01
     model = FloatModel.from_state_dict(spec, state)
     images = synthetic_images(spec, 2, 0)
-    sums = compare_set(model, quantise(model, images), images)
+    sole = quantise(model, images, softmax=SoftmaxFunction.sole())
+    sums = compare_set(model, sole, images)
     (warning,) = (w for w in quality_warnings(sums) if "softmax" in w)
     assert warning.startswith("blocks.0.softmax: the weights of a row sum to 0.0")
+    sums = compare_set(model, quantise(model, images), images)
+    assert not [w for w in quality_warnings(sums) if "softmax" in w]
+    assert abs(sums.mass["blocks.0.softmax"].mean - 1) <= 0.04
 
 
 def test_degenerate_calibration_images() -> None:

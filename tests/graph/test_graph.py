@@ -25,6 +25,7 @@ from hwgen.graph.ops import (
 )
 from hwgen.graph.safetensors_file import read_safetensors, write_safetensors
 from hwgen.graph.spec import ModelSpec
+from hwgen.numerics.softmax import SoftmaxFunction
 
 
 def constants(rng, columns: int, bits: int = 8, **changes) -> Requantise:
@@ -44,7 +45,13 @@ def weights(rng, rows: int, columns: int, bits: int = 8) -> np.ndarray:
     return rng.integers(-limit, limit + 1, (rows, columns), dtype=np.int8)
 
 
-def make_graph(spec: ModelSpec, seed: int = 0, bits: int = 8) -> IntegerGraph:
+SOLE = SoftmaxFunction.sole(8)
+FRACTIONAL = SoftmaxFunction.fractional()
+
+
+def make_graph(
+    spec: ModelSpec, seed: int = 0, bits: int = 8, function: SoftmaxFunction = SOLE
+) -> IntegerGraph:
     """A hand-made graph without the quantiser: random constants, spread results."""
     rng = np.random.default_rng(seed)
     ops: list[Op] = []
@@ -129,9 +136,15 @@ def make_graph(spec: ModelSpec, seed: int = 0, bits: int = 8) -> IntegerGraph:
         )
         add(logits, square, "int8")
         softmax = Softmax(
-            name=f"{b}.softmax", output=f"{b}.softmax", input=logits.output, fraction_bits=4, vec=8
+            name=f"{b}.softmax",
+            output=f"{b}.softmax",
+            input=logits.output,
+            fraction_bits=4,
+            function=function,
         )
         add(softmax, square, "uint8")
+        if softmax.shifts is not None:
+            tensors[softmax.shifts] = Tensor(name=softmax.shifts, shape=square[:2], dtype="uint8")
         values = AttentionValues(
             name=f"{b}.attention",
             output=f"{b}.attention",
@@ -140,6 +153,7 @@ def make_graph(spec: ModelSpec, seed: int = 0, bits: int = 8) -> IntegerGraph:
             heads=spec.heads,
             multiplier=50000,
             shift=23,
+            shifts=softmax.shifts,
         )
         add(values, (t, a), "int8")
         linear(f"{b}.proj", values.output, f"{b}.residual1", w, residual=stream)
@@ -247,7 +261,8 @@ def test_constants_must_be_in_range():
         ("blocks.0.logits", {"fraction_bits": 16}, "fraction_bits"),
         ("blocks.0.logits", {"multiplier": 1}, "multiplier"),
         ("blocks.0.logits", {"heads": 3}, "heads must divide"),
-        ("blocks.0.softmax", {"vec": 0}, "vec"),
+        ("blocks.0.softmax", {"fraction_bits": 16}, "fraction_bits"),
+        ("blocks.0.softmax", {"function": None}, "function must be a softmax, not NoneType"),
         ("blocks.0.fc1", {"table": np.zeros(255, np.int8)}, "table"),
         ("blocks.0.fc1", {"weight_bits": 4}, "weights"),
         ("blocks.0.fc1", {"weight_bits": 9}, "weight_bits"),
@@ -257,6 +272,12 @@ def test_constants_must_be_in_range():
         ("head", {"wide": False}, "must be int8"),
     ):
         refused(match, ops=with_op(graph, name, **change))
+    graph = make_graph(SPEC, function=FRACTIONAL)
+    for name, change, match in (
+        ("blocks.0.attention", {"shifts": None}, "shifts must be 'blocks.0.softmax.shift'"),
+        ("blocks.0.attention", {"shift": 36}, r"shift must be in 1\.\.35, not 36"),
+    ):
+        refused(match, ops=with_op(graph, name, **change), tensors=graph.tensors)
 
 
 def rewrite(path, change):
@@ -266,10 +287,18 @@ def rewrite(path, change):
     write_safetensors(path, arrays, {"hwgen.graph": json.dumps(document)})
 
 
+def function_of(document):
+    return next(op["function"] for op in document["ops"] if op["type"] == "Softmax")
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda d, a: d.update(schema_version=1), "must be 3, .*made by version 1: quantise again"),
+        (lambda d, a: function_of(d).update(mode="exact"), "mode must be one of sole, fractional"),
+        (lambda d, a: function_of(d).update(vec=0), "vec must be at least 1, not 0"),
+        (lambda d, a: function_of(d).update(divider_bits=4), "divider_bits must be absent in mode"),
+        (lambda d, a: function_of(d).pop("vec"), "SoftmaxFunction must have the fields"),
+        (lambda d, a: d.update(schema_version=1), "must be 4, .*made by version 1: quantise again"),
         (lambda d, a: d["metadata"].update(assumed=[]), "assumed must be an object"),
         (lambda d, a: d["metadata"].update(assumed={"x": 1}), "must have a value and a source"),
         (

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The interpreter against a second, plain model of Python integers and loops.
 
-Nothing is shared but E2Softmax and AILayerNorm, which have naive models of their own.
+Nothing is shared but the two softmaxes and AILayerNorm, which have naive models of their own.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from hwgen.graph.interpreter import run, run_boundaries
 from hwgen.graph.ops import Linear, MeanPool, Tensor
 from hwgen.numerics.ailayernorm import ailayernorm
 from hwgen.numerics.e2softmax import e2softmax
+from hwgen.numerics.fractional_softmax import fractional_softmax
 
-from .test_graph import SPEC, make_graph
+from .test_graph import FRACTIONAL, SOLE, SPEC, make_graph
 
 
 def half_up(value: int, shift: int) -> int:
@@ -95,18 +96,27 @@ def plain(graph: IntegerGraph, image: np.ndarray) -> dict[str, np.ndarray]:
         attention = np.zeros((len(x), heads * d), np.int64)
         lop, vop, sop = ops[f"{b}.logits"], ops[f"{b}.attention"], ops[f"{b}.softmax"]
         codes = np.zeros_like(logits)
+        shifts = np.zeros((heads, len(x)), np.int64)
         for h in range(heads):
             q, k, v = (out[f"{b}.{letter}"][:, h * d : (h + 1) * d] for letter in "qkv")
             for n in range(len(x)):
                 for m in range(len(x)):
                     y = half_up(int(q[n] @ k[m]) * lop.multiplier, lop.shift)
                     logits[h, n, m] = clip(y, -128, 127)
-            codes[h] = e2softmax(logits[h], fraction_bits=sop.fraction_bits, vec=sop.vec)
+            if sop.function.mode == "sole":
+                codes[h] = e2softmax(
+                    logits[h], fraction_bits=sop.fraction_bits, vec=sop.function.vec
+                )
+            else:
+                codes[h], shifts[h] = fractional_softmax(logits[h], fraction_bits=sop.fraction_bits)
             for n in range(len(x)):
                 for c in range(d):
-                    y = half_up(int(codes[h, n] @ v[:, c]) * vop.multiplier, vop.shift)
+                    more = int(shifts[h, n])
+                    y = half_up(int(codes[h, n] @ v[:, c]) * vop.multiplier, vop.shift + more)
                     attention[n, h * d + c] = clip(y, vop.low, vop.high)
         out[f"{b}.logits"], out[f"{b}.softmax"] = logits, codes
+        if sop.function.has_shifts:
+            out[f"{b}.softmax.shift"] = shifts
         out[f"{b}.attention"] = attention
         op = ops[f"{b}.proj"]
         x = out[f"{b}.residual1"] = dense(attention, op.weights, op.requantise, residual=x)
@@ -121,9 +131,11 @@ def plain(graph: IntegerGraph, image: np.ndarray) -> dict[str, np.ndarray]:
     return out
 
 
-@pytest.mark.parametrize(("seed", "bits"), [(0, 8), (1, 4), (2, 1)])
-def test_every_boundary_equals_the_plain_model(seed, bits):
-    graph = make_graph(SPEC, seed, bits)
+@pytest.mark.parametrize(
+    ("seed", "bits", "function"), [(0, 8, SOLE), (1, 4, SOLE), (2, 1, SOLE), (3, 8, FRACTIONAL)]
+)
+def test_every_boundary_equals_the_plain_model(seed, bits, function):
+    graph = make_graph(SPEC, seed, bits, function)
     images = np.random.default_rng(seed).integers(0, 256, (2, 12, 12, 2), dtype=np.uint8)
     for image in images:
         expected = plain(graph, image)

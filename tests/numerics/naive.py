@@ -7,6 +7,7 @@ Written from the definition of each unit line by line and independent of the pac
 
 from __future__ import annotations
 
+from decimal import Context, Decimal
 from fractions import Fraction
 from functools import cache
 from math import floor
@@ -59,6 +60,36 @@ def e2softmax(row: Row, *, f: int, vec: int) -> Row:
         correction = log2exp(maxima[-1] - maxima[i // vec], f)
         out.append(rshr(c, min(15, correction + y) + ks))
     return out
+
+
+#: 60 decimal digits; its powers and logarithms are correctly rounded.
+EXACT = Context(prec=60)
+
+
+@cache
+def exponential(j: int, g: int) -> int:
+    """E[j] = rne(2^15 * 2^(-j / 2^g))"""
+    return rne(Fraction(EXACT.power(Decimal(2), EXACT.divide(Decimal(15 * 2**g - j), 2**g))))
+
+
+@cache
+def reciprocal(j: int, q: int, g: int, bits: int) -> int:
+    """R[j][q] = rne(2^8 * 2^(-j / 2^g) * 2^Q * ln((2^Q + q + 1) / (2^Q + q)))"""
+    power = EXACT.power(Decimal(2), EXACT.divide(Decimal((8 + bits) * 2**g - j), 2**g))
+    ratio = EXACT.divide(Decimal(2**bits + q + 1), Decimal(2**bits + q))
+    return rne(Fraction(EXACT.multiply(power, EXACT.ln(ratio))))
+
+
+def fractional_softmax(row: Row, *, f: int, g: int, bits: int) -> tuple[Row, int]:
+    maximum = max(row)
+    exponents = [min(2 ** (4 + g) - 1, rshr(23 * (maximum - x), f + 4 - g)) for x in row]
+    total = 0
+    for y in exponents:
+        total += floor(Fraction(exponential(y % 2**g, g), 2 ** (y // 2**g)))
+    leading = len(bin(total)) - 3
+    q = int(bin(total)[3 : 3 + bits], 2)
+    codes = [rshr(reciprocal(y % 2**g, q, g, bits), y // 2**g) for y in exponents]
+    return codes, leading - 15
 
 
 def dynamic_compress(m: int) -> tuple[int, int]:
@@ -122,6 +153,10 @@ def matmul(a: list[Row], w: list[Row]) -> list[Row]:
 
 def requantise(acc: int, b: int, m: int, e: int, zo: int = 0, lo: int = -128, hi: int = 127) -> int:
     return clip(rshr((acc + b) * m, e) + zo, lo, hi)
+
+
+def requantise_shifted(acc: int, b: int, m: int, e: int, ks: int, lo: int, hi: int) -> int:
+    return clip(rshr((acc + b) * m, e + ks), lo, hi)
 
 
 def requantise_residual(acc: int, b: int, m: int, e: int, r: int) -> int:

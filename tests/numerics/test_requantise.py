@@ -193,3 +193,36 @@ def test_ptf_codes_refuses(change: dict[str, Any], message: str) -> None:
     ptf_codes(**good)
     with pytest.raises(FormatError, match=message):
         ptf_codes(**good | change)
+
+
+def test_row_shift_adds_to_the_shift_of_every_column() -> None:
+    rng = np.random.default_rng(7)
+    acc = rng.integers(-(2**24), 2**24, (2, 12, 5))
+    multiplier = rng.integers(2**15, 2**16, 5)
+    shift = rng.integers(20, 36, 5)
+    row_shift = np.stack([np.arange(12), rng.integers(0, 12, 12)])
+    out = requantise(acc, bias=0, multiplier=multiplier, shift=shift, low=-127, row_shift=row_shift)
+    expected = [
+        [
+            [
+                naive.requantise_shifted(int(v), 0, int(m), int(e), int(ks), -127, 127)
+                for v, m, e in zip(row, multiplier, shift, strict=True)
+            ]
+            for row, ks in zip(rows, shifts, strict=True)
+        ]
+        for rows, shifts in zip(acc, row_shift, strict=True)
+    ]
+    assert out.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("row_shift", "message"),
+    [
+        ([1, 2, 3], r"^row_shift must have shape \(2,\), not \(3,\)"),
+        ([0, 12], r"^row_shift beside a shift of 36\[1\] must be in 0\.\.11, not 12"),
+        ([-1, 0], r"^row_shift\[0\] must be in 0\.\.255, not -1"),
+    ],
+)
+def test_refuses_a_row_shift(row_shift: list[int], message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        requantise(np.zeros((2, 3), int), bias=0, multiplier=1 << 15, shift=36, row_shift=row_shift)

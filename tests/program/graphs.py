@@ -21,6 +21,7 @@ from hwgen.graph.ops import (
     Requantise,
 )
 from hwgen.graph.spec import ModelSpec
+from hwgen.numerics.softmax import DEFAULT_FUNCTION, SoftmaxFunction
 from hwgen.program.skeleton import skeleton_graph
 
 #: Standard deviation of activations that the constants aim at.
@@ -77,11 +78,11 @@ def random_graph(
     seed: int = 0,
     *,
     weight_bits: int | Mapping[str, int] = 8,
-    vec: int = 32,
+    softmax: SoftmaxFunction = DEFAULT_FUNCTION,
 ) -> IntegerGraph:
     """A valid graph of a model with random constants."""
     rng = np.random.default_rng(seed)
-    skeleton = skeleton_graph(model, weight_bits=weight_bits, vec=vec)
+    skeleton = skeleton_graph(model, weight_bits=weight_bits, softmax=softmax)
     ops: list[Op] = []
     for op in skeleton.ops:
         match op:

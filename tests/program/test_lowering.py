@@ -12,7 +12,8 @@ from hwgen.config import PARAMETERS
 from hwgen.errors import ConfigError, DoesNotFitError, FormatError, MismatchError, ProgramError
 from hwgen.graph.interpreter import run_boundaries
 from hwgen.isa.build import begin
-from hwgen.isa.instructions import Engine, Instruction, decode, encode
+from hwgen.isa.instructions import DrainMode, Engine, Instruction, decode, encode
+from hwgen.numerics.softmax import SoftmaxFunction
 from hwgen.program import lowering
 from hwgen.program.buffer_plan import bank_words_for, plan_buffers, preset_config, row_blocks
 from hwgen.program.cycle_model import MemoryModel, predict
@@ -59,6 +60,43 @@ def test_every_boundary_equals_the_graph_interpreters(
     check(graph, lower(graph, config, blocks=blocks), seeds=(None, 1))
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_every_boundary_with_row_shifts(model: str) -> None:
+    function = SoftmaxFunction.fractional(len(model) % 4, 1 + len(model) % 5)
+    graph = random_graph(MODELS[model], 1, softmax=function)
+    for rows, columns, blocks in DESIGNS[:3]:
+        config = preset_config(graph, rows=rows, columns=columns, blocks=blocks)
+        program = lower(graph, config, blocks=blocks)
+        check(graph, program, seeds=(None, 1))
+        modes = {i["mode"] for i in program.instructions if i.opcode == "DRAIN"}
+        assert DrainMode.SHIFTED in modes
+
+
+def test_row_shifts_are_waited_for() -> None:
+    """A SOFTMAX must not overwrite a slot that a DRAIN still reads, nor DRAIN read it early."""
+    graph = random_graph(spec(), 2, softmax=SoftmaxFunction.fractional())
+    program = lower(graph, preset_config(graph, rows=16, columns=32))
+    tracked = [
+        (i, label)
+        for i, label in zip(program.instructions, program.labels, strict=True)
+        if i.opcode in ("SOFTMAX", "DRAIN")
+    ]
+    drains = softmaxes = 0
+    used: dict[int, int] = {}
+    written: dict[int, int] = {}
+    for i, _ in tracked:
+        if i.opcode == "SOFTMAX":
+            softmaxes += 1
+            written[i["slot"]] = softmaxes
+            assert i.waits[Engine.DRAIN] >= used.get(i["slot"], 0)
+        else:
+            drains += 1
+            if i["mode"] == DrainMode.SHIFTED:
+                used[i["slot"]] = drains
+                assert i.waits[Engine.SOFTMAX] >= written[i["slot"]]
+    assert softmaxes == 4 and set(used) == {0, 1}
+
+
 def test_position_words_come_before_tiles_that_wait_for_them() -> None:
     """More tiles a piece than accumulator banks: their load ends only when some are drained."""
     graph = random_graph(spec(width=400, heads=2, head_dim=16, depth=1), 1)
@@ -72,6 +110,8 @@ def test_graphs_under_test_are_alive() -> None:
         graph = random_graph(model, 1)
         for name, tensor in run_boundaries(graph, random_image(model, 3)).items():
             least = 4 if "softmax" in name else 8
+            if name.endswith(".shift"):
+                least = 2
             assert len(np.unique(tensor)) >= min(least, tensor.size // 4), (model, name)
             if tensor.dtype == np.int8 and name != "image_codes" and tensor.size > 100:
                 assert np.mean((tensor == -128) | (tensor == 127)) < 0.3, (model, name)
@@ -93,7 +133,7 @@ def test_memory_ports(ports: int, columns: int) -> None:
 
 @pytest.mark.parametrize("vec", [8, 16, 64])
 def test_softmax_slices(vec: int) -> None:
-    graph = random_graph(spec(depth=1), 1, vec=vec)
+    graph = random_graph(spec(depth=1), 1, softmax=SoftmaxFunction.sole(vec))
     check(graph, lower(graph, preset_config(graph, rows=16, columns=16)))
 
 
@@ -330,16 +370,26 @@ def test_a_large_model_is_refused_before_anything_is_packed(monkeypatch) -> None
     ("changes", "message"),
     [
         ({"softmax_vec": 16}, "softmax_vec must be the graph's 32, not 16"),
+        ({"softmax_fractional": False}, "softmax_fractional must be the graph's true, not false"),
+        ({"divider_bits": 5}, "divider_bits must be the graph's 4, not 5"),
+        ({"exponent_fraction_bits": 0}, "exponent_fraction_bits must be the graph's 2, not 0"),
         ({"max_row_length": 16}, "max_row_length must be at least the model's 17 tokens, not 16"),
         ({"max_channels": 31}, "max_channels must be at least the model's width 32, not 31"),
         ({"weight_bits": 4}, "Weight width must be at most the column's 4 bits, not 8"),
     ],
 )
 def test_designs_that_cannot_run_the_model(changes: dict[str, int], message: str) -> None:
-    graph = random_graph(spec(depth=1), 2)
+    function = SoftmaxFunction.sole() if "graph's 32" in message else SoftmaxFunction.fractional()
+    graph = random_graph(spec(depth=1), 2, softmax=function)
     config = preset_config(graph, rows=16, columns=16).replace(**changes)
     with pytest.raises(ConfigError, match=message):
         lower(graph, config)
+
+
+@pytest.mark.parametrize("vec", [8, 64])
+def test_lanes_are_free_where_slices_are_no_part_of_the_function(vec: int) -> None:
+    graph = random_graph(spec(depth=1), 1, softmax=SoftmaxFunction.fractional())
+    check(graph, lower(graph, preset_config(graph, rows=16, columns=16, softmax_vec=vec)))
 
 
 def test_more_instructions_than_the_thresholds_count() -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from hwgen.config import AcceleratorConfig
-from hwgen.isa.instructions import OFFSET_BITS
-from hwgen.numerics.e2softmax import e2softmax
+from hwgen.config import AcceleratorConfig, softmax_fields
+from hwgen.isa.instructions import OFFSET_BITS, ROW_SHIFT_BANK
+from hwgen.numerics.softmax import SoftmaxFunction, SoftmaxMode
 from hwgen.rtl.softmax_engine import SoftmaxEngine, softmax_cycles
 from hwgen.sim.engine_bench import EngineScript, Grant, emit_bench, run_script, waited_cycles
 
@@ -18,21 +18,30 @@ pytestmark = pytest.mark.verilator
 
 BANK_WORDS = 1024
 MAX_LENGTH = 1024
+TILE_ROWS = 1000
 
 
-def config(rows: int, vec: int) -> AcceleratorConfig:
+#: By rows and lanes.
+FORMS = {8: (0, 5), 16: (3, 1), 32: (2, 4), 64: (1, 3)}
+
+
+def config(rows: int, vec: int, mode: SoftmaxMode) -> AcceleratorConfig:
+    function = SoftmaxFunction.fractional(*FORMS[vec])
+    if mode == "sole":
+        function = SoftmaxFunction.sole(vec)
     return AcceleratorConfig(
         rows=rows,
         columns=rows,
         softmax_vec=vec,
         max_row_length=MAX_LENGTH,
+        tile_rows=TILE_ROWS,
         constant_fifo_beats=1024,
-    )
+    ).replace(**softmax_fields(function))
 
 
 @cache
-def _verilog(rows: int, vec: int) -> str:
-    return emit_bench(SoftmaxEngine(config(rows, vec)), "SOFTMAX", BANK_WORDS)
+def _verilog(rows: int, vec: int, mode: SoftmaxMode) -> str:
+    return emit_bench(SoftmaxEngine(config(rows, vec, mode)), "SOFTMAX", BANK_WORDS)
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ class Job:
     destination: int = 0
     source_spare: int = 0  #: words between slices beyond the rows
     destination_spare: int = 0
+    slot: int = 0
 
 
 OTHER_BANK = 1 << OFFSET_BITS
@@ -64,24 +74,31 @@ class Memory:
         noise = rng.normal(0, 12, (2 * BANK_WORDS, word_bytes))
         self.words = np.clip(noise, -128, 127).astype(np.int8).view(np.uint8)
         self.word_bytes = word_bytes
+        self.shifts: dict[int, int] = {}  # by word address
 
     def addresses(self, base: int, stride: int, job: Job) -> npt.NDArray[np.int64]:
         """[rows, words]"""
         count = -(-job.length // self.word_bytes)
         return _index(base) + np.arange(job.rows)[:, None] + stride * np.arange(count)
 
-    def execute(self, job: Job, vec: int) -> None:
+    def execute(self, job: Job, design: AcceleratorConfig) -> None:
         source = self.addresses(job.source, job.rows + job.source_spare, job)
         target = self.addresses(job.destination, job.rows + job.destination_spare, job)
         rows = self.words[source].reshape(job.rows, -1)[:, : job.length].view(np.int8)
-        codes = e2softmax(rows, fraction_bits=job.fraction_bits, vec=vec, max_length=MAX_LENGTH)
+        codes, shifts = design.softmax(rows, fraction_bits=job.fraction_bits, max_length=MAX_LENGTH)
+        if shifts is not None:
+            first = (ROW_SHIFT_BANK << OFFSET_BITS) + job.slot * design.shift_words
+            self.shifts |= {first + row: int(shift) for row, shift in enumerate(shifts)}
         padded = np.zeros((job.rows, target.shape[1] * self.word_bytes), np.uint8)
         padded[:, : job.length] = codes
         self.words[target] = padded.reshape(*target.shape, self.word_bytes)
 
 
-def check(jobs: list[Job], *, rows: int, vec: int, grant: Grant, seed: int = 0) -> list[int]:
+def check(
+    jobs: list[Job], *, rows: int, vec: int, mode: SoftmaxMode, grant: Grant, seed: int = 0
+) -> list[int]:
     """Run the jobs one after another and compare the whole memory; cycles of each job."""
+    design = config(rows, vec, mode)
     memory = Memory(seed, rows)
     script = EngineScript("SOFTMAX", rows)
     for bank in range(2):
@@ -98,15 +115,20 @@ def check(jobs: list[Job], *, rows: int, vec: int, grant: Grant, seed: int = 0) 
                 "rows": job.rows,
                 "length": job.length,
                 "fraction_bits": job.fraction_bits,
+                "slot": job.slot,
             }
         )
         if grant == Grant.ALWAYS:
             script.wait()
-        memory.execute(job, vec)
+        memory.execute(job, design)
     script.wait()
     for bank in range(2):
         script.read(bank << OFFSET_BITS, BANK_WORDS)
-    out = run_script(_verilog(rows, vec), script)
+    for address in memory.shifts:
+        script.read(address, 1)
+    out = run_script(_verilog(rows, vec, mode), script)
+    out, shifts = np.split(out, [len(out) - len(memory.shifts)])
+    assert shifts[:, 0].tolist() == list(memory.shifts.values())
     waits = len(out) - 2 * BANK_WORDS
     wrong = np.argwhere(out[waits:, :rows] != memory.words)
     assert not len(wrong), wrong[:5].tolist()
@@ -118,30 +140,39 @@ SHAPES = ((16, 8), (16, 16), (16, 32), (16, 64), (64, 16))
 JOBS = [
     Job(3, 1, 3, source=5, destination=OTHER_BANK + 9),
     Job(4, 49, 3, source=40, destination=40),
-    Job(5, 197, 4, source=OTHER_BANK + 100, destination=OTHER_BANK + 100),
+    Job(5, 197, 4, source=OTHER_BANK + 100, destination=OTHER_BANK + 100, slot=1),
     Job(2, 785, 3, source=300, destination=OTHER_BANK + 400, source_spare=3, destination_spare=1),
     Job(9, 64, 0, source=500, destination=500, source_spare=2, destination_spare=2),
     Job(7, 16, 5, source=600, destination=OTHER_BANK + 900),
     Job(6, 17, 15, source=640, destination=660, source_spare=1),
-    Job(1, 1024, 4, source=700, destination=700),
+    Job(1, 1024, 4, source=700, destination=700, slot=1),
     Job(20, 40, 3, source=OTHER_BANK + 800, destination=800, destination_spare=4),
 ]
 
 
+#: The whole matrix of them is slow; the others' gearboxes are the same in both modes.
+FRACTIONAL = ((16, 8), (16, 32), (64, 16))
+CASES = [
+    (*shape, mode)
+    for mode, shapes in (("sole", SHAPES), ("fractional", FRACTIONAL))
+    for shape in shapes
+]
+
+
 @pytest.mark.parametrize("grant", (Grant.ALWAYS, Grant.RANDOM, Grant.AFTER_VALID))
-@pytest.mark.parametrize(("rows", "vec"), SHAPES)
-def test_memory_after_commands(rows: int, vec: int, grant: Grant) -> None:
-    check(JOBS, rows=rows, vec=vec, grant=grant, seed=rows + vec)
+@pytest.mark.parametrize(("rows", "vec", "mode"), CASES)
+def test_memory_after_commands(rows: int, vec: int, mode: SoftmaxMode, grant: Grant) -> None:
+    check(JOBS, rows=rows, vec=vec, mode=mode, grant=grant, seed=rows + vec)
 
 
-@pytest.mark.parametrize(("rows", "vec"), SHAPES)
-def test_cycles(rows: int, vec: int) -> None:
-    cycles = check(JOBS, rows=rows, vec=vec, grant=Grant.ALWAYS)
-    expected = [softmax_cycles(config(rows, vec), job.rows, job.length) for job in JOBS]
+@pytest.mark.parametrize(("rows", "vec", "mode"), CASES)
+def test_cycles(rows: int, vec: int, mode: SoftmaxMode) -> None:
+    cycles = check(JOBS, rows=rows, vec=vec, mode=mode, grant=Grant.ALWAYS)
+    expected = [softmax_cycles(config(rows, vec, mode), job.rows, job.length) for job in JOBS]
     assert cycles[:-1] == expected
 
 
-@pytest.mark.parametrize(("rows", "vec"), SHAPES)
-def test_slow_writes_fill_the_engine(rows: int, vec: int) -> None:
-    jobs = [Job(15, 785, 3, destination=OTHER_BANK), Job(1000, 8, 4)]
-    check(jobs, rows=rows, vec=vec, grant=Grant.SLOW_WRITE)
+@pytest.mark.parametrize(("rows", "vec", "mode"), CASES)
+def test_slow_writes_fill_the_engine(rows: int, vec: int, mode: SoftmaxMode) -> None:
+    jobs = [Job(15, 785, 3, destination=OTHER_BANK), Job(1000, 8, 4, slot=1)]
+    check(jobs, rows=rows, vec=vec, mode=mode, grant=Grant.SLOW_WRITE)

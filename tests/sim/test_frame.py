@@ -12,7 +12,7 @@ import pytest
 from hwgen.config import AcceleratorConfig
 from hwgen.errors import FormatError, SimulationError
 from hwgen.isa.build import build_identity
-from hwgen.isa.instructions import Engine
+from hwgen.isa.instructions import OFFSET_BITS, ROW_SHIFT_BANK, Engine
 from hwgen.isa.registers import Cause
 from hwgen.sim import boundaries
 from hwgen.sim.frame import FrameSetup, Memory, _part_done, run_damaged, run_frames
@@ -20,7 +20,9 @@ from hwgen.sim.verilator import Source
 
 pytestmark = pytest.mark.verilator
 
-BUILD = f"BUILD = 64'h{build_identity(AcceleratorConfig()):016x}"
+#: The fake top has no memory of row shifts.
+CONFIG = AcceleratorConfig(softmax_fractional=False)
+BUILD = f"BUILD = 64'h{build_identity(CONFIG):016x}"
 TOP = (Path(__file__).parent / "fake_top.v").read_text().replace("BUILD = 64'h0", BUILD)
 BURSTS, BEATS = 32, 512
 RNG = np.random.default_rng(11)
@@ -62,7 +64,7 @@ def setup(text: str = TOP, table: dict[str, object] = TABLE) -> FrameSetup:
     return FrameSetup(
         verilog=(Source("fake.v", text.encode()),),
         top="fake",
-        config=AcceleratorConfig(),
+        config=CONFIG,
         image=IMAGE.tobytes(),
         input_bytes=256,
         output_bytes=16,
@@ -254,3 +256,20 @@ def test_boundary_outside_its_bank_is_refused() -> None:
     table = TABLE | {"tensors": [tensor("x", part(1, 40, 0, 32))]}
     with pytest.raises(SimulationError, match="outside the banks"):
         run_frames(replace(setup(), boundaries=boundaries.parse(table)), INPUTS[:1])
+
+
+def test_row_shifts_are_words_of_one_byte() -> None:
+    base = ROW_SHIFT_BANK << OFFSET_BITS
+    parts = [
+        {
+            **{"engine": "SOFTMAX", "count": 1, "base": base + slot * 32 - head, "stride": 1},
+            **{"first_token": head, "tokens": 1, "first_channel": row, "channels": 5},
+        }
+        for slot, (head, row) in enumerate(((0, 0), (1, 0)))
+    ]
+    table = {"name": "s.shift", "shape": [2, 5], "dtype": "uint8", "parts": parts}
+    (boundary,) = boundaries.parse(TABLE | {"tensors": [table]})
+    assert [part.word_bytes(16) for part in boundary.parts] == [1, 1]
+    assert [part.slices(16, 1) for part in boundary.parts] == [5, 5]
+    records = np.arange(10, dtype=np.uint8).reshape(2, 5, 1, 1)
+    assert boundary.assemble(list(records)).tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]

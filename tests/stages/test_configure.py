@@ -12,6 +12,7 @@ from hwgen.boards import Board, get_board
 from hwgen.errors import DoesNotFitError, UsageError
 from hwgen.frontend.models import MODELS
 from hwgen.graph.spec import ModelSpec
+from hwgen.numerics.softmax import DEFAULT_FUNCTION, SoftmaxFunction
 from hwgen.program.buffer_plan import bank_words_for, preset_config, row_blocks
 from hwgen.program.skeleton import skeleton_graph
 from hwgen.stages.configure import Hardware, check_fits, configure, memory_blocks
@@ -31,8 +32,13 @@ def board(**changes: dict[str, int]) -> Board:
     )
 
 
-def given(spec: ModelSpec, on: Board = ZCU102, **values: Any) -> Hardware:
-    return configure(spec, on, DesignOptions(values=values), 32)
+def given(
+    spec: ModelSpec,
+    on: Board = ZCU102,
+    softmax: SoftmaxFunction = DEFAULT_FUNCTION,
+    **values: Any,
+) -> Hardware:
+    return configure(spec, on, DesignOptions(values=values), softmax)
 
 
 def test_without_options_it_is_the_preset_fitted_to_the_model() -> None:
@@ -152,7 +158,10 @@ def test_row_blocks() -> None:
                 r" nearest legal value: 200,68,68,136,34,34,136$"
             ),
         ),
-        ({"softmax_vec": 16}, r"--softmax-lanes must be the graph's 32, not 16 .*: 32$"),
+        (
+            {"softmax_vec": 16, "softmax": SoftmaxFunction.sole()},
+            r"--softmax-lanes must be the graph's 32, not 16 .*: 32$",
+        ),
     ],
 )
 def test_what_the_model_does_not_permit(values: dict[str, Any], message: str) -> None:
@@ -177,7 +186,7 @@ def test_nearest_values_are_accepted() -> None:
 
 
 def fits(spec: ModelSpec, **values: Any) -> Hardware:
-    return check_fits(spec, ZCU102, DesignOptions(values=values), 32)
+    return check_fits(spec, ZCU102, DesignOptions(values=values), DEFAULT_FUNCTION)
 
 
 def test_what_fits_is_what_is_built() -> None:
@@ -226,3 +235,10 @@ def test_the_smallest_model() -> None:
     config = given(one).config
     assert (config.max_row_length, config.max_channels, config.tile_rows) == (2, 8, 2)
     assert given(one, max_row_length=2).row_blocks == 1
+
+
+def test_lanes_and_the_function_of_the_softmax() -> None:
+    config = given(TINY, softmax_vec=16).config
+    assert (config.softmax_vec, config.softmax) == (16, DEFAULT_FUNCTION)
+    for function in (SoftmaxFunction.sole(8), SoftmaxFunction.fractional(3, 5)):
+        assert given(TINY, softmax=function).config.softmax == function

@@ -17,6 +17,7 @@ from hwgen.frontend.models import MODELS
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.safetensors_file import read_safetensors, write_safetensors
 from hwgen.graph.spec import ModelSpec
+from hwgen.numerics.softmax import SoftmaxFunction
 from hwgen.report.terminal import Reporter
 from hwgen.stages.design import (
     Design,
@@ -129,13 +130,15 @@ def test_the_document_is_readable(whole: Design, tmp_path: Path) -> None:
     values = document(whole, tmp_path)
     assert values["model"] == "tiny"
     assert values["shapes"]["width"] == 32
-    assert values["shapes"]["softmax_vec"] == 32
+    softmax = [values["shapes"][name] for name in ("softmax_mode", "softmax_vec", "divider_bits")]
+    assert softmax == ["fractional", None, 4]
     assert values["row_blocks"] == 3
     assert values["board"] == BOARD.to_json()
     assert len(values["shapes_digest"]) == 64
 
 
-SHAPES = Shapes.of(spec(), 32)
+FRACTIONAL = SoftmaxFunction.fractional()
+SHAPES = Shapes.of(spec(), FRACTIONAL)
 
 
 @pytest.mark.parametrize("with_graph", [True, False])
@@ -144,9 +147,9 @@ SHAPES = Shapes.of(spec(), 32)
     [
         (
             {"schema_version": 1},
-            "Design must have schema version 3, not 1; it was made by another version",
+            "Design must have schema version 4, not 1; it was made by another version",
         ),
-        ({"schema_version": None}, "Design must have schema version 3, not null"),
+        ({"schema_version": None}, "Design must have schema version 4, not null"),
         ({"board": None}, "board must be a table, not null"),
         ({"board": "zcu102"}, "board must be a table, not 'zcu102'"),
         ({"config": 7}, "config: The configuration must be a table, not 7"),
@@ -219,7 +222,7 @@ def test_other_damage(whole: Design, tmp_path: Path) -> None:
     for entry, message in (
         (deep, "nested at most 32 deep"),
         (text[:-1], "File must be JSON"),
-        ("[]", "must have schema version 3, not null"),
+        ("[]", "must have schema version 4, not null"),
         (text.replace('"model"', '"board"'), "must stand once"),
     ):
         write_safetensors(path, {}, {"hwgen.design": entry})
@@ -243,21 +246,30 @@ def test_a_file_whose_graph_is_anothers(whole: Design, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "vec", "message"),
+    ("changes", "softmax", "message"),
     [
-        ({"image_size": 12, "width": 64}, 32, "image_size must be the design's 8, not 12"),
-        ({"width": 64}, 32, "width must be the design's 32, not 64"),
-        ({"depth": 1}, 32, "depth must be the design's 2, not 1"),
-        ({"heads": 1, "head_dim": 32}, 32, "heads must be the design's 2, not 1"),
-        ({"classes": 11}, 32, "classes must be the design's 10, not 11"),
-        ({"pooling": "mean"}, 32, "pooling must be the design's class_token, not mean"),
-        ({}, 16, "softmax_vec must be the design's 32, not 16"),
+        ({"image_size": 12, "width": 64}, FRACTIONAL, "image_size must be the design's 8, not 12"),
+        ({"width": 64}, FRACTIONAL, "width must be the design's 32, not 64"),
+        ({"depth": 1}, FRACTIONAL, "depth must be the design's 2, not 1"),
+        ({"heads": 1, "head_dim": 32}, FRACTIONAL, "heads must be the design's 2, not 1"),
+        ({"classes": 11}, FRACTIONAL, "classes must be the design's 10, not 11"),
+        ({"pooling": "mean"}, FRACTIONAL, "pooling must be the design's class_token, not mean"),
+        ({}, SoftmaxFunction.sole(), "softmax_mode must be the design's fractional, not sole"),
+        (
+            {},
+            SoftmaxFunction.fractional(2, 5),
+            "divider_bits must be the design's 4, not 5",
+        ),
     ],
 )
 def test_a_graph_of_other_shapes(
-    whole: Design, changes: dict[str, Any], vec: int, message: str, tmp_path: Path
+    whole: Design,
+    changes: dict[str, Any],
+    softmax: SoftmaxFunction,
+    message: str,
+    tmp_path: Path,
 ) -> None:
-    other = random_graph(spec(**changes), 1, vec=vec)
+    other = random_graph(spec(**changes), 1, softmax=softmax)
     assert shapes_of(other).digest != whole.shapes.digest
     with pytest.raises(ModelError, match=f"graph of 'tiny': {message}"):
         whole.with_graph(other)
@@ -277,10 +289,11 @@ def test_what_does_not_decide_shapes_is_free(whole: Design) -> None:
     assert again.shapes.digest == SHAPES.digest
 
 
+@pytest.mark.parametrize("softmax", [SoftmaxFunction.sole(16), SoftmaxFunction.fractional(1, 3)])
 @pytest.mark.parametrize("model", [*MODELS.values(), spec(pooling="mean", class_token=False)])
-def test_shapes_make_a_model_of_the_same_shapes(model: ModelSpec) -> None:
-    shapes = Shapes.of(model, 16)
-    assert Shapes.of(shapes.spec(model.name), 16) == shapes
+def test_shapes_make_a_model_of_the_same_shapes(model: ModelSpec, softmax: SoftmaxFunction) -> None:
+    shapes = Shapes.of(model, softmax)
+    assert Shapes.of(shapes.spec(model.name), softmax) == shapes
 
 
 def test_a_design_without_a_graph_needs_one(whole: Design, tmp_path: Path) -> None:
@@ -289,7 +302,7 @@ def test_a_design_without_a_graph_needs_one(whole: Design, tmp_path: Path) -> No
     with pytest.raises(UsageError) as caught:
         open_source(tmp_path / "d", None, None, NONE, REPORTER)
     assert "--graph must be given" in str(caught.value)
-    assert "hwgen quantize tiny --softmax-lanes 32 -o GRAPH" in str(caught.value)
+    assert "hwgen quantize tiny --softmax fractional -o GRAPH" in str(caught.value)
     with pytest.raises(UsageError, match="'tiny_zcu102' must have a graph to be lowered"):
         lower(bare, REPORTER)
     assert whole.graph is not None

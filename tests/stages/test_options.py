@@ -9,9 +9,12 @@ from hwgen.config import PARAMETERS, AcceleratorConfig
 from hwgen.errors import UsageError
 from hwgen.stages.options import BY_NAME, OPTIONS, DesignOptions
 
+#: What the graph decides.
+FUNCTION = {"softmax_fractional", "exponent_fraction_bits", "divider_bits"}
 
-def test_every_parameter_but_the_columns_width_is_an_option() -> None:
-    assert set(BY_NAME) == set(PARAMETERS) - {"weight_bits"} | {"row_blocks"}
+
+def test_every_parameter_but_width_and_function_is_an_option() -> None:
+    assert set(BY_NAME) == set(PARAMETERS) - {"weight_bits"} - FUNCTION | {"row_blocks"}
     assert len({option.option for option in OPTIONS}) == len(OPTIONS)
     assert {o.name: o.option for o in OPTIONS if o.option != f"--{o.name.replace('_', '-')}"} == {
         "memory_ports": "--ports",

@@ -14,10 +14,13 @@ def test_stored_tensors_are_alive(small: bool) -> None:
     frame = make_frame(1, small=small)
     stored = np.frombuffer(frame.output, np.uint8)[OUTPUT_GAP:]
     normalised, rest = stored[: 3 * 16 * TOKENS].view(np.int8), stored[3 * 16 * TOKENS :]
-    codes, head = (
-        rest[: 2 * 16 * TOKENS],
-        rest[(2 * TOKENS + 24) * 16 :][: 6 * 16 * TOKENS].view("<i2"),
-    )
+    codes, rest = rest[: 2 * 16 * TOKENS], rest[(2 * TOKENS + 24) * 16 :]
+    assert frame.config.softmax_fractional == small
+    if small:
+        shifted, rest = rest[: 16 * TOKENS].view(np.int8), rest[16 * TOKENS :]
+        assert shifted.std() > 10
+        assert np.mean(np.abs(shifted.astype(int)) == 127) < 0.1
+    head = rest[: 6 * 16 * TOKENS].view("<i2")
     assert normalised.std() > 20
     assert np.mean(np.abs(normalised.astype(int)) >= 127) < 0.1
     assert len(np.unique(codes)) > 10

@@ -62,19 +62,24 @@ def vectors(name: str, rng: np.random.Generator) -> dict[str, Any]:
     }
 
 
-PARAMETERS: dict[str, dict[str, object]] = {
-    "systolic-array": {"rows": 5, "columns": 7, "weight_bits": 4, "tile_rows": 8},
-    "e2softmax": {"vec": 8, "max_length": 60},
-    "ailayernorm": {"max_channels": 128},
-    "requantise": {},
-    "elementwise": {},
-}
+CASES: tuple[tuple[str, dict[str, object]], ...] = (
+    ("systolic-array", {"rows": 5, "columns": 7, "weight_bits": 4, "tile_rows": 8}),
+    ("e2softmax", {"vec": 8, "max_length": 60}),
+    ("e2softmax", {"vec": 8, "max_length": 60, "mode": "fractional"}),
+    ("ailayernorm", {"max_channels": 128}),
+    ("requantise", {}),
+    ("elementwise", {}),
+)
 
 
-@pytest.mark.parametrize("name", UNITS)
-def test_passages(name: str) -> None:
+def test_every_unit_has_a_case() -> None:
+    assert {name for name, _ in CASES} == set(UNITS)
+
+
+@pytest.mark.parametrize(("name", "parameters"), CASES)
+def test_passages(name: str, parameters: dict[str, object]) -> None:
     unit = UNITS[name]
-    values = unit.resolve(PARAMETERS[name])
+    values = unit.resolve(parameters)
     given = check_vectors(unit, vectors(name, np.random.default_rng(7)), None)
     words = unit.encode(given, values)
     expected = unit.reference(given, values)

@@ -17,7 +17,14 @@ from hwgen.units.systolic_array import group_columns
 
 DEFAULTS = {
     "systolic-array": {"rows": 16, "columns": 16, "weight_bits": 8},
-    "e2softmax": {"vec": 32, "fraction_bits": 4},
+    "e2softmax": {
+        "vec": 32,
+        "mode": "sole",
+        "exponent_fraction_bits": 2,
+        "divider_bits": 4,
+        "fraction_bits": 4,
+        "max_length": 1024,
+    },
     "ailayernorm": {
         "zero_point": 128,
         "gamma_shift": 6,
@@ -54,7 +61,19 @@ def test_options_are_spelt_with_hyphens() -> None:
         ("e2softmax", {"fraction_bits": 1.0}, "--fraction-bits must be an integer"),
         ("e2softmax", {"vec": True}, "--vec must be an integer"),
         ("e2softmax", {"max_length": 1}, "--max-length must be in 2..65536, not 1.*: 2"),
-        ("e2softmax", {"width": 3}, "among --vec, --fraction-bits, --max-length, not 'width'"),
+        ("e2softmax", {"width": 3}, "among --vec, --mode, .*, --max-length, not 'width'"),
+        ("e2softmax", {"mode": "exact"}, "--mode must be 'sole' or 'fractional', not 'exact'"),
+        ("e2softmax", {"divider_bits": 6}, "--divider-bits must be in 1..5, not 6.*: 5"),
+        (
+            "e2softmax",
+            {"exponent_fraction_bits": 4},
+            "--exponent-fraction-bits must be in 0..3, not 4.*: 3",
+        ),
+        (
+            "e2softmax",
+            {"mode": "fractional", "max_length": 4096},
+            "--max-length must be at most 4095 with --mode fractional, not 4096.*: 4095",
+        ),
         ("ailayernorm", {"lanes": 24}, "--lanes must be a power of two in 8..64, not 24.*: 16"),
         ("ailayernorm", {"squares": "none"}, "--squares must be 'compressed' or 'exact'"),
         ("requantise", {"low": 5, "high": 4}, "--high must be at least --low"),

@@ -162,6 +162,29 @@ def test_e2softmax_extremes() -> None:
         check("e2softmax", {"fraction_bits": f}, logits(rng, 9, 49, 40))
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_e2softmax_fractional(mode: str) -> None:
+    rng = np.random.default_rng(4)
+    for length in (1, 33, 197, 1024):
+        check("e2softmax", {"mode": "fractional"}, logits(rng, 3, length, 30), mode)
+
+
+@pytest.mark.parametrize("vec", [1, 5])
+def test_e2softmax_fractional_odd_slices(vec: int) -> None:
+    rng = np.random.default_rng(5)
+    parameters: dict[str, object] = {
+        "mode": "fractional",
+        "vec": vec,
+        "exponent_fraction_bits": vec % 4,
+        "divider_bits": 3,
+        "max_length": 60,
+    }
+    for length in (1, 4, 5, 6, 59, 60):
+        result = check("e2softmax", parameters, logits(rng, 7, length, 30), "random")
+        assert set(result.outputs) == {"codes", "shifts"}
+        assert result.outputs["shifts"].shape == (7,)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 49, 197, 785])
 def test_e2softmax_many_rows(rows: int) -> None:
