@@ -12,7 +12,7 @@ from hwgen.sim.cocotb_bench.program import make_frame
 pytestmark = pytest.mark.verilator
 
 
-@pytest.mark.parametrize("ports", [1, 2])
+@pytest.mark.parametrize("ports", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_frames_between_foreign_models(ports: int) -> None:
     frame = make_frame(ports, small=True)
     pauses = [0.0, 0.5, 0.9, 0.0]
