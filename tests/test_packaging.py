@@ -19,6 +19,8 @@ import pytest
 import hwgen.boards
 import hwgen.sim
 
+pytestmark = pytest.mark.command
+
 REPOSITORY = Path(__file__).parents[1]
 SETTINGS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
 RENAMED = {"hwgen.sim": "sim", "hwgen.boards": "boards"}
@@ -63,8 +65,6 @@ RUN = """
 import sys
 sys.meta_path = [f for f in sys.meta_path if "editable" not in getattr(f, "__name__", "").lower()]
 from hwgen.cli import main
-
-pytestmark = pytest.mark.command
 status = main()
 places = {n: m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "hwgen"}
 assert all(place.startswith(sys.path[1]) for place in places.values()), places

@@ -55,7 +55,7 @@ def test_graph_is_written_and_repeatable(hwgen: Command, tmp_path: Path) -> None
     assert all(0.5 < m["min"] <= m["mean"] < 1.1 for m in done.json["softmax_mass"].values())
     assert done.json["warnings"] == []
     done = hwgen("quantize", "digits", "-o", "b")
-    assert re.search(r"logit SQNR +2[0-9]\.[0-9] dB \(64 images\)", done.out)
+    assert re.search(r"logit SQNR +[23][0-9]\.[0-9] dB \(64 images\)", done.out)
     assert re.search(r"softmax mass +[0-9.]+ in the mean of blocks", done.out)
     assert done.status == 0
     assert re.search(r"logit_saturation +(none in 4 layers|[0-9.e-]+ %, at most)", done.out)

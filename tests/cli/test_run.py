@@ -148,7 +148,10 @@ def test_a_simulation_leaves_what_run_measured(
     assert (report["images"], report["image_source"]) == (3, "i.npz")
     assert (report["cycles"], report["memory_latency"]) == (done.json["cycles"], 200)
     shown = hwgen("report", design).out
-    assert re.search(r"top-1 +97\.4 % of 500 images of digits \(float model: 97\.2 %\)", shown)
+    rates = [rf"{100 * measured[name]:.1f} %" for name in ("top1", "top1_float")]
+    assert re.search(
+        rf"top-1 +{rates[0]} of 500 images of digits \(float model: {rates[1]}\)", shown
+    )
     assert re.search(r"top-1, simulated +0\.0 % of 3 images", shown)
     # Of other files it says nothing.
     with (design / "labels.json").open("a") as stream:
