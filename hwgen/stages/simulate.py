@@ -99,6 +99,8 @@ def simulate(
         clock = manifest.config.clock_mhz
         with _second_to(failure, "trace", reporter):
             predicted_bars = schedule_of(folder, model)
+            if not predicted_bars:
+                reporter.warn("the trace has no prediction: the program is damaged or another's")
             write_trace(wanted.trace, simulated, predicted_bars, labels_of_trace, clock)
             views["trace"] = str(wanted.trace)
     if wanted.wave is not None:
