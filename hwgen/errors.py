@@ -9,6 +9,7 @@ value where there is one.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 
@@ -32,6 +33,8 @@ class HwgenError(Exception):
     exit_status: ClassVar[int] = 1
     #: Files of the design that are not the generated ones any more: a cause that is not ours.
     changed_files: tuple[str, ...] = ()
+    #: What was written for whoever looks for the cause: kind -> file or folder, and what it shows.
+    views: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(
         self,
@@ -88,7 +91,29 @@ class ProgramError(HwgenError):
 
 
 class SimulationError(HwgenError):
-    """The simulated accelerator reported a fault or did not finish."""
+    """The simulated accelerator reported a fault or did not finish.
+
+    Args:
+        what: the statement.
+        where: the image.
+        why: the reason.
+        image: index of the image that was not finished, where a frame had begun.
+        cycle: when it ended, in cycles since its START.
+    """
+
+    def __init__(
+        self,
+        what: str = "",
+        *,
+        where: str | None = None,
+        why: str | None = None,
+        image: int | None = None,
+        cycle: int | None = None,
+    ) -> None:
+        """Keep the place as attributes."""
+        super().__init__(what, where=where, why=why)
+        self.image = image
+        self.cycle = cycle
 
 
 class ToolError(HwgenError):
@@ -203,6 +228,11 @@ class MismatchError(HwgenError):
         lane: lane or column of the unit, if known.
         index: index into the tensor, if known.
         where: the two links compared, for example ``"image 3, program interpreter"``.
+        differing: how many elements of the tensor differ, if it is there.
+        elements: how many it has.
+        largest_difference: between any two of its elements.
+        image: index of the image, if known.
+        cycle: when the first of them was written, in cycles since the image's START, if known.
     """
 
     def __init__(
@@ -215,6 +245,11 @@ class MismatchError(HwgenError):
         lane: object = None,
         index: object = None,
         where: str | None = None,
+        differing: int | None = None,
+        elements: int | None = None,
+        largest_difference: int | None = None,
+        image: int | None = None,
+        cycle: int | None = None,
     ) -> None:
         """Keep the parts as attributes and phrase the sentence."""
         place = "".join(
@@ -222,16 +257,28 @@ class MismatchError(HwgenError):
             for name, value in (("tile", tile), ("lane", lane), ("index", index))
             if value is not None
         )
-        super().__init__(f"{op}{place}: expected {expected}, got {got}", where=where)
+        text = f"{op}{place}: expected {expected}, got {got}"
+        if cycle is not None:
+            text += f", written in cycle {cycle:,}"
+        if differing is not None and elements is not None:
+            text += f"; {differing:,} of {elements:,} elements differ"
+            text += f", by at most {largest_difference:,}"
+        super().__init__(text, where=where)
         self.op = op
         self.tile = tile
         self.lane = lane
         self.index = index
         self.expected = expected
         self.got = got
+        self.differing = differing
+        self.elements = elements
+        self.largest_difference = largest_difference
+        self.image = image
+        self.cycle = cycle
 
     @property
     def first_difference(self) -> dict[str, object]:
         """The difference as a mapping, for machine-readable output."""
-        names = ("op", "tile", "lane", "index", "expected", "got")
+        place = ("op", "tile", "lane", "index", "expected", "got")
+        names = (*place, "differing", "elements", "largest_difference", "image", "cycle")
         return {name: getattr(self, name) for name in names}

@@ -10,7 +10,7 @@ are files with a schema version, and a flow can start from any of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,16 +27,16 @@ from hwgen.graph.assumption import assumptions_to_json
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.ops import Softmax
 from hwgen.graph.spec import ModelSpec
-from hwgen.outputs import check_distinct, check_file
+from hwgen.outputs import check_distinct
 from hwgen.program.skeleton import skeleton_graph
 from hwgen.report.results import AccuracyResult, SimulationResult, SynthesisResult, design_digest
 from hwgen.report.terminal import Reporter
-from hwgen.report.trace import recognise_trace
 from hwgen.sim.frame import Memory
 from hwgen.stages.configure import check_fits
 from hwgen.stages.design import Design, Shapes, design, design_name
 from hwgen.stages.emit import DesignFolder, emit, warn_of_changes
 from hwgen.stages.explore import ExploreRequest, explore, layer_bits
+from hwgen.stages.inspection import Inspection
 from hwgen.stages.load import (
     Loaded,
     Request,
@@ -64,6 +64,7 @@ class Evidence:
     synthesis: SynthesisResult | None = None
     accuracy: AccuracyResult | None = None
     agreement: Agreement | None = None  #: of the float model with expected logits, of this run
+    views: Mapping[str, Any] = field(default_factory=dict)  #: what this run left to look into
 
     @classmethod
     def load(cls, path: Path) -> Evidence:
@@ -363,19 +364,22 @@ def generate_all(
 
 
 def simulate_design(
-    folder: DesignFolder, settings: Settings, reporter: Reporter, *, trace: bool = False
+    folder: DesignFolder,
+    settings: Settings,
+    reporter: Reporter,
+    *,
+    inspection: Inspection | None = None,
 ) -> Evidence:
     """``hwgen simulate``: the folder's files as they are; a changed one is named, and compared."""
     inputs = (*settings.inputs, *([settings.images] if isinstance(settings.images, Path) else []))
     SimulationResult.check_place(folder.path, inputs=inputs, force=settings.force)
-    if trace:
-        check_file(folder.path / "trace.json", recognise_trace, inputs=inputs)
+    if inspection is not None:
+        inspection.check_places(folder.path, inputs=inputs, force=settings.force)
     warn_of_changes(folder, reporter)
     memory = settings.memory(folder.default_memory())
-    place = folder.path / "trace.json" if trace else None
     try:
         images = settings.image_set(folder.graph().spec)
-        result = simulate(folder, images, reporter, memory=memory, trace=place)
+        result, views = simulate(folder, images, reporter, memory=memory, inspection=inspection)
     except HwgenError as error:
         if isinstance(error, MismatchError | SimulationError):
             # What an earlier simulation found does not hold as it stands; nobody must show it.
@@ -383,7 +387,7 @@ def simulate_design(
         error.changed_files = tuple(folder.manifest.changed_files(folder.path))
         raise
     result.save(folder.path)
-    return replace(Evidence.load(folder.path), simulation=result)
+    return replace(Evidence.load(folder.path), simulation=result, views=views)
 
 
 def describe_evidence(evidence: Evidence) -> dict[str, Any]:

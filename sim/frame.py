@@ -29,7 +29,7 @@ from hwgen.isa.registers import (
 )
 from hwgen.reading import MAX_DESIGN_FILE_BYTES, read_bytes
 from hwgen.sim import boundaries as boundary_table
-from hwgen.sim.boundaries import Boundary
+from hwgen.sim.boundaries import Boundary, Part
 from hwgen.sim.verilator import Build, Progress, Source, build
 from hwgen.sim.verilog_ports import module_names, module_ports
 
@@ -40,8 +40,13 @@ _HARNESS = Path(__file__).parent / "frame_harness.cpp"
 BANK_SIGNALS = ("bank_write_en", "bank_write_address", "bank_write_data")
 #: Completion counter of each engine in the sequencer, in the order of :class:`Engine`.
 COUNTER_SIGNALS = tuple(f"completed_{engine.name.lower()}" for engine in Engine)
+#: Whether an instruction, its thresholds met, is on offer to each engine; falls when it is taken.
+OFFER_SIGNALS = tuple(f"{engine.name.lower()}_ready" for engine in Engine)
 #: Cycles between a completion and the moment at which the last write is visible in the bank.
 SNAPSHOT_DELAY = 1
+
+#: By itself Verilator leaves out words of more than 256 bits: those of arrays beyond 32 rows.
+_TRACE_OPTIONS = ("--trace-max-width", "4096")
 
 # Names of one declaration, without its range.
 _DECLARATION = re.compile(
@@ -88,6 +93,40 @@ class Frame:
     counters: Mapping[str, int]  #: the accelerator's own, by name
     boundaries: Mapping[str, npt.NDArray[np.integer]]  #: tensors by name, in network order
     completions: Mapping[Engine, npt.NDArray[np.int64]]  #: cycle of each completion since START
+    #: Cycle since START in which each engine took each of its instructions.
+    accepted: Mapping[Engine, npt.NDArray[np.int64]]
+    #: Parts of every tensor, and the cycle since START in which each word of it was last written
+    #: before it was recorded: [slices, tokens], 0 if it was not.
+    written: Mapping[str, Sequence[tuple[Part, npt.NDArray[np.int64]]]]
+    rows: int  #: of the array
+
+    def written_in(self, name: str, index: tuple[int, ...]) -> int | None:
+        """The cycle since START in which an element of a tensor was written; None if in none."""
+        *leading, token, channel = index
+        for part, cycles in self.written[name]:
+            row, column = token - part.first_token, channel - part.first_channel
+            inside = 0 <= row < part.tokens and 0 <= column < part.channels
+            if inside and part.index == tuple(leading):
+                size = self.boundaries[name].dtype.itemsize
+                return int(cycles[column * size // part.word_bytes(self.rows), row]) or None
+        return None
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a waveform shows: cycles of one image since its START, ends included."""
+
+    image: int
+    first: int
+    last: int
+
+    def __post_init__(self) -> None:
+        """Check the order."""
+        if not 0 <= self.first <= self.last:
+            raise SimulationError(
+                f"Window must begin at 0 or later and end behind its beginning, not"
+                f" {self.first} to {self.last}"
+            )
 
 
 @dataclass(frozen=True)
@@ -125,7 +164,7 @@ def probe_control(verilog: str) -> str:
     lines = ["`verilator_config"]
     starts = [match.start() for match in re.finditer(r"^module ", verilog, re.MULTILINE)]
     names = module_names(verilog)
-    counters = set(COUNTER_SIGNALS)
+    sequencer = {*COUNTER_SIGNALS, *OFFER_SIGNALS}
     for name, start, end in zip(names, starts, [*starts[1:], len(verilog)], strict=True):
         body = verilog[start:end]
         declared = {
@@ -136,15 +175,17 @@ def probe_control(verilog: str) -> str:
         wanted = [signal for signal in BANK_SIGNALS if signal in declared]
         if len(wanted) != len(BANK_SIGNALS):
             wanted = []
-        if counters & declared and counters <= declared:
-            wanted += COUNTER_SIGNALS
-            counters = set()  # one place is enough
+        if sequencer and sequencer <= declared:
+            wanted += [*COUNTER_SIGNALS, *OFFER_SIGNALS]
+            sequencer = set()  # one place is enough
         lines += [f'public_flat_rd -module "{name}" -var "{signal}"' for signal in wanted]
     return "\n".join(lines) + "\n"
 
 
-def build_frames(setup: FrameSetup, *, vcd: bool = False, progress: Progress | None = None) -> Path:
-    """The executable that simulates frames of a design."""
+def build_frames(
+    setup: FrameSetup, *, trace: bool = False, progress: Progress | None = None
+) -> Path:
+    """The executable that simulates frames of a design, or with ``trace`` writes waveforms."""
     text = "\n".join(source.data.decode() for source in setup.verilog)
     ports = module_ports(text, setup.top)
     count = sum(re.fullmatch(r"m_axi\d+_arvalid", name) is not None for name in ports)
@@ -160,7 +201,8 @@ def build_frames(setup: FrameSetup, *, vcd: bool = False, progress: Progress | N
         verilog=(*setup.verilog, Source("probes.vlt", control.encode())),
         harness=(Source.of(_HARNESS),),
         defines=(f"HWGEN_PORTS={count}",),
-        trace=vcd,
+        trace=trace,
+        options=_TRACE_OPTIONS if trace else (),
     )
     return build(spec, progress)
 
@@ -189,7 +231,6 @@ def _settings(
         "inputs": folder / "inputs",
         "parts": folder / "parts",
         "out": folder,
-        "vcd": folder / "trace.vcd",
         "input_bytes": setup.input_bytes,
         "output_bytes": setup.output_bytes,
         "latency": memory.latency,
@@ -208,6 +249,7 @@ def _settings(
         "bank_address": BANK_SIGNALS[1],
         "bank_data": BANK_SIGNALS[2],
         "counters": " ".join(COUNTER_SIGNALS) if observed else " ",
+        "offers": " ".join(OFFER_SIGNALS) if observed else " ",
         "counter_offsets": " ".join(str(BY_NAME[name].offset) for name, _ in COUNTERS),
         **{f"reg_{register.name}": register.offset for register in REGISTERS},
     }
@@ -222,7 +264,7 @@ def _observable(setup: FrameSetup) -> bool:
     return COUNTER_SIGNALS[0] in probe_control(text)
 
 
-def _fault(frame: int, status: int, cause: int, address: int) -> SimulationError:
+def _fault(frame: int, cycles: int, status: int, cause: int, address: int) -> SimulationError:
     try:
         name = Cause(cause).name
     except ValueError:
@@ -231,6 +273,8 @@ def _fault(frame: int, status: int, cause: int, address: int) -> SimulationError
         f"The accelerator must finish the frame, but reports {name} "
         f"(cause address 0x{address:x}, status 0x{status:x})",
         where=f"image {frame}",
+        image=frame,
+        cycle=cycles,
     )
 
 
@@ -242,7 +286,6 @@ def run_frames(
     seed: int = 1,
     max_cycles: int = 1 << 40,
     watchdog: int = WATCHDOG_RESET,
-    vcd: Path | None = None,
     expected_cycles: int | None = None,
     progress: Progress | None = None,
 ) -> FrameResults:
@@ -258,7 +301,6 @@ def run_frames(
         max_cycles: ceiling per image.
         watchdog: most cycles without a completed instruction; a slow memory needs more than after
             reset (:attr:`hwgen.program.cycle_model.CyclePrediction.watchdog`).
-        vcd: write a waveform there (slow, large).
         expected_cycles: of a frame, for the progress within it.
         progress: told about build and simulation.
 
@@ -267,7 +309,7 @@ def run_frames(
     """
     model = memory or Memory()
     report: Progress = progress or (lambda *_: None)
-    executable = build_frames(setup, vcd=vcd is not None, progress=report)
+    executable = build_frames(setup, progress=report)
     regions = [_region(setup, image, f"image {index}") for index, image in enumerate(inputs)]
     rows = setup.config.rows
     parts = [
@@ -291,22 +333,85 @@ def run_frames(
             max_cycles=max_cycles,
             watchdog=watchdog,
         )
-        if vcd is not None:
-            settings["vcd"] = vcd.resolve()
         started = time.monotonic()
         lines = _run(executable, folder, settings, expected_cycles, report)
         wall_seconds = time.monotonic() - started
-        for index, result in enumerate(lines[::3]):  # the harness ends with the first fault
-            _, _, _, status, cause, address, _ = result
+        for index, result in enumerate(lines[::4]):  # the harness ends with the first fault
+            _, _, cycles, status, cause, address, _ = result
             if cause:
-                raise _fault(index, status, cause, address)
+                raise _fault(index, cycles, status, cause, address)
         outputs = np.fromfile(folder / "outputs", np.uint8).reshape(-1, setup.output_bytes)
         record_bytes = sum(part.tokens * slices * part.word_bytes(rows) for part, slices in parts)
         records = np.fromfile(folder / "boundaries", np.uint8).reshape(len(regions), record_bytes)
+        written = np.fromfile(folder / "written", np.int64).reshape(len(regions), -1)
     frames = []
     for index in range(len(regions)):
-        frames.append(_frame(setup, lines, index, outputs[index], records[index]))
+        told = lines[4 * index : 4 * index + 4]
+        frames.append(_frame(setup, told, outputs[index], records[index], written[index]))
     return FrameResults(tuple(frames), wall_seconds)
+
+
+def run_wave(
+    setup: FrameSetup,
+    inputs: Sequence[bytes] | npt.NDArray[np.uint8],
+    window: Window,
+    path: Path,
+    *,
+    memory: Memory | None = None,
+    seed: int = 1,
+    max_cycles: int = 1 << 40,
+    watchdog: int = WATCHDOG_RESET,
+    expected_cycles: int | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Simulate images as :func:`run_frames` does, up to a window of one, and show that (VCD).
+
+    The build is another one, with tracing; cycles and values are the same. One nanosecond of the
+    waveform is one cycle, and time 0 is the cycle of the START write. The window ends with its
+    frame at the latest, and where the accelerator breaks the bus protocol or does not finish.
+
+    Args:
+        setup: the design and its program.
+        inputs: content of the input region per image; ``window.image`` is one of them.
+        window: image and cycles.
+        path: the waveform; whatever is there is written over.
+        memory: latency and bandwidth of the external memory.
+        seed: of the registers' and memories' content at power-up.
+        max_cycles: ceiling per image.
+        watchdog: most cycles without a completed instruction.
+        expected_cycles: of a frame, for the progress within it.
+        progress: told about build and simulation.
+
+    Raises:
+        SimulationError: the window was not reached.
+    """
+    report: Progress = progress or (lambda *_: None)
+    executable = build_frames(setup, trace=True, progress=report)
+    regions = [
+        _region(setup, image, f"image {index}")
+        for index, image in enumerate(inputs[: window.image + 1])
+    ]
+    with scratch_folder() as folder:
+        (folder / "image").write_bytes(setup.image)
+        (folder / "inputs").write_bytes(b"".join(regions))
+        (folder / "parts").write_text("")
+        settings = _settings(
+            *(setup, folder, len(regions), memory or Memory()),
+            seed=seed,
+            max_cycles=max_cycles,
+            watchdog=watchdog,
+        )
+        settings |= {
+            "wave": path.resolve(),
+            "wave_frame": window.image,
+            "wave_first": window.first,
+            "wave_last": window.last,
+        }
+        try:
+            _run(executable, folder, settings, expected_cycles, report)
+        except SimulationError as error:
+            if error.image != window.image or error.cycle is None or error.cycle < window.first:
+                raise
 
 
 def run_damaged(
@@ -349,7 +454,7 @@ def run_damaged(
         outputs = np.fromfile(folder / "outputs", np.uint8).reshape(-1, setup.output_bytes)
     return [
         DamagedFrame(bit, result[2], Cause(result[4]), result[5], output)
-        for bit, result, output in zip(bits, lines[::3], outputs, strict=True)
+        for bit, result, output in zip(bits, lines[::4], outputs, strict=True)
     ]
 
 
@@ -375,10 +480,11 @@ def _run(
     expected_cycles: int | None,
     report: Progress,
 ) -> list[list[int]]:
-    """Run the harness; three lists per frame: result, counters, completions."""
+    """Run the harness; four lists per frame: result, counters, completions, accepted."""
     (folder / "settings").write_text("".join(f"{k} {v}\n" for k, v in settings.items()))
     frames = int(str(settings["frames"]))
     lines: list[list[int]] = []
+    stopped: list[int] = []  # image and cycle of a failure within a frame
     with (
         (folder / "errors").open("w+") as errors,
         subprocess.Popen(
@@ -396,6 +502,8 @@ def _run(
                 if key == "progress":
                     done = values[0] + _part_done(values[1], expected_cycles)
                     report(f"image {values[0]}: {values[1]} cycles", done / frames)
+                elif key == "stopped":
+                    stopped = values
                 else:
                     lines.append(values)
                 if key == "frame":
@@ -407,40 +515,63 @@ def _run(
         errors.seek(0)
         why = errors.read().strip()
     if process.returncode:
-        raise SimulationError(why or f"The simulation ended with status {process.returncode}")
+        image, cycle = stopped or (None, None)
+        raise SimulationError(
+            why or f"The simulation ended with status {process.returncode}",
+            image=image,
+            cycle=cycle,
+        )
     return lines
 
 
 def _frame(
     setup: FrameSetup,
     lines: list[list[int]],
-    index: int,
     output: npt.NDArray[np.uint8],
     record: npt.NDArray[np.uint8],
+    write_cycles: npt.NDArray[np.int64],
 ) -> Frame:
-    result, counters, completions = lines[3 * index : 3 * index + 3]
+    result, counters, completions, accepted = lines
     cycles = result[2]
     rows = setup.config.rows
     tensors: dict[str, npt.NDArray[np.integer]] = {}
-    position = 0
+    written: dict[str, list[tuple[Part, npt.NDArray[np.int64]]]] = {}
+    position = word = 0
     for boundary in setup.boundaries:
         words = []
+        times = written[boundary.name] = []
         for part in boundary.parts:
             slices = part.slices(rows, boundary.dtype.itemsize)
             shape = (slices, part.tokens, part.word_bytes(rows))
             size = int(np.prod(shape))
             words.append(record[position : position + size].reshape(shape))
             position += size
+            cycles_of_part = write_cycles[word : word + slices * part.tokens]
+            times.append((part, cycles_of_part.reshape(shape[:2])))
+            word += slices * part.tokens
         tensors[boundary.name] = boundary.assemble(words)
-    completed: dict[Engine, npt.NDArray[np.int64]] = {}
-    rest = completions
+    names = [name for name, _ in COUNTERS]
+    return Frame(
+        output=output,
+        cycles=cycles,
+        counters=dict(zip(names, counters, strict=True)),
+        boundaries=tensors,
+        completions=_by_engine(completions),
+        accepted=_by_engine(accepted),
+        written=written,
+        rows=rows,
+    )
+
+
+def _by_engine(rest: list[int]) -> dict[Engine, npt.NDArray[np.int64]]:
+    """Lists of cycles, each behind its length, in the order of the engines."""
+    times: dict[Engine, npt.NDArray[np.int64]] = {}
     for engine in Engine:
         if not rest:
             break
-        completed[engine] = np.array(rest[1 : 1 + rest[0]], np.int64)
+        times[engine] = np.array(rest[1 : 1 + rest[0]], np.int64)
         rest = rest[1 + rest[0] :]
-    names = [name for name, _ in COUNTERS]
-    return Frame(output, cycles, dict(zip(names, counters, strict=True)), tensors, completed)
+    return times
 
 
 def load_setup(folder: Path) -> tuple[FrameSetup, Manifest, list[str]]:
@@ -468,7 +599,6 @@ def simulate_frames(
     bandwidth: float = 16.0,
     seed: int = 1,
     watchdog: int | None = None,
-    vcd: Path | None = None,
     expected_cycles: int | None = None,
     progress: Progress | None = None,
 ) -> FrameResults:
@@ -495,7 +625,6 @@ def simulate_frames(
         memory=memory,
         seed=seed,
         watchdog=watchdog or manifest.program.watchdog_cycles,
-        vcd=vcd,
         expected_cycles=expected_cycles or manifest.program.predicted_cycles,
         progress=progress,
     )

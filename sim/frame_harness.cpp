@@ -4,8 +4,10 @@
 // One argument: a settings file of `key value` lines, written by frame.py. Files named there hold the memory
 // image, the inputs and the table of boundaries; results go to the output folder named there. Each region of
 // the memory ends where its window does. With `flips`, frame k runs with that bit of the memory image wrong,
-// and an error is followed by a soft reset and the next frame. Standard output: lines `progress`, `frame`, `counter`. Exit status: 0 done, 3 protocol broken by the design, 4 no
-// end in sight, 2 wrong settings. The status and cause registers are reported, not judged, here.
+// and an error is followed by a soft reset and the next frame. Built with tracing, it writes a window of one frame as
+// a waveform and ends there. Standard output: lines `progress`, `frame`, `counters`, `completions`, `accepted`, and
+// `stopped` before a failure within a frame. Exit status: 0 done, 3 protocol broken by the design, 4 no end in sight,
+// 2 wrong settings. The status and cause registers are reported, not judged, here.
 #include <algorithm>
 #include <cinttypes>
 #include <cstdarg>
@@ -15,10 +17,12 @@
 #include <cstring>
 #include <deque>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <memory>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "Vdut.h"
@@ -38,7 +42,11 @@ constexpr uint64_t kPage = 4096;
 constexpr size_t kBeat = 16;
 constexpr size_t kQueuedBursts = 64;
 
+// What is left to do before a failure ends the process.
+std::function<void()> at_failure;
+
 [[noreturn]] void fail(int status, const char* format, ...) {
+  if (const auto last = std::exchange(at_failure, nullptr)) last();
   va_list arguments;
   va_start(arguments, format);
   std::vfprintf(stderr, format, arguments);
@@ -279,8 +287,9 @@ struct Probe {
 
 struct BankProbe {
   Probe enable, address, data;
-  size_t bytes = 0;            // of a word
-  std::vector<uint8_t> words;  // shadow of the bank
+  size_t bytes = 0;               // of a word
+  std::vector<uint8_t> words;     // shadow of the bank
+  std::vector<uint64_t> written;  // cycle in which each word was last written, 0 before
 };
 
 // One contiguous piece of a tensor and when it is complete.
@@ -289,6 +298,7 @@ struct Part {
   uint64_t count;
   uint64_t base, stride, first, tokens, slices;
   size_t offset;  // into the frame's record
+  size_t word;    // of its first among all words recorded
 };
 
 class Boundaries {
@@ -302,9 +312,12 @@ class Boundaries {
     banks_.resize(bank_words.size());
     std::istringstream names(settings.text("counters"));
     for (std::string name; names >> name;) counters_.push_back(find(context, name, ~0u));
+    std::istringstream offers(settings.text("offers"));
+    for (std::string name; offers >> name;) offers_.push_back(find(context, name, ~0u));
     for (size_t b = 0; b < banks_.size(); ++b) {
       if (!(widths >> banks_[b].bytes)) fail(2, "bank %zu must have a width", b);
       banks_[b].words.assign(bank_words[b] * banks_[b].bytes, 0xa5);
+      banks_[b].written.resize(bank_words[b]);
       banks_[b].enable = find(context, settings.text("bank_enable"), b);
       banks_[b].address = find(context, settings.text("bank_address"), b);
       banks_[b].data = find(context, settings.text("bank_data"), b);
@@ -314,6 +327,8 @@ class Boundaries {
     for (Part part; table >> part.engine >> part.count >> part.base >> part.stride >> part.first >>
                     part.tokens >> part.slices;) {
       part.offset = record_bytes_;
+      part.word = record_words_;
+      record_words_ += part.tokens * part.slices;
       record_bytes_ += part.tokens * part.slices * bank_of(part.base + part.first).bytes;
       if (part.engine >= parts_.size()) fail(2, "boundary names engine %u, which has no counter", part.engine);
       parts_[part.engine].push_back(part);
@@ -321,6 +336,7 @@ class Boundaries {
     for (auto& list : parts_)
       std::stable_sort(list.begin(), list.end(), [](const Part& a, const Part& b) { return a.count < b.count; });
     record_.resize(record_bytes_);
+    written_.resize(record_words_);
     start();
   }
 
@@ -328,6 +344,10 @@ class Boundaries {
     next_.assign(counters_.size(), 0);
     last_.assign(counters_.size(), ~0ull);
     completions_.assign(counters_.size(), {});
+    accepted_.assign(offers_.size(), {});
+    offered_.assign(offers_.size(), false);
+    for (BankProbe& bank : banks_) std::fill(bank.written.begin(), bank.written.end(), 0);
+    std::fill(written_.begin(), written_.end(), 0);
     std::fill(record_.begin(), record_.end(), 0);
     due_.clear();
     last_change_ = 0;
@@ -337,7 +357,13 @@ class Boundaries {
   // Before the rising edge of each cycle: writes first, then counters, so that a write and the completion that
   // becomes visible in the same cycle are both seen.
   void sample(uint64_t cycle) {
-    for (BankProbe& bank : banks_) watch(bank);
+    for (BankProbe& bank : banks_) watch(bank, cycle);
+    // An offer ends in the cycle after the engine has taken the instruction, and for no other reason.
+    for (size_t e = 0; e < offers_.size(); ++e) {
+      const bool offered = offers_[e].value() != 0;
+      if (offered_[e] && !offered) accepted_[e].push_back(cycle - 1);
+      offered_[e] = offered;
+    }
     for (size_t e = 0; e < counters_.size(); ++e) {
       const uint64_t count = counters_[e].value();
       if (count == last_[e]) continue;
@@ -372,7 +398,9 @@ class Boundaries {
   bool has_counters() const { return !counters_.empty(); }
   uint64_t last_change() const { return last_change_; }
   const std::vector<uint8_t>& record() const { return record_; }
+  const std::vector<uint64_t>& written() const { return written_; }
   const std::vector<std::vector<uint64_t>>& completions() const { return completions_; }
+  const std::vector<std::vector<uint64_t>>& accepted() const { return accepted_; }
 
  private:
   // A variable by name; with a bank number, in the scope whose name ends with that number.
@@ -393,7 +421,7 @@ class Boundaries {
          bank == ~0u ? "" : std::to_string(bank).c_str());
   }
 
-  void watch(BankProbe& bank) {
+  void watch(BankProbe& bank, uint64_t cycle) {
     const uint8_t* const enable = bank.enable.data;
     const size_t groups = (bank.bytes + 7) / 8;
     bool any = false;
@@ -405,6 +433,7 @@ class Boundaries {
     uint8_t* const word = &bank.words[address * bank.bytes];
     for (size_t i = 0; i < bank.bytes; ++i)
       if (enable[i / 8] >> (i % 8) & 1) word[i] = bank.data.data[i];
+    bank.written[address] = cycle;
   }
 
   BankProbe& bank_of(uint64_t word) {
@@ -414,6 +443,7 @@ class Boundaries {
 
   void copy(const Part& part) {
     uint8_t* target = &record_[part.offset];
+    uint64_t* written = &written_[part.word];
     for (uint64_t slice = 0; slice < part.slices; ++slice) {
       for (uint64_t token = 0; token < part.tokens; ++token) {
         const uint64_t word = part.base + slice * part.stride + part.first + token;
@@ -423,20 +453,24 @@ class Boundaries {
           fail(2, "boundary word 0x%" PRIx64 " lies outside the banks", word);
         std::memcpy(target, &bank.words[offset * bank.bytes], bank.bytes);
         target += bank.bytes;
+        *written++ = bank.written[offset];
       }
     }
   }
 
   uint64_t delay_;
-  std::vector<Probe> counters_;
+  std::vector<Probe> counters_;  // completed instructions of each engine
+  std::vector<Probe> offers_;    // an instruction is on offer to each engine
   std::vector<BankProbe> banks_;
   std::vector<std::vector<Part>> parts_;
   std::vector<size_t> next_;
   std::vector<uint64_t> last_;
-  std::vector<std::vector<uint64_t>> completions_;
+  std::vector<std::vector<uint64_t>> completions_, accepted_;
+  std::vector<bool> offered_;
   std::deque<std::pair<uint64_t, const Part*>> due_;
   std::vector<uint8_t> record_;
-  size_t record_bytes_ = 0;
+  std::vector<uint64_t> written_;  // of every word of the record
+  size_t record_bytes_ = 0, record_words_ = 0;
   uint64_t last_change_ = 0;
   std::vector<bool> armed_;
 };
@@ -465,22 +499,35 @@ class Bench {
   void watch(Boundaries* boundaries) { boundaries_ = boundaries; }
 
 #if VM_TRACE
-  void trace(VerilatedVcdC* vcd) { vcd_ = vcd; }
+  // Shows cycles first ... last of the frame that the next START begins; its cycle is the waveform's time 0.
+  void show(VerilatedVcdC* vcd, uint64_t first, uint64_t last) {
+    vcd_ = vcd;
+    first_ = first;
+    last_ = last;
+    started_ = false;
+  }
+
+  bool shown() const { return vcd_ && started_ && now_ > origin_ + last_; }
 #endif
 
   void cycle() {
     memory_.drive(now_);
     dut_.clk = 0;
     dut_.eval();
-#if VM_TRACE
-    if (vcd_) vcd_->dump(2 * now_);
-#endif
-    if (!dut_.rst) memory_.sample(now_);
     axil_taken_ = (dut_.s_axil_awvalid && dut_.s_axil_awready ? 1 : 0) |
                   (dut_.s_axil_wvalid && dut_.s_axil_wready ? 2 : 0) |
                   (dut_.s_axil_bvalid && dut_.s_axil_bready ? 4 : 0) |
                   (dut_.s_axil_arvalid && dut_.s_axil_arready ? 8 : 0) |
                   (dut_.s_axil_rvalid && dut_.s_axil_rready ? 16 : 0);
+#if VM_TRACE
+    // START is the first write after show().
+    if (vcd_ && !started_ && axil_taken_ & 2) {
+      started_ = true;
+      origin_ = now_;
+    }
+    dump(0);
+#endif
+    if (!dut_.rst) memory_.sample(now_);
     axil_data_ = dut_.s_axil_rdata;
     axil_response_ = axil_taken_ & 4 ? dut_.s_axil_bresp : dut_.s_axil_rresp;
     interrupt_ = dut_.__SYM__interrupt;  // "interrupt" is on Verilator's list of C++ words
@@ -488,7 +535,7 @@ class Bench {
     dut_.clk = 1;
     dut_.eval();
 #if VM_TRACE
-    if (vcd_) vcd_->dump(2 * now_ + 1);
+    dump(kHalfCycle);
 #endif
     ++now_;
   }
@@ -547,7 +594,17 @@ class Bench {
   Memory memory_;
   Boundaries* boundaries_ = nullptr;
 #if VM_TRACE
+  // A cycle is a nanosecond of the waveform, in steps of 100 ps.
+  static constexpr uint64_t kHalfCycle = 5;
+
+  void dump(uint64_t within) {
+    if (vcd_ && started_ && now_ >= origin_ + first_ && now_ <= origin_ + last_)
+      vcd_->dump(2 * kHalfCycle * (now_ - origin_) + within);
+  }
+
   VerilatedVcdC* vcd_ = nullptr;
+  uint64_t first_ = 0, last_ = 0, origin_ = 0;
+  bool started_ = false;
 #endif
   uint64_t now_ = 0;
   unsigned axil_taken_ = 0, axil_response_ = 0;
@@ -601,8 +658,9 @@ int main(int argc, char** argv) {
 #if VM_TRACE
   VerilatedVcdC vcd;
   dut->trace(&vcd, 99);
-  vcd.open(settings.text("vcd").c_str());
-  bench.trace(&vcd);
+  vcd.set_time_unit("1ns");
+  vcd.set_time_resolution("100ps");
+  const uint64_t wave_frame = settings.number("wave_frame");
 #endif
 
   // Register offsets come from the register table, by name.
@@ -632,10 +690,25 @@ int main(int argc, char** argv) {
     std::memcpy(external.regions[1].data.data(), &inputs[frame * input_bytes], input_bytes);
     std::fill(external.regions[2].data.begin(), external.regions[2].data.end(), 0xa5);
     boundaries.start();
+#if VM_TRACE
+    if (frame == wave_frame) {
+      vcd.open(settings.text("wave").c_str());
+      bench.show(&vcd, settings.number("wave_first"), settings.number("wave_last"));
+    }
+#endif
     const uint64_t start = bench.write(reg("reg_CONTROL"), 1);
+    at_failure = [&] {
+      std::printf("stopped %" PRIu64 " %" PRIu64 "\n", frame, bench.now() - start);
+#if VM_TRACE
+      vcd.close();
+#endif
+    };
     uint64_t end = 0;
     while (!bench.interrupt()) {
       bench.cycle();
+#if VM_TRACE
+      if (bench.shown()) break;
+#endif
       end = bench.now() - 1;
       const uint64_t cycles = end - start;
       if ((cycles & 0x3ffff) == 0) {
@@ -647,6 +720,9 @@ int main(int argc, char** argv) {
         fail(4, "frame %" PRIu64 ": no instruction completed in %" PRIu64 " cycles (cycle %" PRIu64 ")", frame,
              max_quiet_cycles, cycles);
     }
+#if VM_TRACE
+    if (frame == wave_frame) break;  // the window ends with the frame at the latest
+#endif
     const bool idle = bench.memory_idle();
     const uint32_t status = bench.read(reg("reg_STATUS"));
     const uint32_t cause = bench.read(reg("reg_CAUSE"));
@@ -655,17 +731,25 @@ int main(int argc, char** argv) {
     std::printf("frame %" PRIu64 " %" PRIu64 " %" PRIu64 " %u %u %" PRIu64 " %d\n", frame, start, end - start,
                 status, cause, cause_address, idle);
     if (cause == 0) boundaries.finish();
+    at_failure = nullptr;
     std::printf("counters");
     for (const unsigned offset : counters) std::printf(" %u", bench.read(offset));
-    std::printf("\ncompletions");
-    for (const auto& list : boundaries.completions()) {
-      std::printf(" %zu", list.size());
-      for (const uint64_t cycle : list) std::printf(" %" PRIu64, cycle - start);
-    }
+    const auto print = [&](const char* name, const std::vector<std::vector<uint64_t>>& lists) {
+      std::printf("\n%s", name);
+      for (const auto& list : lists) {
+        std::printf(" %zu", list.size());
+        for (const uint64_t cycle : list) std::printf(" %" PRIu64, cycle - start);
+      }
+    };
+    print("completions", boundaries.completions());
+    print("accepted", boundaries.accepted());
     std::printf("\n");
     std::fflush(stdout);
     append(out + "/outputs", external.regions[2].data.data(), output_bytes);
     append(out + "/boundaries", boundaries.record().data(), boundaries.record().size());
+    std::vector<uint64_t> written = boundaries.written();
+    for (uint64_t& cycle : written) cycle -= std::min(cycle, start);
+    append(out + "/written", written.data(), written.size() * sizeof(uint64_t));
     flip();
     if (cause != 0) {
       if (flips.empty()) break;
@@ -676,6 +760,7 @@ int main(int argc, char** argv) {
     bench.write(reg("reg_INTERRUPT"), 1);
     if (bench.read(reg("reg_INTERRUPT")) & 1) fail(3, "INTERRUPT must clear when 1 is written");
   }
+  at_failure = nullptr;
 #if VM_TRACE
   vcd.close();
 #endif

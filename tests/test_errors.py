@@ -42,15 +42,19 @@ def test_does_not_fit() -> None:
 
 
 def test_mismatch_names_the_first_difference() -> None:
-    error = MismatchError("blocks.0.qkv", tile=3, lane=7, index=(0, 4), expected=5, got=-1)
-    assert str(error) == "blocks.0.qkv, tile 3, lane 7, index (0, 4): expected 5, got -1"
-    assert error.first_difference == {
-        "op": "blocks.0.qkv",
-        "tile": 3,
-        "lane": 7,
-        "index": (0, 4),
-        "expected": 5,
-        "got": -1,
+    place = {"op": "blocks.0.qkv", "tile": 3, "lane": 7, "index": (0, 4), "expected": 5, "got": -1}
+    counts = {"differing": 12, "elements": 3456, "largest_difference": 9}
+    error = MismatchError(**place, **counts, image=2, cycle=1234)
+    assert str(error) == (
+        "blocks.0.qkv, tile 3, lane 7, index (0, 4): expected 5, got -1, written in cycle 1,234;"
+        " 12 of 3,456 elements differ, by at most 9"
+    )
+    assert error.first_difference == place | counts | {"image": 2, "cycle": 1234}
+    unknown = MismatchError("op", expected=1, got=2).first_difference
+    assert unknown == {name: None for name in error.first_difference} | {
+        "op": "op",
+        "expected": 1,
+        "got": 2,
     }
     assert str(MismatchError("head", index=0, expected=1, got=2)) == (
         "head, index 0: expected 1, got 2"

@@ -134,7 +134,7 @@ def save_result(path: Path) -> None:
 
 
 def save_trace(path: Path) -> None:
-    write_trace(path, {}, [], 300)
+    write_trace(path, {}, {}, [], 300)
 
 
 @pytest.mark.parametrize("moment", ["write", "sync"])

@@ -14,21 +14,24 @@ import pytest
 
 from hwgen import flow
 from hwgen.boards import Board, get_board
-from hwgen.errors import FormatError, MismatchError, SimulationError, UsageError
+from hwgen.errors import ConfigError, FormatError, MismatchError, SimulationError, UsageError
 from hwgen.flow import STAGES, Evidence, Settings, Stage, run_flow
 from hwgen.frontend.images import digits_dataset
 from hwgen.frontend.models import MODELS
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.interpreter import run_boundaries
+from hwgen.isa.instructions import Engine
 from hwgen.isa.registers import COUNTERS
 from hwgen.program.buffer_plan import preset_config
 from hwgen.program.lowering import lower
 from hwgen.report import design as design_report
 from hwgen.report.results import SimulationResult, SynthesisResult, design_digest
 from hwgen.report.terminal import Reporter
-from hwgen.sim.frame import Frame, FrameResults, Memory
+from hwgen.sim.boundaries import Part
+from hwgen.sim.frame import Frame, FrameResults, Memory, Window
 from hwgen.stages import simulate as simulate_stage
 from hwgen.stages.emit import DesignFolder
+from hwgen.stages.inspection import Inspection
 from hwgen.stages.load import Request, calibration_images, held_out_images
 from hwgen.stages.simulate import account, expected_of, simulate
 from hwgen.stages.synthesise import board_usage, save_synthesis, synthesise
@@ -120,7 +123,7 @@ def test_synthetic_images_are_not_those_of_the_calibration() -> None:
 
 def frame(cycles: int, **counters: int) -> Frame:
     values = {name: 0 for name, _ in COUNTERS} | counters
-    return Frame(np.zeros(2, np.uint8), cycles, values, {}, {})
+    return Frame(np.zeros(2, np.uint8), cycles, values, {}, {}, {}, {}, 16)
 
 
 def test_busy_and_stalls_are_the_cycles() -> None:
@@ -461,14 +464,14 @@ def test_every_tensor_of_the_graph_is_compared(
             del tensors[lacking]
         (path / "x.v").write_text("edited")
         counters = {name: 0 for name, _ in COUNTERS} | {"CYCLES": 100, "ARRAY_BUSY": 100}
-        return FrameResults((Frame(output, 101, counters, tensors, {}),), 1.0)
+        return FrameResults((Frame(output, 101, counters, tensors, {}, {}, {}, 16),), 1.0)
 
     monkeypatch.setattr(DesignFolder, "graph", lambda self: graph)
     monkeypatch.setattr(simulate_stage, "simulate_frames", frames)
     images = held_out_images(graph.spec, 1)
 
     def run() -> SimulationResult:
-        return simulate(opened, images, REPORTER, memory=Memory(100, 46.5))
+        return simulate(opened, images, REPORTER, memory=Memory(100, 46.5))[0]
 
     if lacking is not None:
         with pytest.raises(MismatchError, match=f"{lacking}: expected a tensor .*got nothing"):
@@ -480,3 +483,135 @@ def test_every_tensor_of_the_graph_is_compared(
     assert asked == [500]
     # The result is of the files that were read, not of those that lie there now.
     assert result.design == before != design_digest(tmp_path, opened.manifest)
+
+
+class StandIn:
+    """In the simulator's place: the reference's tensors, one of which is wrong in some images."""
+
+    def __init__(self, graph: IntegerGraph, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.graph = graph
+        self.count = 0  #: images simulated so far
+        self.wrong: set[int] = set()
+        self.fails: SimulationError | None = None
+        self.full = False  #: no waveform can be written
+        self.waves: list[tuple[int, Window, int]] = []
+        monkeypatch.setattr(DesignFolder, "graph", lambda _: graph)
+        monkeypatch.setattr(simulate_stage, "_BATCH_IMAGES", 2)
+        monkeypatch.setattr(simulate_stage, "simulate_frames", self.frames)
+        monkeypatch.setattr(simulate_stage, "write_wave", self.wave)
+        monkeypatch.setattr(simulate_stage, "read_labels", lambda _: (("MATMUL", "head"),))
+
+    def frames(self, path: Path, images: np.ndarray, **_: object) -> FrameResults:
+        made = []
+        for image in images:
+            tensors = run_boundaries(self.graph, image)
+            if self.count in self.wrong:
+                tensors["head"] = tensors["head"] + np.array([[0, 3, 0, -4] + 6 * [0]], np.int16)
+            self.count += 1
+            output = tensors["head"].astype("<i2").view(np.uint8).reshape(-1)
+            counters = {name: 0 for name, _ in COUNTERS} | {"CYCLES": 900, "ARRAY_BUSY": 900}
+            part = Part(
+                engine=Engine.DRAIN,
+                count=1,
+                base=0,
+                stride=1,
+                first_token=0,
+                tokens=1,
+                first_channel=0,
+                channels=10,
+            )
+            # Two words of eight 16-bit elements, written in cycles 800 and 801.
+            written = {"head": [(part, np.array([[800], [801]]))]}
+            done, taken = ({Engine.MATMUL: np.array([cycle])} for cycle in (700, 600))
+            made.append(Frame(output, 901, counters, tensors, done, taken, written, 16))
+        if self.fails is not None and self.count > 2:
+            raise self.fails
+        return FrameResults(tuple(made), 1.0)
+
+    def wave(self, path: Path, folder: Path, images: np.ndarray, window: Window, **more: object):
+        if self.full:
+            raise ConfigError("Waveform must be writable: no space")
+        self.waves.append((len(images), window, more["number"]))
+
+    def run(self, opened: DesignFolder, images: int, **wanted: object) -> tuple[object, dict]:
+        return simulate(
+            *(opened, held_out_images(self.graph.spec, images), REPORTER),
+            memory=Memory(100, 46.5),
+            inspection=Inspection(**wanted),
+        )
+
+
+def test_what_is_left_of_an_image_that_differs(
+    graph: IntegerGraph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = folder(tmp_path)
+    bench = StandIn(graph, monkeypatch)
+    bench.wrong = {3, 4}
+    places = {name: tmp_path / name for name in ("dump", "wave", "trace")}
+    with pytest.raises(MismatchError) as caught:
+        bench.run(opened, 6, **places)
+    error = caught.value
+    difference = {"op": "head", "index": (0, 1), "image": 3, "cycle": 800}
+    assert difference.items() <= error.first_difference.items()
+    assert (error.differing, error.elements, error.largest_difference) == (2, 10, 4)
+    # Images 2 and 3 followed one reset; the window is in the second of them.
+    assert bench.waves == [(2, Window(1, 288, 864), 3)]
+    assert error.views == {name: str(place) for name, place in places.items()} | {
+        "wave_image": 3,
+        "wave_cycles": [288, 864],
+    }
+    assert sorted(p.name for p in places["dump"].iterdir()) == [
+        f"image_{image:04}.npz" for image in range(4)
+    ]
+    for image in range(4):
+        with np.load(places["dump"] / f"image_{image:04}.npz") as tensors:
+            assert list(tensors) == [
+                f"{n}/{k}" for n in graph.tensors for k in ("rtl", "reference")
+            ]
+            difference = tensors["head/rtl"] - tensors["head/reference"]
+        assert difference.tolist()[0][:4] == ([0, 3, 0, -4] if image == 3 else [0] * 4)
+    bars = [e for e in json.loads(places["trace"].read_text())["traceEvents"] if e["ph"] == "X"]
+    assert [(bar["name"], bar["args"]["taken_cycle"]) for bar in bars] == [("head", 600)]
+    # What cannot be written does not hide the difference.
+    bench.full = True
+    bench.wrong = {0}
+    for wanted in ({}, {"from_cycle": 902}):
+        bench.count = 0
+        with pytest.raises(MismatchError) as caught:
+            bench.run(opened, 1, wave=tmp_path / "w", **wanted)
+        assert caught.value.views == {}
+    bench.wrong = set()
+    with pytest.raises(ConfigError, match="no space"):
+        bench.run(opened, 1, wave=tmp_path / "w")
+
+
+def test_what_is_left_where_nothing_differs(
+    graph: IntegerGraph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = folder(tmp_path)
+    bench = StandIn(graph, monkeypatch)
+    _, views = bench.run(opened, 3, wave=tmp_path / "w")
+    assert bench.waves == [(1, Window(0, 0, 576), 0)]
+    assert views == {"wave": str(tmp_path / "w"), "wave_image": 0, "wave_cycles": [0, 576]}
+    assert bench.run(opened, 1)[1] == {}
+    with pytest.raises(ConfigError, match=r"not 902 .it ends in cycle 901.; nearest legal .* 901"):
+        bench.run(opened, 1, wave=tmp_path / "w", from_cycle=902)
+    assert len(bench.waves) == 1
+
+
+def test_what_is_left_of_an_image_that_fails(
+    graph: IntegerGraph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = folder(tmp_path)
+    bench = StandIn(graph, monkeypatch)
+    bench.fails = SimulationError("It stopped", where="image 1", image=1, cycle=5000)
+    with pytest.raises(SimulationError, match=r"^image 3: It stopped") as caught:
+        bench.run(opened, 4, wave=tmp_path / "w", dump=tmp_path / "dump")
+    assert bench.waves == [(2, Window(1, 4488, 5000), 3)]
+    assert caught.value.views["wave_cycles"] == [4488, 5000]
+    assert len(list((tmp_path / "dump").iterdir())) == 2  # what was compared before
+    # Without a frame there is nothing to show.
+    bench.fails = SimulationError("The build failed")
+    with pytest.raises(SimulationError, match=r"^The build failed"):
+        bench.run(opened, 4, wave=tmp_path / "w")
+    assert len(bench.waves) == 1

@@ -55,6 +55,8 @@ def describe_error(error: BaseException) -> dict[str, Any]:
         values |= {"expect": error.agreement, "assumed": error.assumed}
     if isinstance(error, HwgenError) and error.changed_files:
         values["changed_files"] = list(error.changed_files)
+    if isinstance(error, HwgenError):
+        values |= error.views
     if isinstance(error, InfeasibleError):
         values |= {
             "feasible": False,

@@ -149,23 +149,31 @@ def write_folder(
     check_replaceable(folder, listed, force=force)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # After an exchange the old design bears the stage's name, and is removed with it.
         with unfinished_folder(folder.parent) as stage:
             for name, data in {**files, FILE_NAME: manifest.to_bytes()}.items():
                 with (stage / name).open("wb") as handle:
                     handle.write(data)
                     handle.flush()
                     os.fsync(handle.fileno())
-            if not folder.exists():
-                stage.rename(folder)
-            elif not _exchange(stage, folder):
-                _replace(stage, folder)
+            put_in_place(stage, folder)
     except OSError as error:
         raise ConfigError(
             f"Output folder must be writable: {error.strerror or error}",
             where=printable(str(folder)),
         ) from error
     return folder
+
+
+def put_in_place(stage: Path, folder: Path) -> None:
+    """Give a filled folder its name, beside it; whatever had that name is removed with the stage.
+
+    Raises:
+        OSError: it cannot be renamed; the old folder is there as it was.
+    """
+    if not folder.exists():
+        stage.rename(folder)
+    elif not _exchange(stage, folder):  # afterwards the old folder bears the stage's name
+        _replace(stage, folder)
 
 
 def _replace(stage: Path, folder: Path) -> None:

@@ -130,6 +130,24 @@ def predict(program: Program, memory: MemoryModel | None = None) -> CyclePredict
     return _Model(program, memory or MemoryModel()).run()
 
 
+def predict_schedule(
+    program: Program, memory: MemoryModel | None = None
+) -> dict[Engine, list[tuple[int, int]]]:
+    """When each engine is predicted to take and to complete each of its instructions.
+
+    Returns:
+        per engine and instruction, in order: both cycles, since START.
+
+    Raises:
+        ProgramError: the program would not finish.
+    """
+    model = _Model(program, memory or MemoryModel())
+    model.run()
+    return {
+        engine: list(zip(model.taken[engine], model.done[engine], strict=True)) for engine in Engine
+    }
+
+
 class _Model:
     def __init__(self, program: Program, memory: MemoryModel) -> None:
         self.program = program

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trace of one frame for Perfetto: when each engine completed each instruction.
+"""A trace of one frame for Perfetto: when each engine worked on each instruction.
 
-The format is the Trace Event Format (JSON, complete events ``X``), one track per engine. The
-hardware tells completions only: an instruction's bar reaches from the completion before it of the
-same engine to its own, so waiting is part of the bar of the instruction that waited.
+The format is the Trace Event Format (JSON, complete events ``X``). Every engine has two tracks, one
+below the other: what was simulated, and what the cycle model predicts for the same program and
+memory. Both count cycles from START.
+
+A bar ends when the instruction is completed, in the sense of docs/design.md. It begins when the
+engine took it; where that was before the instruction in front of it was completed (LOAD and
+STATIONARY work ahead), it begins when that one was. ``args`` have both cycles of every instruction.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +24,71 @@ from hwgen.outputs import State
 
 _BEGINNING = b'{"traceEvents":'
 
+#: Per engine and instruction, in order: the cycles in which it was taken and completed.
+Schedule = Mapping[Engine, Sequence[tuple[int, int]]]
+
 
 def trace_events(
-    completions: Mapping[Engine, Iterable[int]],
+    simulated: Schedule,
+    predicted: Schedule,
     labels: Sequence[tuple[str, str]],
     clock_mhz: float,
 ) -> dict[str, Any]:
     """The trace as plain values.
 
     Args:
-        completions: cycle of every completion since START, by engine.
+        simulated: what was seen.
+        predicted: what the cycle model says; without entries there is no such track.
         labels: opcode and operation of every instruction, in program order.
         clock_mhz: turns cycles into microseconds.
     """
     events: list[dict[str, Any]] = []
+    schedules = [("", simulated), *([(" predicted", predicted)] if predicted else [])]
     for engine in Engine:
         names = [(code, op) for code, op in labels if BY_NAME[code].engine == engine]
-        thread = {"pid": 1, "tid": int(engine)}
-        events.append({**thread, "ph": "M", "name": "thread_name", "args": {"name": engine.name}})
-        before = 0
-        for index, cycle in enumerate(completions.get(engine, ())):
-            code, op = names[index] if index < len(names) else (engine.name, "")
-            events.append(
-                {
-                    **thread,
-                    "ph": "X",
-                    "name": op or code,
-                    "cat": code,
-                    "ts": before / clock_mhz,
-                    "dur": (int(cycle) - before) / clock_mhz,
-                    "args": {"instruction": index, "opcode": code, "completed_cycle": int(cycle)},
-                }
-            )
-            before = int(cycle)
+        for track, (title, schedule) in enumerate(schedules):
+            number = 2 * int(engine) + track
+            thread = {"pid": 1, "tid": number}
+            for key, value in (
+                ("thread_name", {"name": engine.name + title}),
+                ("thread_sort_index", {"sort_index": number}),
+            ):
+                events.append({**thread, "ph": "M", "name": key, "args": value})
+            events += _bars(schedule.get(engine, ()), names, engine, thread, clock_mhz)
     return {"traceEvents": events, "displayTimeUnit": "ns"}
+
+
+def _bars(
+    spans: Sequence[tuple[int, int]],
+    names: Sequence[tuple[str, str]],
+    engine: Engine,
+    thread: Mapping[str, int],
+    clock_mhz: float,
+) -> list[dict[str, Any]]:
+    """One engine's instructions, none over another: Perfetto drops what overlaps on a track."""
+    bars = []
+    before = 0
+    for index, (taken, completed) in enumerate(spans):
+        code, op = names[index] if index < len(names) else (engine.name, "")
+        start = max(int(taken), before)
+        bars.append(
+            {
+                **thread,
+                "ph": "X",
+                "name": op or code,
+                "cat": code,
+                "ts": start / clock_mhz,
+                "dur": (int(completed) - start) / clock_mhz,
+                "args": {
+                    "instruction": index,
+                    "opcode": code,
+                    "taken_cycle": int(taken),
+                    "completed_cycle": int(completed),
+                },
+            }
+        )
+        before = int(completed)
+    return bars
 
 
 def recognise_trace(path: Path) -> State:
@@ -64,7 +99,8 @@ def recognise_trace(path: Path) -> State:
 
 def write_trace(
     path: Path,
-    completions: Mapping[Engine, Iterable[int]],
+    simulated: Schedule,
+    predicted: Schedule,
     labels: Sequence[tuple[str, str]],
     clock_mhz: float,
 ) -> None:
@@ -73,7 +109,8 @@ def write_trace(
     Raises:
         ConfigError: it cannot be written.
     """
-    text = json.dumps(trace_events(completions, labels, clock_mhz), separators=(",", ":"))
+    values = trace_events(simulated, predicted, labels, clock_mhz)
+    text = json.dumps(values, separators=(",", ":"))
     try:
         replace_file(path, lambda stream: stream.write(f"{text}\n".encode()))
     except OSError as error:

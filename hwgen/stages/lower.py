@@ -20,6 +20,7 @@ from hwgen.stages.design import Design
 from hwgen.stages.load import held_out_images
 
 if TYPE_CHECKING:
+    from hwgen.isa.instructions import Engine
     from hwgen.program.cycle_model import CyclePrediction
 
 
@@ -97,6 +98,18 @@ def prediction(program: Program, memory: Memory) -> CyclePrediction:
 
     model = MemoryModel(bytes_per_cycle=memory.bandwidth, latency=memory.latency)
     return predict(program, model)
+
+
+def predicted_schedule(program: Program, memory: Memory) -> dict[Engine, list[tuple[int, int]]]:
+    """When each engine takes and completes its instructions, by the cycle model.
+
+    Raises:
+        ProgramError: the program would not finish.
+    """
+    from hwgen.program.cycle_model import MemoryModel, predict_schedule
+
+    model = MemoryModel(bytes_per_cycle=memory.bandwidth, latency=memory.latency)
+    return predict_schedule(program, model)
 
 
 def board_memory(board: Board, clock_mhz: int) -> Memory:

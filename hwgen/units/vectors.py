@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +12,12 @@ import numpy.typing as npt
 
 from hwgen.errors import ConfigError, FormatError
 from hwgen.files import reason, replace_file, resolve_target
-from hwgen.graph.npz_file import read_npz
+from hwgen.graph.npz_file import npz_bytes, read_npz, recognise_npz
 from hwgen.outputs import State
 from hwgen.units.base import Entry, Unit, Vectors
 
 #: Refused above: a small archive can unpack to any size.
 MAXIMUM_BYTES = 1 << 30
-_SEAL = b"hwgen sha256 "
 
 
 def load_vectors(unit: Unit, path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
@@ -106,11 +102,8 @@ def save_vectors(arrays: Vectors, path: str | os.PathLike[str]) -> None:
     try:
         resolve_target(path)
         Path(os.path.realpath(path)).parent.mkdir(parents=True, exist_ok=True)
-        content = io.BytesIO()
-        np.savez(content, allow_pickle=False, **dict(arrays))
-        with zipfile.ZipFile(content, "a") as archive:
-            archive.comment = _seal(arrays)
-        replace_file(path, lambda stream: stream.write(content.getbuffer()))
+        content = npz_bytes(arrays)
+        replace_file(path, lambda stream: stream.write(content))
     except OSError as error:
         raise ConfigError(
             f"Output file must be writable: {reason(error)}", where=str(path)
@@ -119,22 +112,4 @@ def save_vectors(arrays: Vectors, path: str | os.PathLike[str]) -> None:
 
 def recognise_vectors(path: Path) -> State:
     """What a file is: an archive that :func:`save_vectors` wrote says so in its comment."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            comment = archive.comment
-        if not comment.startswith(_SEAL):
-            return State.FOREIGN
-        arrays, _ = read_npz(path, limit_bytes=MAXIMUM_BYTES)
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
-        return State.FOREIGN
-    return State.OWN if comment == _seal(arrays) else State.EDITED
-
-
-def _seal(arrays: Vectors) -> bytes:
-    """What an archive's comment says: whose it is, and the SHA-256 of names, types and values."""
-    whole = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        plain = np.ascontiguousarray(array)
-        whole.update(f"{name!r} {plain.dtype.str} {array.shape} ".encode())
-        whole.update(plain.data)
-    return _SEAL + whole.hexdigest().encode()
+    return recognise_npz(path, limit_bytes=MAXIMUM_BYTES)

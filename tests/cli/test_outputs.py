@@ -250,6 +250,21 @@ def test_a_trace_does_not_replace_what_is_none(made: Path, call: Command) -> Non
     assert "trace.json" in refused(call, "simulate", "d", "--trace")
 
 
+def test_what_is_left_to_look_into_replaces_nothing_else(made: Path, call: Command) -> None:
+    simulate = ("simulate", "d", "--images", "i.npz", "--force")
+    assert "is another file" in refused(call, *simulate, "--wave", "notes.txt")
+    assert "than the input" in refused(call, *simulate, "--wave", "i.npz", status=2)
+    (made.parent / "in").mkdir()
+    shutil.copy(made.parent / "i.npz", made.parent / "in" / "i.npz")
+    held = ("simulate", "d", "--images", "in/i.npz", "--dump", "in")
+    assert "must not hold the input" in refused(call, *held, status=2)
+    (made.parent / "mine").mkdir()
+    (made.parent / "mine" / "image_0000.npz").write_bytes((made.parent / "v.npz").read_bytes())
+    assert "a dump of hwgen only" in refused(call, *simulate, "--dump", "mine")
+    for places in (("--wave", "d/w.vcd"), ("--dump", "d/t"), ("--dump", "x", "--wave", "x")):
+        assert "in different places" in refused(call, *simulate, *places, status=2)
+
+
 def test_outputs_are_in_different_places(place: Path, call: Command) -> None:
     for command in (
         ("explore", "digits", "--fps", "1", "-o", "x", "--csv", "./x"),

@@ -122,14 +122,50 @@ def test_same_input_same_bytes(
 def test_simulate_takes_the_files_as_they_are(
     first_run: tuple[Path, dict[str, Any], str], hwgen: Command, design: Path
 ) -> None:
-    done = hwgen("simulate", design, "--images", "2", "--trace", "--json")
+    dumped = design.parent / "tensors"
+    done = hwgen("simulate", design, "--images", "2", "--trace", "--dump", dumped, "--json")
     assert done.status == 0, done.err
     assert done.json["images"] == 2
     assert done.json["cycles"] <= first_run[1]["cycles"]
     assert done.json["top1_images"] == 2
     trace = json.loads((design / "trace.json").read_text())
     names = {event["args"]["name"] for event in trace["traceEvents"] if event["ph"] == "M"}
-    assert {"MATMUL", "SOFTMAX", "STORE"} <= names
+    assert {"MATMUL", "SOFTMAX", "STORE", "MATMUL predicted"} <= names
+    check_bars(trace["traceEvents"], done.json["cycles"])
+    assert (done.json["trace"], done.json["dump"]) == (str(design / "trace.json"), str(dumped))
+    graph = IntegerGraph.load(design / "graph.safetensors")
+    assert [path.name for path in sorted(dumped.iterdir())] == ["image_0000.npz", "image_0001.npz"]
+    for path in dumped.iterdir():
+        with np.load(path) as tensors:
+            assert list(tensors) == [
+                f"{n}/{k}" for n in graph.tensors for k in ("rtl", "reference")
+            ]
+            for name in graph.tensors:
+                np.testing.assert_array_equal(tensors[f"{name}/rtl"], tensors[f"{name}/reference"])
+
+
+def check_bars(events: list[dict[str, Any]], cycles: int) -> None:
+    """Simulated and predicted bars of every engine: as many, in order, close to each other."""
+    tracks = {e["args"]["name"]: e["tid"] for e in events if e["name"] == "thread_name"}
+    bars = {
+        name: [e for e in events if e["ph"] == "X" and e["tid"] == tid]
+        for name, tid in tracks.items()
+    }
+    for name in [name for name in bars if not name.endswith(" predicted")]:
+        simulated, predicted = bars[name], bars[f"{name} predicted"]
+        assert len(simulated) == len(predicted) > 0, name
+        for track in (simulated, predicted):
+            taken = [bar["args"]["taken_cycle"] for bar in track]
+            completed = [bar["args"]["completed_cycle"] for bar in track]
+            assert taken[0] > 0
+            assert taken == sorted(taken)
+            assert completed == sorted(completed)
+            assert all(bar["dur"] > 0 for bar in track)
+            assert completed[-1] < 1.1 * cycles
+        for mine, theirs in zip(simulated, predicted, strict=True):
+            assert (mine["name"], mine["cat"]) == (theirs["name"], theirs["cat"])
+            for key in ("taken_cycle", "completed_cycle"):
+                assert abs(mine["args"][key] - theirs["args"][key]) < 0.05 * cycles, mine
 
 
 def test_a_simulation_leaves_what_run_measured(
@@ -184,7 +220,9 @@ def test_a_changed_weight_is_said_and_found(hwgen: Command, design: Path) -> Non
     assert "program.bin was changed" in done.err
     assert done.json["changed_files"] == ["program.bin"]
     difference = done.json["first_difference"]
-    assert set(difference) == {"op", "tile", "lane", "index", "expected", "got"}
+    place = {"op", "tile", "lane", "index", "expected", "got", "image", "cycle"}
+    assert set(difference) == place | {"differing", "elements", "largest_difference"}
+    assert 0 < difference["differing"] < difference["elements"]
     assert difference["expected"] != difference["got"]
     assert difference["op"] in done.json["error"]
 
@@ -204,6 +242,7 @@ def test_a_changed_constant_in_the_verilog_is_found(hwgen: Command, design: Path
     assert difference["op"] == "embedding"  # the first operation that rounds
     # Halves rounded down: at most 1 below the reference.
     assert difference["got"] == difference["expected"] - 1
+    assert difference["largest_difference"] == 1
     assert "digits_zcu102.v was changed" in done.err
     assert not (design / "simulation.json").exists()  # what it said does not hold any more
 
@@ -341,6 +380,9 @@ def test_what_does_not_fit_says_what_would(hwgen: Command) -> None:
         ("run", "deit_tiny"),
         ("generate",),
         ("simulate",),
+        ("simulate", "x", "--from-cycle", "1"),
+        ("simulate", "x", "--wave", "w", "--from-cycle", "2", "--to-cycle", "1"),
+        ("simulate", "x", "--wave", "w", "--to-cycle", "-1"),
         ("synth", "x", "--target", "xc7"),
         ("explore", "--fps", "30"),
     ],

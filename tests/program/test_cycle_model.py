@@ -6,7 +6,12 @@ import pytest
 from hwgen.frontend.models import get_model
 from hwgen.isa.instructions import Engine
 from hwgen.program.buffer_plan import preset_config
-from hwgen.program.cycle_model import CyclePrediction, MemoryModel, predict
+from hwgen.program.cycle_model import (
+    CyclePrediction,
+    MemoryModel,
+    predict,
+    predict_schedule,
+)
 from hwgen.program.lowering import lower
 from hwgen.program.skeleton import skeleton_graph
 
@@ -27,6 +32,24 @@ def test_busy_and_stalls_are_the_cycles() -> None:
     assert result.array_busy + sum(result.stalls.values()) == result.cycles
     assert min(result.stalls.values()) >= 0
     assert all(busy <= result.cycles for busy in result.engine_busy.values())
+
+
+def test_the_schedule_is_that_of_the_prediction() -> None:
+    graph = skeleton_graph(spec())
+    program = lower(graph, preset_config(graph, rows=16, columns=16), skeleton=True)
+    result, schedule = predict(program, ZCU102), predict_schedule(program, ZCU102)
+    for engine in Engine:
+        spans = schedule[engine]
+        assert len(spans) == sum(i.engine == engine for i in program.instructions)
+        assert all(0 < taken < completed <= result.cycles for taken, completed in spans)
+        assert spans == sorted(spans)
+        # No instruction is taken before the last that it waits for is completed.
+        waits = [i.waits for i in program.instructions if i.engine == engine]
+        for (taken, _), thresholds in zip(spans, waits, strict=True):
+            for other, count in zip(Engine, thresholds, strict=True):
+                assert count == 0 or schedule[other][count - 1][1] < taken
+    drain = schedule[Engine.DRAIN]
+    assert sum(done - taken for taken, done in drain) == result.engine_busy[Engine.DRAIN]
 
 
 def test_never_faster_than_the_array_or_the_memory() -> None:

@@ -86,6 +86,10 @@ module fake(clk, rst, s_axil_awaddr, s_axil_awprot, s_axil_awvalid, s_axil_awrea
   reg [127:0] sum;
   reg [15:0] completed_load, completed_stationary, completed_matmul, completed_drain, completed_softmax;
   reg [15:0] completed_layernorm, completed_store;
+  // LOAD takes an instruction with the first beat of every burst.
+  wire load_ready;
+  wire stationary_ready, matmul_ready, drain_ready, softmax_ready, layernorm_ready, store_ready;
+  assign {stationary_ready, matmul_ready, drain_ready, softmax_ready, layernorm_ready, store_ready} = 0;
   reg write_0, write_1;
   reg [127:0] data_0, data_1;
   reg [5:0] address_0, address_1;
@@ -93,6 +97,7 @@ module fake(clk, rst, s_axil_awaddr, s_axil_awprot, s_axil_awvalid, s_axil_awrea
   wire write = s_axil_awvalid & s_axil_wvalid & ~s_axil_bvalid;
   wire start = write & (s_axil_awaddr == 8'h04) & s_axil_wdata[0];
   wire beat = m_axi0_rvalid & m_axi0_rready;
+  assign load_ready = beat & (beats < BEATS) & (beats[3:0] == 0);
   assign s_axil_awready = write;
   assign s_axil_wready = write;
   assign s_axil_bresp = 0;

@@ -15,7 +15,15 @@ from hwgen.isa.build import build_identity
 from hwgen.isa.instructions import OFFSET_BITS, ROW_SHIFT_BANK, Engine
 from hwgen.isa.registers import Cause
 from hwgen.sim import boundaries
-from hwgen.sim.frame import FrameSetup, Memory, _part_done, run_damaged, run_frames
+from hwgen.sim.frame import (
+    FrameSetup,
+    Memory,
+    Window,
+    _part_done,
+    run_damaged,
+    run_frames,
+    run_wave,
+)
 from hwgen.sim.verilator import Source
 
 pytestmark = pytest.mark.verilator
@@ -196,9 +204,77 @@ def test_changed_verilog_changes_the_result() -> None:
     assert int.from_bytes(frame.output.tobytes(), "little") == reference_sum(INPUTS[0]) + BEATS + 1
 
 
+def test_when_words_were_written_and_instructions_taken() -> None:
+    frame = run_frames(setup(), INPUTS[:1]).frames[0]
+    taken, completed = frame.accepted[Engine.LOAD], frame.completions[Engine.LOAD]
+    # The stand-in takes an instruction with the first of 16 beats that follow each other.
+    assert (completed - taken).tolist() == [16] * BURSTS
+    assert len(frame.accepted[Engine.DRAIN]) == 0
+    # A beat is written the cycle after it came; to bank 1 one cycle later, as its complement.
+    for name, burst, later in (("third round", 8, 1), ("complement", 24, 2)):
+        first = frame.written_in(name, (0, 0))
+        assert first == taken[burst] + later
+        assert frame.written_in(name, (15, 15)) == first + 15
+        # Token 16 is in the next burst; channels 16 to 19 are in words 32 beats behind.
+        assert frame.written_in(name, (16, 0)) == taken[burst + 1] + later
+        assert frame.written_in(name, (0, 16)) == taken[burst + 2] + later
+    # The second part of this tensor was written a round later.
+    early, late = (frame.written_in("mixed rounds", (token, 0)) for token in (4, 5))
+    assert (early, late) == (taken[12] + 1 + 4, taken[16] + 1 + 5)
+
+
+def changes(wave: Path, name: str) -> dict[int, int]:
+    """Values of a signal by the time, in units of 100 ps, at which they begin."""
+    found: dict[int, int] = {}
+    codes: set[str] = set()
+    time = -1
+    for line in wave.read_text().splitlines():
+        words = line.split()
+        if words[:1] == ["$var"] and words[4] == name:
+            codes.add(words[3])
+        elif line.startswith("#"):
+            time = int(line[1:])
+        elif words and words[0][0] in "01" and words[0][1:] in codes:
+            found[time] = int(words[0][0])
+        elif len(words) == 2 and words[1] in codes:
+            found[time] = int(words[0][1:], 2)
+    return found
+
+
 def test_waveform(tmp_path: Path) -> None:
-    run_frames(setup(), INPUTS[:1], vcd=tmp_path / "wave.vcd")
-    assert "$enddefinitions" in (tmp_path / "wave.vcd").read_text()[:100_000]
+    """A window of the second image; time 0 is its START, and a cycle takes a nanosecond."""
+    frame = run_frames(setup(), INPUTS[:2]).frames[1]
+    completed = frame.completions[Engine.LOAD].tolist()
+    path = tmp_path / "wave.vcd"
+    run_wave(setup(), INPUTS, Window(1, 0, 1 << 40), path)
+    counter = changes(path, "completed_load")
+    # START clears the counter, which held the first image's; new values come with a rising edge.
+    assert list(counter.items())[:2] == [(0, BURSTS), (5, 0)]
+    # The harness samples before the edge: what it sees in a cycle came with the one before.
+    assert list(counter)[2:] == [10 * (cycle - 1) + 5 for cycle in completed]
+    assert list(counter.values())[2:] == list(range(1, BURSTS + 1))
+    clock = list(changes(path, "clk").items())
+    assert clock == [(5 * step, step % 2) for step in range(2 * frame.cycles + 2)]
+    # A window shows those cycles of it and no others.
+    whole, beats = clock, changes(path, "beats")
+    run_wave(setup(), INPUTS, Window(1, 150, 160), path)
+    assert list(changes(path, "clk").items()) == [i for i in whole if 1500 <= i[0] < 1610]
+    part = changes(path, "beats")
+    assert list(part.items())[1:] == [i for i in beats.items() if 1500 < i[0] < 1610]
+
+
+def test_waveform_of_what_does_not_finish(tmp_path: Path) -> None:
+    text = TOP.replace("& (issued <= BURSTS)", "& (issued < BURSTS)")
+    with pytest.raises(SimulationError, match="no instruction completed in") as caught:
+        run_frames(setup(text), INPUTS[:1], watchdog=1000)
+    image, cycle = caught.value.image, caught.value.cycle
+    assert image == 0
+    assert cycle is not None
+    path = tmp_path / "wave.vcd"
+    run_wave(setup(text), INPUTS, Window(0, cycle - 10, cycle + 10), path, watchdog=1000)
+    assert max(changes(path, "clk")) == 10 * (cycle - 1) + 5  # given up before that cycle
+    with pytest.raises(SimulationError, match="no instruction completed in"):
+        run_wave(setup(text), INPUTS, Window(0, cycle + 10, cycle + 20), path, watchdog=1000)
 
 
 def test_input_of_another_size_is_refused() -> None:
