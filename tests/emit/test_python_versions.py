@@ -56,6 +56,7 @@ def install(python: str, folder: Path) -> Path:
     return sources
 
 
+@pytest.mark.slow  # an environment of its own; tests/rtl/test_names.py is the quick guard
 def test_another_python_makes_the_same_bytes(tmp_path: Path) -> None:
     pythons = other_pythons()
     if not pythons:

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 FILL = "-DHWGEN_FILL_MEMORIES"
 
 
-@pytest.mark.parametrize("language", ["-g2005", "-g2012"])
+@pytest.mark.parametrize("language", [pytest.param("-g2005", marks=pytest.mark.slow), "-g2012"])
 def test_a_frame(language: str, tmp_path: Path) -> None:
     frame = make_frame(1, small=True)
     top = Accelerator(frame.config)
