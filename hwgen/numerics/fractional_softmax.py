@@ -167,14 +167,17 @@ def fractional_softmax(
     reciprocal = np.array(reciprocals(g, bits), np.int32)
     table = rshr(reciprocal[part].T, whole).astype(np.uint8)  # [q, distance]
 
-    rows = values.astype(np.int16).reshape(-1, length)
+    rows = values.reshape(-1, length)
     codes = np.empty(rows.shape, np.uint8)
     shifts = np.empty(rows.shape[0], np.uint8)
     for block in row_blocks(rows.shape[0], length):
-        distance = rows[block].max(axis=1, keepdims=True) - rows[block]
-        total = terms[distance].sum(axis=1, dtype=np.int64)
+        # intp is what `take` would make of any other index.
+        index = rows[block].astype(np.intp)
+        np.subtract(index.max(axis=1, keepdims=True), index, out=index)
+        total = terms.take(index).sum(axis=1, dtype=np.int64)
         leading = floor_log2(total)
         quotient = (total >> (leading - bits)) & ((1 << bits) - 1)
         shifts[block] = leading - ONE_SUM_BITS
-        codes[block] = table[quotient[:, None], distance]
+        index += quotient[:, None] * table.shape[1]
+        table.take(index, out=codes[block], mode="clip")
     return codes.reshape(values.shape), shifts.reshape(values.shape[:-1])
