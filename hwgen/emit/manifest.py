@@ -101,7 +101,7 @@ class ProgramFacts:
     boundaries: str  #: file of the boundary table
     graph: str  #: file of the integer graph
     instructions: int  #: number, BEGIN and END included; the first is at the image's base
-    input_shape: tuple[int, ...]  #: image, uint8 [height, width, channels]
+    input_shape: tuple[int, int, int]  #: image, uint8 [height, width, channels]
     input_bytes: int  #: INPUT_SIZE: the input region, bytes; the image fills it from the start
     output_bytes: int  #: OUTPUT_SIZE: the output region, bytes
     classes: int  #: logits, int16 little endian from the output region's start

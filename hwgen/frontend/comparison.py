@@ -16,7 +16,7 @@ import numpy as np
 
 from hwgen.frontend.calibration import Calibration
 from hwgen.frontend.float_model import FloatModel
-from hwgen.graph.graph import IntegerGraph
+from hwgen.graph.graph import IntegerGraph, Tensor
 from hwgen.graph.interpreter import Interpreter
 from hwgen.graph.ops import Softmax
 from hwgen.threads import map_threads
@@ -114,12 +114,10 @@ class Compared:
 def row_mass(boundaries: Mapping[str, np.ndarray], op: Softmax) -> np.ndarray:
     """Sum of the weights of every row of a softmax, float64 [n, heads, tokens].
 
-    A code has the scale 2^-8; where rows have shifts of their own, a boundary ``<output>.shift``,
-    it is ``2^-(8 + shift)``.
+    A code has the scale 2^-8; where rows have shifts of their own, ``2^-(8 + shift)``.
     """
     total = boundaries[op.output].sum(axis=-1, dtype=np.int64)
-    shift = boundaries.get(f"{op.output}.shift")
-    more: np.ndarray | int = 0 if shift is None else shift.astype(np.int64)
+    more: np.ndarray | int = 0 if op.shifts is None else boundaries[op.shifts].astype(np.int64)
     mass: np.ndarray = np.ldexp(total.astype(np.float64), -(_CODE_BITS + more))
     return mass
 
@@ -158,7 +156,9 @@ def compare(
         codes = kept.pop(name, None)
         if codes is None:  # no boundary of the integer graph
             return
-        sums.power[name] = _power(exact, _values(graph, name, codes, kept))
+        shifts = masses[name].shifts if name in masses else None
+        values = _values(graph.tensors[name], codes, None if shifts is None else kept[shifts])
+        sums.power[name] = _power(exact, values)
 
     pixels = model.preprocess(images)
     float_logits = model.forward(pixels, dtype=dtype, tap=against)
@@ -166,15 +166,11 @@ def compare(
     return Compared(sums=sums, logits=logits, float_logits=float_logits)
 
 
-def _values(
-    graph: IntegerGraph, name: str, codes: np.ndarray, kept: Mapping[str, np.ndarray]
-) -> np.ndarray:
-    """What the codes of a boundary stand for, float64."""
-    tensor = graph.tensors[name]
+def _values(tensor: Tensor, codes: np.ndarray, shift: np.ndarray | None) -> np.ndarray:
+    """What the codes of a boundary stand for, float64; rows may have shifts of their own."""
     values = codes.astype(np.float64)
     values -= tensor.zero_point
     values *= tensor.scale
-    shift = kept.get(f"{name}.shift")
     return values if shift is None else np.ldexp(values, -shift.astype(np.int64)[..., None])
 
 

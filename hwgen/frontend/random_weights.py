@@ -55,8 +55,14 @@ def _set_sizes(spec: ModelSpec, state: dict[str, np.ndarray], images: np.ndarray
     """Scale q, k, proj, fc1, fc2 block by block, then the head, by what the float model shows."""
     for _ in range(3):
         seen: dict[str, float] = {}
+        stream: list[np.ndarray] = []  # the residual stream as it was before
 
-        def tap(name: str, x: np.ndarray, seen: dict[str, float] = seen) -> None:
+        def tap(
+            name: str,
+            x: np.ndarray,
+            seen: dict[str, float] = seen,
+            stream: list[np.ndarray] = stream,
+        ) -> None:
             if name.endswith(".logits"):  # what softmax sees: variation within a row
                 seen[name] = float(x.std(axis=-1).mean())
             elif name == "head":
@@ -64,9 +70,9 @@ def _set_sizes(spec: ModelSpec, state: dict[str, np.ndarray], images: np.ndarray
             else:
                 seen[name] = float(np.sqrt(np.mean(x * x)))
             if name.endswith((".residual1", ".residual2")):
-                seen[f"{name}.added"] = float(np.sqrt(np.mean((x - tap.last) ** 2)))  # type: ignore[attr-defined]
+                seen[f"{name}.added"] = float(np.sqrt(np.mean((x - stream[0]) ** 2)))
             if "residual" in name or name == "embedding":
-                tap.last = x  # type: ignore[attr-defined]
+                stream[:] = [x]
 
         model = FloatModel.from_state_dict(spec, state)
         model.forward(model.preprocess(images), tap=tap)

@@ -123,11 +123,15 @@ def recognise_npz(path: str | os.PathLike[str], *, limit_bytes: int) -> State:
     try:
         with zipfile.ZipFile(path) as archive:
             comment = archive.comment
-        if not comment.startswith(_SEAL):
-            return State.FOREIGN
-        arrays, _ = read_npz(path, limit_bytes=limit_bytes)
+    # NotImplementedError: a version of the format that Python does not read.
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
         return State.FOREIGN
+    if not comment.startswith(_SEAL):
+        return State.FOREIGN
+    try:
+        arrays, _ = read_npz(path, limit_bytes=limit_bytes)
+    except FormatError:  # ours once, and damaged since
+        return State.EDITED
     return State.OWN if comment == _seal(arrays) else State.EDITED
 
 

@@ -90,7 +90,7 @@ class Shapes:
         """Refuse what no model has."""
         try:
             self.spec("model")
-            self.softmax  # noqa: B018 - refused if it is no function
+            _ = self.softmax  # refused if it is no function
         except ModelError as error:
             raise FormatError(error.what) from error
 

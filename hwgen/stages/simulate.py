@@ -312,7 +312,7 @@ def _program(folder: DesignFolder) -> Program:
         config=manifest.config,
         instructions=decode_instructions(image, manifest.config),
         image=image,
-        input_shape=facts.input_shape[:3],  # type: ignore[arg-type]
+        input_shape=facts.input_shape,
         input_bytes=facts.input_bytes,
         output_bytes=facts.output_bytes,
         classes=facts.classes,

@@ -82,11 +82,14 @@ def test_batches_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rows_with_shifts_of_their_own() -> None:
-    op = Softmax(
-        name="s", output="s", input="l", fraction_bits=3, function=SoftmaxFunction.fractional()
-    )
+    def softmax(function: SoftmaxFunction) -> Softmax:
+        return Softmax(name="s", output="s", input="l", fraction_bits=3, function=function)
+
     codes = np.full((1, 2, 3, 4), 64, dtype=np.uint8)
-    assert row_mass({"s": codes}, op).tolist() == [[[1.0] * 3] * 2]
+    assert row_mass({"s": codes}, softmax(SoftmaxFunction.sole(32))).tolist() == [[[1.0] * 3] * 2]
+    op = softmax(SoftmaxFunction.fractional())
+    with pytest.raises(KeyError):
+        row_mass({"s": codes}, op)
     shift = np.array([[[0, 1, 11], [2, 3, 4]]], dtype=np.uint8)
     expected = [[[1, 0.5, 2**-11], [0.25, 0.125, 0.0625]]]
     assert row_mass({"s": codes, "s.shift": shift}, op).tolist() == expected
