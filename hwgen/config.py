@@ -7,9 +7,19 @@ Everything that is a property of the hardware stands here once; derived widths a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from itertools import accumulate
 from typing import Any
 
+from hwgen.columns import (
+    MAXIMUM_COLUMNS,
+    ColumnGroup,
+    Groups,
+    check_groups,
+    dense,
+    groups_text,
+    parse_groups,
+)
 from hwgen.errors import ConfigError
 from hwgen.numerics.fractional_softmax import (
     DIVIDER_BITS,
@@ -42,6 +52,7 @@ class Parameter:
     low: int
     high: int
     power_of_two: bool = False
+    even: bool = False
     flag: bool = False  #: false or true: ``low`` is 0, ``high`` 1
 
     @property
@@ -50,7 +61,7 @@ class Parameter:
         if self.flag:
             return "true or false"
         if not self.power_of_two:
-            return f"in {self.low}..{self.high}"
+            return f"{'an even number ' if self.even else ''}in {self.low}..{self.high}"
         values = self.powers()
         if len(values) > 4:
             return f"a power of two in {self.low}..{self.high}"
@@ -64,7 +75,8 @@ class Parameter:
         """The legal value next to ``value``, itself if it is one; the smaller of two."""
         if self.power_of_two:
             return min(self.powers(), key=lambda power: (abs(power - value), power))
-        return min(max(value, self.low), self.high)
+        nearest = min(max(value, self.low), self.high)
+        return nearest - nearest % 2 if self.even else nearest
 
 
 def _parameter(default: Any, doc: str, low: int, high: int, *, power_of_two: bool = False) -> Any:
@@ -77,13 +89,12 @@ def _flag(default: bool, doc: str) -> Any:
     return field(default=default, metadata={"parameter": parameter})
 
 
-def columns_for(rows: int) -> tuple[int, ...]:
-    """Every number of columns that an array of ``rows`` rows may have, ascending.
+def aligned_columns(rows: int) -> tuple[int, ...]:
+    """Numbers of columns whose tiles begin and end with a half or a whole word, ascending.
 
-    A group has ``rows / 2`` columns. An output tile of ``columns`` channels ends in the middle of a
-    word of ``rows`` bytes only if it is half a word.
+    With them DRAIN rotates nothing; a tile of V has one of them.
     """
-    return (rows // 2, *range(rows, PARAMETERS["columns"].high + 1, rows))
+    return (rows // 2, *range(rows, MAXIMUM_COLUMNS + 1, rows))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,17 +102,14 @@ class AcceleratorConfig:
     """Everything that decides the hardware; :data:`PARAMETERS` says what each field is.
 
     Requantise lanes and LayerNorm lanes are ``rows / 2`` (one int16 word a cycle). Beside the
-    ranges of the fields there are rules between them: ``columns`` is ``rows / 2``, ``rows`` or a
-    multiple of ``rows``; a read FIFO holds two bursts, the constant FIFO two tiles.
+    ranges of the fields there are rules between them: attention is 8 x 8 bits, and has ``rows / 2``
+    columns of 8 bits or more; a read FIFO holds two bursts, the constant FIFO two tiles.
     """
 
     rows: int = _parameter(
         16, "rows of the array (reduction); bytes of an activation word", 16, 128, power_of_two=True
     )
-    columns: int = _parameter(
-        16, "columns of the array (output channels), rows / 2 or a multiple of rows", 8, 1024
-    )
-    weight_bits: int = _parameter(8, "width of an array column's weight", 1, 8)
+    groups: Groups = dense(16)
     softmax_vec: int = _parameter(
         32,
         "lanes of the softmax: logits in a slice (part of the function in mode sole)",
@@ -168,11 +176,16 @@ class AcceleratorConfig:
                 _check_type(name, getattr(self, name))
             else:
                 check_parameter(name, parameter, getattr(self, name))
-        if self.columns not in (legal := columns_for(self.rows)):
-            nearest = min(legal, key=lambda columns: (abs(columns - self.columns), columns))
-            expected = f"{legal[0]} or a multiple of {legal[1]} up to {legal[-1]}"
-            expected += f" with {self.rows} rows"
-            raise _refusal("columns", expected, self.columns, nearest)
+        check_groups(self.groups)
+        if self.attention_columns < self.lanes:
+            legal = f"at least {self.lanes} columns of 8 bits with {self.rows} rows"
+            group, rest = self.groups[0], self.groups[1:]
+            if group.weight_bits == 8:
+                columns = group.columns + self.lanes - self.attention_columns
+                nearest = (ColumnGroup(group.kind, columns, 8), *rest)
+            else:
+                nearest = (*dense(self.lanes), *self.groups)
+            raise _refusal("groups", legal, groups_text(self.groups), groups_text(nearest))
         self._check_fifo("read_fifo_beats", "two bursts", 2 * self.burst_beats)
         self._check_fifo("constant_fifo_beats", "two tiles", 2 * self.constant_beats)
 
@@ -184,14 +197,39 @@ class AcceleratorConfig:
             raise _refusal(name, legal, value, nearest)
 
     @property
+    def columns(self) -> int:
+        """Columns of the array: output channels of a tile on all groups."""
+        return sum(group.columns for group in self.groups)
+
+    @property
+    def prefixes(self) -> tuple[int, ...]:
+        """Columns of the first group, of the first two, ...: what a layer may run on."""
+        return tuple(accumulate(group.columns for group in self.groups))
+
+    @property
+    def attention_columns(self) -> int:
+        """Columns of 8 bits, which attention runs on: those of the first groups."""
+        return sum(group.columns for group in self.groups if group.weight_bits == 8)
+
+    @property
+    def value_columns(self) -> int:
+        """Columns of a tile whose stationary operand is V: whole or half words of it."""
+        return max(n for n in aligned_columns(self.rows) if n <= self.attention_columns)
+
+    @property
+    def slice_widths(self) -> tuple[int, ...]:
+        """Left shifts between weight slices that the accumulators can do."""
+        return tuple(sorted({g.weight_bits for g in self.groups if g.takes_slices}))
+
+    @property
     def lanes(self) -> int:
-        """Requantise lanes, LayerNorm lanes, columns of a group, int16 channels of a word."""
+        """Requantise lanes, LayerNorm lanes, int16 channels of a word."""
         return self.rows // 2
 
     @property
-    def groups(self) -> int:
-        """Column groups of the array."""
-        return self.columns // self.lanes
+    def segments(self) -> int:
+        """Pieces of ``lanes`` columns, the last one perhaps shorter."""
+        return -(-self.columns // self.lanes)
 
     @property
     def word_bits(self) -> int:
@@ -205,13 +243,17 @@ class AcceleratorConfig:
 
     @property
     def constant_beats(self) -> int:
-        """Wide beats of one tile's per-column constants (8 bytes a column)."""
-        return -(-self.columns * 64 // self.wide_beat_bits)
+        """Wide beats of the per-column constants of a tile on all groups (8 bytes a column)."""
+        return self.constant_beats_of(self.columns)
+
+    def constant_beats_of(self, columns: int) -> int:
+        """Wide beats of the per-column constants of a tile of some columns."""
+        return -(-columns * 64 // self.wide_beat_bits)
 
     @property
     def weight_beats_per_pass(self) -> int:
         """Wide beats of the packed weights of one pass, padded to a beat."""
-        return -(-self.rows * self.columns * self.weight_bits // self.wide_beat_bits)
+        return -(-self.rows * self.columns * 8 // self.wide_beat_bits)
 
     @property
     def macs_per_cycle(self) -> int:
@@ -240,7 +282,13 @@ class AcceleratorConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, in declaration order."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {
+            name: [str(v) if isinstance(v, ColumnGroup) else v for v in value]
+            if isinstance(value, tuple)
+            else value
+            for name, value in values.items()
+        }
 
     @classmethod
     def from_json(cls, values: Any) -> AcceleratorConfig:
@@ -256,7 +304,10 @@ class AcceleratorConfig:
         plain: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
-        return cls(**plain)
+        texts = plain["groups"]
+        if not isinstance(texts, tuple) or not all(isinstance(text, str) for text in texts):
+            raise _refusal("groups", 'a list of column groups, as ["dual:16:8"]', texts, None)
+        return cls(**plain | {"groups": parse_groups(",".join(texts))})
 
 
 def softmax_fields(function: SoftmaxFunction) -> dict[str, Any]:
@@ -270,14 +321,25 @@ def softmax_fields(function: SoftmaxFunction) -> dict[str, Any]:
     }
 
 
-#: What every field of :class:`AcceleratorConfig` is, in the order of the class.
+#: What every numeric field of :class:`AcceleratorConfig` is, in the order of the class.
 PARAMETERS: Mapping[str, Parameter] = {
-    item.name: item.metadata["parameter"] for item in fields(AcceleratorConfig)
+    item.name: item.metadata["parameter"] for item in fields(AcceleratorConfig) if item.metadata
 }
 
 
+#: ``groups`` of 8-bit DSP columns only, by their number.
+COLUMNS = Parameter(
+    doc="8-bit DSP columns of the array (output channels); the same as groups dual:N:8",
+    low=8,
+    high=MAXIMUM_COLUMNS,
+    even=True,
+)
+#: What ``groups`` is.
+GROUPS_DOC = "groups of columns (KIND:COLUMNS:BITS with commas between them, the widest first)"
+
+
 #: Fields whose legal values depend on others.
-_DEPENDENT = ("columns", "read_fifo_beats", "constant_fifo_beats")
+_DEPENDENT = ("read_fifo_beats", "constant_fifo_beats")
 
 
 def _refusal(name: str, legal: str, value: object, nearest: object) -> ConfigError:
@@ -290,7 +352,9 @@ def value_text(value: object) -> str:
     """A value as the command line takes it: ``64,64,32`` for several numbers, ``true``."""
     if isinstance(value, bool):
         return str(value).lower()
-    return ",".join(map(repr, value)) if isinstance(value, tuple) else repr(value)
+    if isinstance(value, tuple):
+        return ",".join(map(value_text, value))
+    return str(value) if isinstance(value, str | ColumnGroup) else repr(value)
 
 
 def check_parameter(name: str, parameter: Parameter, value: object) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from hwgen.columns import parse_groups
+from hwgen.errors import ConfigError
 from hwgen.stages.options import BY_NAME, DesignOption
 
 
@@ -26,6 +28,21 @@ class Words(click.ParamType[Any]):
             self.fail(f"{value!r} must be integers with commas between them.", param, ctx)
 
 
+class ColumnGroups(click.ParamType[Any]):
+    """Column groups: ``dual:58:8,digits:70:4``."""
+
+    name = "groups"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The groups as a tuple."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return parse_groups(value)
+        except ConfigError as error:
+            raise BY_NAME["groups"].refusal(error) from error
+
+
 class _DesignParameter(click.Option):
     """An option that states a parameter of the design; ``--help`` shows it under its group."""
 
@@ -33,6 +50,8 @@ class _DesignParameter(click.Option):
         """All that is said of it stands in the table of options."""
         if chosen.name == "bank_words":
             values: dict[str, Any] = {"type": Words(), "metavar": "N,N,..."}
+        elif chosen.name == "groups":
+            values = {"type": ColumnGroups(), "metavar": "KIND:COLUMNS:BITS,..."}
         elif chosen.parameter.flag:
             values = {"type": bool, "metavar": "true|false"}
         else:

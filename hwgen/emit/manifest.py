@@ -36,7 +36,7 @@ from hwgen.reading import (
 )
 
 SCHEMA = "hwgen.design"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 FILE_NAME = "manifest.json"
 
 #: Packages whose version decides the bytes of the folder; Python's does not, and is stated beside.

@@ -62,7 +62,7 @@ def cycle_bound(
         blocks: its row blocks.
         memory: external memory.
     """
-    rows, columns, lanes, groups = config.rows, config.columns, config.lanes, config.groups
+    rows, columns, lanes, groups = config.rows, config.columns, config.lanes, config.segments
     tokens, depth = spec.tokens, spec.depth
     ranges = [stop - start for start, stop in row_blocks(tokens, rows, config.tile_rows, blocks)]
     slot = BEAT_BYTES / memory.bytes_per_cycle

@@ -22,7 +22,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, PlainValidator
 
-from hwgen.config import AcceleratorConfig
+from hwgen.columns import dense, groups_text
+from hwgen.config import AcceleratorConfig, aligned_columns
 from hwgen.errors import ConfigError, FormatError
 from hwgen.explore.structure import UNITS
 from hwgen.reading import read_json
@@ -154,9 +155,11 @@ def unit_counts(
 
 def estimate_with(config: AcceleratorConfig, coefficients: Mapping[str, Fit]) -> ResourceEstimate:
     """:func:`estimate_resources` with given coefficients."""
-    if config.weight_bits != 8:
+    if config.groups != dense(config.columns) or config.columns not in aligned_columns(config.rows):
         raise ConfigError(
-            f"weight_bits of a complete accelerator must be 8, not {config.weight_bits!r}"
+            "groups must be 8-bit DSP columns whose tiles are half or whole words, not"
+            f" {groups_text(config.groups)}",
+            why="the resource model was fitted on those only; synthesise the design",
         )
     modules = {
         name: unit_counts(name, unit.of(config), coefficients) for name, unit in UNITS.items()

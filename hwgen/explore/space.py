@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from hwgen.columns import dense
 from hwgen.config import PARAMETERS, AcceleratorConfig
 from hwgen.graph.spec import ModelSpec
 from hwgen.program.buffer_plan import default_tile_rows, row_blocks, sized_config
@@ -66,7 +67,7 @@ class Candidate:
         return sized_config(
             spec,
             rows=self.rows,
-            columns=self.columns,
+            groups=dense(self.columns),
             blocks=self.row_blocks,
             memory_ports=self.memory_ports,
             softmax_vec=self.softmax_vec,

@@ -15,7 +15,7 @@ from math import gcd
 from types import MappingProxyType
 from typing import Any
 
-from hwgen.config import AcceleratorConfig, columns_for
+from hwgen.config import AcceleratorConfig, aligned_columns
 from hwgen.explore.memories import MemoryMapping, block_ram, cheapest, lut_ram
 from hwgen.isa.instructions import BODY_BITS, CHECKED_BITS, WAIT_BITS, Engine
 from hwgen.numerics.ailayernorm import AILayerNormShape
@@ -185,7 +185,7 @@ def gearbox_kinds() -> Mapping[tuple[int, int, int], int]:
     """Kinds that have a coefficient of their own, and rows of an array that has such a gearbox."""
     kinds: dict[tuple[int, int, int], int] = {}
     for rows in (16, 32, 64, 128):
-        for columns in columns_for(rows):
+        for columns in aligned_columns(rows):
             if rows * columns <= max(GEARBOX_PRODUCTS, rows * rows):
                 for ports in range(1, 7):
                     beat = 128 * ports

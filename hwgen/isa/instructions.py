@@ -32,6 +32,7 @@ import binascii
 from dataclasses import dataclass
 from enum import IntEnum
 
+from hwgen.columns import MAXIMUM_GROUPS
 from hwgen.errors import ProgramError
 
 INSTRUCTION_BITS = 256
@@ -123,14 +124,13 @@ def _stride(name: str, doc: str) -> Field:
 
 _EXTERNAL = Field("address", EXTERNAL_ADDRESS_BITS, "external address, units of 16 bytes")
 _ROWS = Field("rows", 12, "tokens processed, 1..4095")
-_TILES = Field("tiles", 16, "output tiles (groups of `columns` output channels)")
+_TILES = Field("tiles", 16, "output tiles")
 _PASSES = Field("passes", 12, "slices of `rows` reduction indices per tile")
 _SLICES = Field(
     "slices",
     4,
-    "weight slices per tile (1: the layer's width fits the column); all slices but the last are "
-    "unsigned, "
-    "slice s is shifted left by s * column width; slices are the outer, passes the inner loop",
+    "weight slices per tile (1: the layer's width fits the columns), the top one first; slices are "
+    "the outer, passes the inner loop",
 )
 
 OPCODES: tuple[Opcode, ...] = (
@@ -216,6 +216,16 @@ OPCODES: tuple[Opcode, ...] = (
                 12,
                 "ROWS: valid reduction indices; COLUMNS: valid columns; beyond it zeros",
             ),
+            *(
+                Field(
+                    f"planes{group}",
+                    4,
+                    f"WEIGHTS: bits of a packed weight of column group {group}, 0: the tile does "
+                    "not use it",
+                )
+                for group in range(MAXIMUM_GROUPS)
+            ),
+            Field("carry", 1, "WEIGHTS: a plane of carries comes before those of the bits"),
         ),
     ),
     Opcode(
@@ -233,15 +243,19 @@ OPCODES: tuple[Opcode, ...] = (
             _PASSES,
             _SLICES,
             Field("signed", 1, "activations: 1 int8, 0 uint8"),
+            Field(
+                "slice_bits",
+                3,
+                "left shift of the accumulators in front of every slice but the first",
+            ),
         ),
     ),
     Opcode(
         "DRAIN",
         8,
         Engine.DRAIN,
-        "Requantise the accumulators of the next `tiles` tiles and write them: per tile, per "
-        "group of rows / 2 "
-        "columns, per row. Groups at or beyond `columns` are skipped. Constants per tile come "
+        "Requantise the accumulators of the next `tiles` tiles and write their valid columns: per "
+        "tile, per half word (int16: word) of the destination, per row. Constants per tile come "
         "from the tile stream.",
         (
             _word("destination", "word of the first row, slice 0"),
@@ -254,6 +268,8 @@ OPCODES: tuple[Opcode, ...] = (
             Field("low", 8, "lower clip (int8 modes)", signed=True),
             Field("high", 8, "upper clip (int8 modes)", signed=True),
             Field("slot", 1, "table slot; mode SHIFTED: slot of row shifts"),
+            Field("tile_columns", 11, "columns of a tile: those of the groups that it uses"),
+            Field("offset", 7, "channel of the destination word that the first column goes to"),
         ),
     ),
     Opcode(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
+from hwgen.columns import Groups
 from hwgen.config import BANK_ROLES, PARAMETERS, AcceleratorConfig, softmax_fields
 from hwgen.errors import ConfigError, DoesNotFitError
 from hwgen.graph.ops import Op, Softmax, Tensor
@@ -159,7 +160,7 @@ def plan_buffers(
     spec: ModelSpec,
     *,
     rows: int,
-    columns: int,
+    value_columns: int,
     tile_rows: int,
     blocks: int | None = None,
 ) -> BufferPlan:
@@ -168,7 +169,7 @@ def plan_buffers(
     Args:
         spec: geometry of the model.
         rows: R of the array.
-        columns: C of the array.
+        value_columns: columns of a tile whose stationary operand is read by rows (V).
         tile_rows: rows of an accumulator bank.
         blocks: row blocks, None for the rule.
 
@@ -218,9 +219,9 @@ def plan_buffers(
     def words(placement: Placement, count: int) -> int:
         return placement.base + placement.slices * count
 
-    # A stationary operand from rows is read in whole tiles of C columns: the last ones of the last
-    # head may reach beyond it; what is read there is never written out, but must exist.
-    tile_slices = max(1, columns // rows)
+    # A stationary operand from rows is read in whole tiles: the last ones of the last head may
+    # reach beyond it; what is read there is never written out, but must exist.
+    tile_slices = max(1, value_columns // rows)
     beyond = round_up(value.group_slices, tile_slices) - value.group_slices
     demand = {
         "residual": max(words(residual, tokens), words(logits, 1)),
@@ -273,7 +274,7 @@ def bank_words_for(
     graph: GraphLike,
     rows: int,
     *,
-    columns: int | None = None,
+    value_columns: int | None = None,
     tile_rows: int | None = None,
     blocks: int | None = None,
 ) -> tuple[int, ...]:
@@ -282,7 +283,7 @@ def bank_words_for(
     Args:
         graph: the model.
         rows: R of the array.
-        columns: C of the array; ``rows`` if None.
+        value_columns: of the configuration; ``rows`` if None.
         tile_rows: rows of an accumulator bank; by the model if None.
         blocks: row blocks, None for the rule.
     """
@@ -290,7 +291,7 @@ def bank_words_for(
     plan = plan_buffers(
         spec,
         rows=rows,
-        columns=columns or rows,
+        value_columns=value_columns or rows,
         tile_rows=tile_rows or default_tile_rows(spec.tokens),
         blocks=blocks,
     )
@@ -298,23 +299,23 @@ def bank_words_for(
 
 
 def preset_config(
-    graph: GraphLike, *, rows: int, columns: int, blocks: int | None = None, **options: Any
+    graph: GraphLike, *, rows: int, groups: Groups, blocks: int | None = None, **options: Any
 ) -> AcceleratorConfig:
     """A design whose memories fit the graph exactly: :func:`sized_config` with its softmax."""
     function = next(op.function for op in graph.ops if isinstance(op, Softmax))
     values = softmax_fields(function) | options
-    return sized_config(graph.spec, rows=rows, columns=columns, blocks=blocks, **values)
+    return sized_config(graph.spec, rows=rows, groups=groups, blocks=blocks, **values)
 
 
 def sized_config(
-    spec: ModelSpec, *, rows: int, columns: int, blocks: int | None = None, **options: Any
+    spec: ModelSpec, *, rows: int, groups: Groups, blocks: int | None = None, **options: Any
 ) -> AcceleratorConfig:
     """A design whose memories fit a model exactly.
 
     Args:
         spec: geometry of the model.
         rows: R of the array.
-        columns: C of the array.
+        groups: column groups of the array.
         blocks: row blocks, None for the rule.
         options: further fields of :class:`AcceleratorConfig`; they win over computed ones.
 
@@ -332,6 +333,7 @@ def sized_config(
     tile_rows = default_tile_rows(spec.tokens)
     if blocks is not None and blocks > 0:
         tile_rows = max(tile_rows, ceil_div(spec.tokens, blocks))
+    columns = sum(group.columns for group in groups)
     constant_beats = ceil_div(columns * 64, 128 * max(1, options.get("memory_ports", 1)))
     constant_fifo = max(128, 1 << (4 * constant_beats - 1).bit_length())
     computed: dict[str, Any] = {
@@ -340,8 +342,14 @@ def sized_config(
         "tile_rows": tile_rows,
         "constant_fifo_beats": constant_fifo,
     }
-    config = AcceleratorConfig(rows=rows, columns=columns, **(computed | options))
+    config = AcceleratorConfig(rows=rows, groups=groups, **(computed | options))
     if "bank_words" in options:
         return config
-    plan = plan_buffers(spec, rows=rows, columns=columns, tile_rows=config.tile_rows, blocks=blocks)
+    plan = plan_buffers(
+        spec,
+        rows=rows,
+        value_columns=config.value_columns,
+        tile_rows=config.tile_rows,
+        blocks=blocks,
+    )
     return config.replace(bank_words=plan.words)

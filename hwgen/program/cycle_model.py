@@ -482,7 +482,7 @@ class _Model:
 
     def matmul(self) -> _Process:
         config = self.config
-        latency = READ + config.rows + config.groups + ARRAY
+        latency = READ + config.rows + config.segments + ARRAY
         full, bank_free, swapped = self.full, self.bank_free, self.swapped
         stalls = self.stalls
         number_of_pass = 0
@@ -536,7 +536,7 @@ class _Model:
 
     def drain(self) -> _Process:
         config = self.config
-        lanes, groups, columns = config.lanes, config.groups, config.columns
+        lanes, groups, columns = config.lanes, config.segments, config.columns
         fill = lanes // 2 + CONSTANTS_SETTLE
         tile = 0
         time = 0

@@ -347,7 +347,7 @@ class _Builder:
         beats_per_word = self.config.rows // BEAT_BYTES
         for rows, tiles in segments:
             item = self._matmul_item(layer, rows, tiles)
-            until = min(residual.slices, tiles[1] * self.config.groups)
+            until = min(residual.slices, tiles[1] * self.config.segments)
             if until > loaded:
                 # The position constants, residual of the first addition, just before their tiles.
                 parts = []
@@ -760,7 +760,7 @@ class _Builder:
             Item(
                 engine=Engine.MATMUL,
                 cycles=tiles * ones.slices * (config.rows + INJECTION_CYCLES),
-                drain_cycles=tiles * config.groups,
+                drain_cycles=tiles * config.segments,
                 tail_cycles=_DRAIN_LATENCY,
                 drafts=[
                     self._load_tiles(op.name, address, stride, tiles, config.constant_beats, 0),
@@ -1114,7 +1114,7 @@ class _Builder:
         return layer.passes * layer.slices * max(count, self.config.rows + INJECTION_CYCLES)
 
     def _drain_tail(self, rows: tuple[int, int]) -> int:
-        return self.config.groups * (rows[1] - rows[0]) + _DRAIN_LATENCY
+        return self.config.segments * (rows[1] - rows[0]) + _DRAIN_LATENCY
 
     def _layernorm_cycles(self, rows: tuple[int, int]) -> int:
         groups = ceil_div(self.graph.spec.width, self.config.lanes)

@@ -18,7 +18,6 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.config import AcceleratorConfig
-from hwgen.errors import ConfigError
 from hwgen.isa.build import build_identity
 from hwgen.isa.instructions import Engine
 from hwgen.isa.registers import COUNTERS, Cause
@@ -47,13 +46,6 @@ class Accelerator(wiring.Component):
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
-        if config.weight_bits != 8:
-            raise ConfigError(
-                "weight_bits of a complete accelerator must be 8 (attention is 8 x 8 bits; "
-                "narrower columns "
-                "need weight slices, which the hardware does not have yet), not "
-                f"{config.weight_bits!r}"
-            )
         self.config = config
         ports: dict[str, object] = {
             f"s_axil_{name}": Out(bits) if direction == "out" else In(bits)
@@ -73,7 +65,7 @@ class Accelerator(wiring.Component):
             rows=config.rows,
             columns=config.columns,
             group_columns=config.lanes,
-            weight_bits=config.weight_bits,
+            weight_bits=8,
             tile_rows=config.tile_rows,
         )
 
@@ -106,7 +98,7 @@ class Accelerator(wiring.Component):
             "gearbox",
             WeightGearbox(
                 beat_bits=config.wide_beat_bits,
-                row_bits=config.columns * config.weight_bits,
+                row_bits=config.columns * 8,
                 pass_rows=config.rows,
             ),
         )

@@ -61,14 +61,14 @@ class ConstantLoader(wiring.Component):
         parts = config.memory_ports  # 128-bit parts of a wide beat, two columns each
         part = Signal(max(1, bits_for(parts - 1)), name="part")
         pair = Signal(range(config.lanes // 2), name="pair")  # pair of columns within the group
-        group = Signal(max(1, bits_for(config.groups - 1)), name="group")
+        group = Signal(max(1, bits_for(config.segments - 1)), name="group")
         filling = Signal(init=1, name="filling")
         settling = Signal(range(self.settle + 1), name="settling")
         in_use = Signal(init=1, name="in_use")  # so that set 0 is filled first
         m.d.comb += [self.loaded.eq(~filling), self.set_index.eq(in_use)]
 
         group_done = pair == config.lanes // 2 - 1
-        tile_done = group_done & (group == config.groups - 1)
+        tile_done = group_done & (group == config.segments - 1)
         fill = Signal(name="fill")
         m.d.comb += [
             fill.eq(self.i_stream.valid & filling & (settling == 0)),
@@ -131,7 +131,7 @@ class DrainEngine(wiring.Component):
                 "bank_release": Out(2),
                 "drain_bank": Out(1),
                 "drain_row": Out(bits_for(config.tile_rows - 1)),
-                "drain_group": Out(max(1, bits_for(config.groups - 1))),
+                "drain_group": Out(max(1, bits_for(config.segments - 1))),
                 "drain_data": In(32 * config.lanes),
                 "table_valid": In(1),
                 "table_slot": In(1),
@@ -185,7 +185,7 @@ class DrainEngine(wiring.Component):
         active = Signal(name="active")  # a group is being issued
         bank = Signal(name="bank")
         tile = Signal(16, name="tile")
-        group = Signal(max(1, bits_for(config.groups - 1)), name="group")
+        group = Signal(max(1, bits_for(config.segments - 1)), name="group")
         row = Signal(12, name="row")
         columns_left = Signal(16, name="columns_left")
         slice_base = Signal(WORD_ADDRESS_BITS, name="slice_base")
@@ -206,7 +206,7 @@ class DrainEngine(wiring.Component):
             self.drain_row.eq(row),
             self.drain_group.eq(group),
         ]
-        last_group = group == config.groups - 1
+        last_group = group == config.segments - 1
         # Where the counters stand at their ends is known ahead, in registers.
         last_row = Signal(name="last_row")
         single_row = Signal(name="single_row")

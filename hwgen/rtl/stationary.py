@@ -175,7 +175,7 @@ class StationaryEngine(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        row_bits = config.columns * config.weight_bits
+        row_bits = config.columns * 8
         super().__init__(
             {
                 "i_command": In(command_signature("STATIONARY")),
@@ -207,7 +207,7 @@ class StationaryEngine(wiring.Component):
         with m.If(self.swapped):
             m.d.sync += full.eq(0)
         inject = Signal(name="inject")
-        row_data = Signal(columns * config.weight_bits, name="row_data")
+        row_data = Signal(columns * 8, name="row_data")
         m.d.sync += [
             self.weight_valid.eq(inject),
             self.weight_row.eq(chain_row),

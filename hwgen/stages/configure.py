@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hwgen.boards import Board
+from hwgen.columns import dense, parse_groups
 from hwgen.config import PARAMETERS, AcceleratorConfig, softmax_fields, value_text
 from hwgen.errors import ConfigError, DoesNotFitError, UsageError
 from hwgen.graph.spec import ModelSpec
@@ -22,7 +23,7 @@ from hwgen.stages.options import BY_NAME, DesignOptions
 #: and skew.
 _FILLS = 4
 #: The unsaid parameter that gives way to a said one; every other one depends on said ones only.
-_GIVES_WAY = {"columns": "rows", "read_fifo_beats": "burst_beats"}
+_GIVES_WAY = {"groups": "rows", "read_fifo_beats": "burst_beats"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +62,17 @@ def configure(
     )
 
     said = dict(options.values)
+    if "columns" in said:
+        if "groups" in said:
+            option, other = BY_NAME["columns"].option, BY_NAME["groups"].option
+            raise UsageError(f"{option} must be absent with {other}, which says the columns")
+        said["groups"] = dense(said["columns"])
     _check_said(spec, board, said, softmax)
     preset, notes = _preset(board, spec, said)
     blocks: Any = said.get("row_blocks")
     values: dict[str, Any] = preset | said | softmax_fields(softmax)
-    values.pop("row_blocks", None)
+    for name in ("row_blocks", "columns"):
+        values.pop(name, None)
     while True:
         try:
             config = sized_config(spec, blocks=blocks, **values)
@@ -77,7 +84,7 @@ def configure(
         plan = plan_buffers(
             spec,
             rows=config.rows,
-            columns=config.columns,
+            value_columns=config.value_columns,
             tile_rows=config.tile_rows,
             blocks=len(ranges),
         )
@@ -124,7 +131,7 @@ def _check_banks(given: tuple[int, ...], needed: tuple[int, ...]) -> None:
 
 def _preset(
     board: Board, spec: ModelSpec, said: Mapping[str, Any]
-) -> tuple[dict[str, int], list[str]]:
+) -> tuple[dict[str, Any], list[str]]:
     """The board's preset as fields of the configuration, and what is to be said of it.
 
     A narrow model gets half the rows, columns and ports, down to 16 rows, where the user does not
@@ -132,12 +139,18 @@ def _preset(
     """
     before: dict[str, int] = dict(board.preset)
     values = {**before, "clock_mhz": board.clock.mhz}
+
+    def fields() -> dict[str, Any]:
+        """Columns by their number are a group of DSP columns."""
+        others = {name: value for name, value in values.items() if name != "columns"}
+        return others | {"groups": dense(values["columns"])}
+
     if "rows" in said:
-        return values, []
+        return fields(), []
     least = PARAMETERS["rows"].low
     while values["rows"] > least and spec.width < _FILLS * values["rows"]:
-        for name in ("rows", "columns", "memory_ports"):
-            if name not in said:
+        for name, by in (("rows", "rows"), ("columns", "groups"), ("memory_ports",) * 2):
+            if by not in said:
                 values[name] = max(1, values[name] // 2)
     changes = [
         f"{name} = {value} instead of {before[name]}"
@@ -145,12 +158,12 @@ def _preset(
         if value != before.get(name, value)
     ]
     if not changes:
-        return values, []
+        return fields(), []
     note = (
         f"The preset of {board.name} is changed for this model: {', '.join(changes)}, because its"
         f" width {spec.width} fills an array of {before['rows']} rows fewer than {_FILLS} times"
     )
-    return values, [note]
+    return fields(), [note]
 
 
 def _give_way(error: ConfigError, values: dict[str, Any], said: Mapping[str, Any]) -> str:
@@ -161,18 +174,21 @@ def _give_way(error: ConfigError, values: dict[str, Any], said: Mapping[str, Any
     """
     name = error.field
     assert name is not None
+    option = BY_NAME["columns" if name == "groups" and said.get("columns") else name]
     moved = name if name not in said else _GIVES_WAY.get(name, name)
     if moved in said:
-        raise BY_NAME[name].refusal(error) from error
+        raise option.refusal(error) from error
     before = values.get(moved, getattr(AcceleratorConfig, moved))
-    nearest = error.nearest
+    nearest: Any = error.nearest
     if moved != name:
         fitting = [v for v in PARAMETERS[moved].powers() if _permits(values | {moved: v}, name)]
         if not fitting:
-            raise BY_NAME[name].refusal(error) from error
+            raise option.refusal(error) from error
         nearest = min(fitting, key=lambda value: (abs(value - before), value))
-    values[moved] = nearest
-    return f"{moved} = {nearest} is taken instead of {before}: {error.what}"
+    values[moved] = parse_groups(nearest) if moved == "groups" else nearest
+    return (
+        f"{moved} = {value_text(nearest)} is taken instead of {value_text(before)}: {error.what}"
+    )
 
 
 def _permits(values: Mapping[str, Any], name: str) -> bool:

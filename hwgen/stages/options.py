@@ -2,8 +2,7 @@
 """The parameters of a design that a user may state: one table for options, help and checks.
 
 Meaning and range of a parameter are the configuration's own (:data:`hwgen.config.PARAMETERS`). The
-width of the columns' weights is no option: every complete accelerator has 8-bit columns; nor is
-the softmax's function: it is the graph's.
+softmax's function is no option: it is the graph's.
 """
 
 from __future__ import annotations
@@ -11,10 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hwgen.config import PARAMETERS, AcceleratorConfig, Parameter, check_parameter, value_text
+from hwgen.columns import KINDS, Groups, check_groups
+from hwgen.config import (
+    COLUMNS,
+    GROUPS_DOC,
+    PARAMETERS,
+    AcceleratorConfig,
+    Parameter,
+    check_parameter,
+    value_text,
+)
 from hwgen.errors import ConfigError, UsageError
 
-Value = int | tuple[int, ...]
+Value = int | tuple[int, ...] | Groups
 
 #: Not of the hardware: how the program runs on it.
 ROW_BLOCKS = Parameter(
@@ -41,14 +49,18 @@ class DesignOption:
 
     @property
     def parameter(self) -> Parameter:
-        """Meaning and range."""
-        return ROW_BLOCKS if self.name == "row_blocks" else PARAMETERS[self.name]
+        """Meaning and range; ``groups`` has none, being no number."""
+        apart = {"row_blocks": ROW_BLOCKS, "columns": COLUMNS}
+        return apart.get(self.name) or PARAMETERS[self.name]
 
     @property
     def help(self) -> str:
         """What ``--help`` says."""
-        doc = self.parameter.doc
-        return f"{doc[0].upper()}{doc[1:]}: {self.parameter.legal}. Default: {self.default}."
+        if self.name == "groups":
+            doc, legal = GROUPS_DOC, "; ".join(f"{k.name}: {k.doc}" for k in KINDS.values())
+        else:
+            doc, legal = self.parameter.doc, self.parameter.legal
+        return f"{doc[0].upper()}{doc[1:]}: {legal}. Default: {self.default}."
 
     def check(self, value: Value) -> None:
         """Refuse what is not legal whatever the other parameters are.
@@ -57,13 +69,16 @@ class DesignOption:
             UsageError: names the nearest legal value.
         """
         try:
-            check_parameter(self.name, self.parameter, value)
+            if self.name == "groups":
+                check_groups(value)
+            else:
+                check_parameter(self.name, self.parameter, value)
         except ConfigError as error:
             raise self.refusal(error) from error
 
     def refusal(self, error: ConfigError) -> UsageError:
         """The configuration's refusal as one of the option."""
-        what = f"{self.option}{error.what.removeprefix(self.name)}"
+        what = f"{self.option}{error.what.removeprefix(error.field or self.name)}"
         nearest = None if error.nearest is None else value_text(error.nearest)
         return UsageError(what, why=error.why, nearest=nearest)
 
@@ -81,6 +96,7 @@ def _usual(name: str) -> str:
 OPTIONS: tuple[DesignOption, ...] = (
     DesignOption("rows", _ARRAY),
     DesignOption("columns", _ARRAY),
+    DesignOption("groups", _ARRAY, default="those of --columns"),
     DesignOption("row_blocks", _ARRAY, default="2 where the array stays filled"),
     DesignOption("clock_mhz", _ARRAY, "--clock", "the board's; an assumption, nothing is timed"),
     DesignOption("softmax_vec", _VECTOR, "--softmax-lanes", _usual("softmax_vec")),

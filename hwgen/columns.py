@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Column groups of the array: what kinds of columns there are, and how a design is made of them.
+
+A *group* is a number of neighbouring columns of one kind and weight width. A layer runs on a prefix
+of the groups: all columns that are wide enough, or all columns, the weights cut into slices. No
+hardware here: :mod:`hwgen.rtl.columns` has a leaf for every kind.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hwgen.errors import ConfigError
+
+#: Groups of an array: as many as an instruction has fields for.
+MAXIMUM_GROUPS = 4
+#: Columns of a group.
+MAXIMUM_COLUMNS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnKind:
+    """A way to build a column."""
+
+    name: str
+    doc: str
+    weight_bits: tuple[int, ...]  #: legal widths, ascending
+    dsp_share: float = 0.0  #: DSP blocks of a cell
+
+
+KINDS: Mapping[str, ColumnKind] = {
+    kind.name: kind
+    for kind in (
+        ColumnKind(
+            name="dual",
+            doc="two columns in one cascade of DSP blocks",
+            weight_bits=(8,),
+            dsp_share=0.5,
+        ),
+        ColumnKind(
+            name="digits",
+            doc="adders in the fabric that select multiples of the activation by the weight's"
+            " radix-4 digits; one bit: -1 or +1",
+            weight_bits=tuple(range(1, 9)),
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class ColumnGroup:
+    """Neighbouring columns of one kind and width; ``dual:58:8`` in words."""
+
+    kind: str
+    columns: int
+    weight_bits: int
+
+    def __post_init__(self) -> None:
+        """Check every part.
+
+        Raises:
+            ConfigError: names the part, and the nearest legal value.
+        """
+        if self.kind not in KINDS:
+            raise _refusal("kind of a column group", f"one of {', '.join(KINDS)}", self.kind, None)
+        for name in ("columns", "weight_bits"):
+            # type() and not isinstance: a JSON true is an int to Python.
+            if type(getattr(self, name)) is not int:
+                raise _refusal(f"{name} of a group", "an integer", getattr(self, name), None)
+        if not 2 <= self.columns <= MAXIMUM_COLUMNS or self.columns % 2:
+            nearest = min(max(self.columns + self.columns % 2, 2), MAXIMUM_COLUMNS)
+            legal = f"an even number in 2..{MAXIMUM_COLUMNS}"
+            raise _refusal("columns of a group", legal, self.columns, nearest)
+        legal_bits = KINDS[self.kind].weight_bits
+        if self.weight_bits not in legal_bits:
+            nearest = min(legal_bits, key=lambda bits: abs(bits - self.weight_bits))
+            texts = [str(bits) for bits in legal_bits]
+            legal = texts[0] if len(texts) == 1 else f"in {texts[0]}..{texts[-1]}"
+            what = f"weight_bits of {self.kind} columns"
+            raise _refusal(what, legal, self.weight_bits, nearest)
+
+    @property
+    def takes_slices(self) -> bool:
+        """Whether its cells have a carry bit, for all slices of a wider weight but the lowest."""
+        return 2 <= self.weight_bits <= 7
+
+    @property
+    def cell_bits(self) -> int:
+        """Bits that a cell stores: the weight, above it the carry where it takes slices."""
+        return self.weight_bits + self.takes_slices
+
+    @property
+    def dsps(self) -> float:
+        """DSP blocks of a row of its cells."""
+        return self.columns * KINDS[self.kind].dsp_share
+
+    def __str__(self) -> str:
+        """As the command line takes it."""
+        return f"{self.kind}:{self.columns}:{self.weight_bits}"
+
+    @classmethod
+    def parse(cls, text: str) -> ColumnGroup:
+        """Inverse of ``str``.
+
+        Raises:
+            ConfigError: not of that form, or not legal.
+        """
+        if not (found := re.fullmatch(r"(\w+):(\d{1,6}):(\d{1,6})", text.strip(), re.ASCII)):
+            raise _refusal("a column group", "KIND:COLUMNS:BITS, as dual:58:8", text, None)
+        kind, columns, bits = found.groups()
+        return cls(kind, int(columns), int(bits))
+
+
+Groups = tuple[ColumnGroup, ...]
+
+
+def dense(columns: int) -> Groups:
+    """The groups of an array of 8-bit DSP columns only."""
+    return (ColumnGroup("dual", columns, 8),)
+
+
+def check_groups(groups: object) -> None:
+    """Refuse what no array may consist of.
+
+    Raises:
+        ConfigError: none or too many groups, or not from wide to narrow.
+    """
+    if type(groups) is not tuple or not all(isinstance(group, ColumnGroup) for group in groups):
+        raise _refusal("groups", "a tuple of column groups", groups, None)
+    if not 1 <= len(groups) <= MAXIMUM_GROUPS:
+        raise _refusal("groups", f"1..{MAXIMUM_GROUPS} column groups", groups_text(groups), None)
+    widths = [group.weight_bits for group in groups]
+    if widths != sorted(widths, reverse=True):
+        ordered = sorted(groups, key=lambda group: -group.weight_bits)
+        raise _refusal(
+            "groups",
+            "in order of their weight_bits, the widest first",
+            groups_text(groups),
+            groups_text(ordered),
+        )
+    if (total := sum(group.columns for group in groups)) > MAXIMUM_COLUMNS:
+        raise _refusal("columns", f"at most {MAXIMUM_COLUMNS} in all", total, MAXIMUM_COLUMNS)
+
+
+def parse_groups(text: str) -> Groups:
+    """Groups from ``dual:58:8,digits:70:4``.
+
+    Raises:
+        ConfigError: not of that form, or not legal.
+    """
+    groups = tuple(ColumnGroup.parse(part) for part in text.split(","))
+    check_groups(groups)
+    return groups
+
+
+def groups_text(groups: Iterable[Any]) -> str:
+    """As the command line takes them."""
+    return ",".join(map(str, groups))
+
+
+def _refusal(name: str, legal: str, value: object, nearest: object) -> ConfigError:
+    error = ConfigError(f"{name} must be {legal}, not {value!s:.80}", nearest=nearest)
+    error.field = "groups"
+    return error
