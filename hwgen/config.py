@@ -16,7 +16,6 @@ from hwgen.columns import (
     ColumnGroup,
     Groups,
     check_groups,
-    dense,
     groups_text,
     parse_groups,
 )
@@ -109,7 +108,7 @@ class AcceleratorConfig:
     rows: int = _parameter(
         16, "rows of the array (reduction); bytes of an activation word", 16, 128, power_of_two=True
     )
-    groups: Groups = dense(16)
+    groups: Groups = (ColumnGroup("dual", 16, 8),)
     softmax_vec: int = _parameter(
         32,
         "lanes of the softmax: logits in a slice (part of the function in mode sole)",
@@ -184,7 +183,7 @@ class AcceleratorConfig:
                 columns = group.columns + self.lanes - self.attention_columns
                 nearest = (ColumnGroup(group.kind, columns, 8), *rest)
             else:
-                nearest = (*dense(self.lanes), *self.groups)
+                nearest = (ColumnGroup("dual", self.lanes, 8), *self.groups)
             raise _refusal("groups", legal, groups_text(self.groups), groups_text(nearest))
         self._check_fifo("read_fifo_beats", "two bursts", 2 * self.burst_beats)
         self._check_fifo("constant_fifo_beats", "two tiles", 2 * self.constant_beats)
@@ -232,6 +231,11 @@ class AcceleratorConfig:
         return -(-self.columns // self.lanes)
 
     @property
+    def pieces(self) -> int:
+        """Pieces of the array, one cycle apart: it is cut at the ends of segments and of groups."""
+        return len({*self.prefixes, *range(self.lanes, self.columns, self.lanes)})
+
+    @property
     def word_bits(self) -> int:
         """Bits of an activation word."""
         return 8 * self.rows
@@ -249,11 +253,6 @@ class AcceleratorConfig:
     def constant_beats_of(self, columns: int) -> int:
         """Wide beats of the per-column constants of a tile of some columns."""
         return -(-columns * 64 // self.wide_beat_bits)
-
-    @property
-    def weight_beats_per_pass(self) -> int:
-        """Wide beats of the packed weights of one pass, padded to a beat."""
-        return -(-self.rows * self.columns * 8 // self.wide_beat_bits)
 
     @property
     def macs_per_cycle(self) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hwgen.columns import dense
 from hwgen.config import AcceleratorConfig
 from hwgen.isa.build import begin
 from hwgen.isa.instructions import (
@@ -53,7 +54,7 @@ def bench_config(memory_ports: int, *, small: bool = False) -> AcceleratorConfig
     """A configuration that holds the frame; ``small``: quicker to build."""
     return AcceleratorConfig(
         rows=16,
-        columns=16,
+        groups=dense(16),
         softmax_vec=8 if small else 32,
         memory_ports=memory_ports,
         # Both functions of the softmax are tested.

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from hwgen.columns import dense
 from hwgen.config import AcceleratorConfig
 from hwgen.errors import ConfigError, FormatError
 from hwgen.explore.memories import block_ram, cheapest, lut_ram
@@ -138,7 +139,7 @@ def space() -> Iterator[AcceleratorConfig]:
             for columns in legal_columns(rows, 16384):
                 for ports in (1, 3, 5, 6):
                     yield sized_config(
-                        MODELS[model], rows=rows, columns=columns, memory_ports=ports
+                        MODELS[model], rows=rows, groups=dense(columns), memory_ports=ports
                     )
 
 
@@ -152,7 +153,7 @@ def test_every_legal_design_has_an_estimate() -> None:
 
 
 def test_cascades_are_the_array() -> None:
-    config = sized_config(MODELS["deit_tiny"], rows=64, columns=128)
+    config = sized_config(MODELS["deit_tiny"], rows=64, groups=dense(128))
     assert cascades(config) == 64
     assert estimate_resources(config).modules["array"]["dsp"] == 64 * config.rows
 
