@@ -44,6 +44,7 @@ from hwgen.graph.ops import (
     Tensor,
 )
 from hwgen.graph.spec import ModelSpec
+from hwgen.graph.weight_bits import WIDEST, layer_names
 from hwgen.numerics.ailayernorm import ailayernorm
 from hwgen.numerics.fractional_softmax import SHIFT_ROOM
 from hwgen.numerics.requantise import SHIFT_MAXIMUM, ptf_codes
@@ -66,18 +67,8 @@ MEAN_TO_SIGMA_LIMIT = 2.0
 #: A ratio of scales is below this: from here on a multiplier rounds to 2^16 and its shift to 0.
 RATIO_LIMIT = 2.0**15 - 0.25
 _BETA_FRACTION_BITS = 8
-_OUTER_WEIGHT_BITS = 8
 #: With a layer this narrow the quantiser tries with and without bias correction.
 _UNCERTAIN_BITS = 2
-
-
-def layer_names(spec: ModelSpec) -> tuple[str, ...]:
-    """Return the operations that have weights, in execution order."""
-    blocks = [f"blocks.{i}.{part}" for i in range(spec.depth) for part in _BLOCK_LAYERS]
-    return ("embedding", *blocks, "head")
-
-
-_BLOCK_LAYERS = ("qkv", "proj", "fc1", "fc2")
 
 
 def quantise(
@@ -184,7 +175,7 @@ def _snap_all(scales: np.ndarray) -> np.ndarray:
 
 def _layer_widths(spec: ModelSpec, weight_bits: int | Mapping[str, int]) -> dict[str, int]:
     names = layer_names(spec)
-    widths = dict.fromkeys(names, _OUTER_WEIGHT_BITS)
+    widths = dict.fromkeys(names, WIDEST)
     if isinstance(weight_bits, Mapping):
         for name in weight_bits:
             if name not in widths:

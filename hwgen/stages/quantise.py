@@ -18,6 +18,7 @@ from hwgen.frontend.images import ImageSet
 from hwgen.frontend.quantiser import calibrate
 from hwgen.frontend.quantiser import quantise as quantise_model
 from hwgen.graph.graph import IntegerGraph
+from hwgen.graph.weight_bits import WIDEST
 from hwgen.report.terminal import Reporter
 from hwgen.stages.load import Loaded, split_calibration
 
@@ -25,10 +26,11 @@ from hwgen.stages.load import Loaded, split_calibration
 def quantise(loaded: Loaded, reporter: Reporter) -> IntegerGraph:
     """Calibrate and quantise."""
     request = loaded.request
-    if request.weight_bits < 8:
+    narrow = sorted({bits for bits in request.weight_bits.values() if bits < WIDEST})
+    if narrow:
         reporter.say(
-            f"weights of {request.weight_bits} bits change the accuracy and nothing else yet:"
-            " columns take 8 bits, so packed bytes, cycles and LUTs are those of 8"
+            f"weights of {', '.join(map(str, narrow))} bits change the accuracy and nothing else"
+            " yet: columns take 8 bits, so packed bytes, cycles and LUTs are those of 8"
         )
     with reporter.stage("quantise"):
         images, held_back = split_calibration(request)

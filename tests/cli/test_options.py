@@ -46,6 +46,7 @@ def test_help_says_what_narrow_weights_buy(capsys: pytest.CaptureFixture[str]) -
         text = " ".join(capsys.readouterr().out.split())
         assert "Below 8 the accuracy changes and nothing else" in text
         assert "bytes, cycles and LUTs are those of 8" in text
+        assert "4,blocks.*.fc1=6,head=4" in text
         assert "--softmax-lanes" in text
 
 
