@@ -16,7 +16,7 @@ from hwgen.columns import (
     ColumnGroup,
     Groups,
     check_groups,
-    groups_text,
+    dense,
     parse_groups,
 )
 from hwgen.errors import ConfigError
@@ -108,7 +108,7 @@ class AcceleratorConfig:
     rows: int = _parameter(
         16, "rows of the array (reduction); bytes of an activation word", 16, 128, power_of_two=True
     )
-    groups: Groups = (ColumnGroup("dual", 16, 8),)
+    groups: Groups = Groups((ColumnGroup("dual", 16, 8),))  # noqa: RUF009
     softmax_vec: int = _parameter(
         32,
         "lanes of the softmax: logits in a slice (part of the function in mode sole)",
@@ -181,10 +181,10 @@ class AcceleratorConfig:
             group, rest = self.groups[0], self.groups[1:]
             if group.weight_bits == 8:
                 columns = group.columns + self.lanes - self.attention_columns
-                nearest = (ColumnGroup(group.kind, columns, 8), *rest)
+                nearest = Groups((ColumnGroup(group.kind, columns, 8), *rest))
             else:
-                nearest = (ColumnGroup("dual", self.lanes, 8), *self.groups)
-            raise _refusal("groups", legal, groups_text(self.groups), groups_text(nearest))
+                nearest = Groups((*dense(self.lanes), *self.groups))
+            raise _refusal("groups", legal, self.groups, nearest)
         self._check_fifo("read_fifo_beats", "two bursts", 2 * self.burst_beats)
         self._check_fifo("constant_fifo_beats", "two tiles", 2 * self.constant_beats)
 
@@ -198,7 +198,7 @@ class AcceleratorConfig:
     @property
     def columns(self) -> int:
         """Columns of the array: output channels of a tile on all groups."""
-        return sum(group.columns for group in self.groups)
+        return self.groups.columns
 
     @property
     def prefixes(self) -> tuple[int, ...]:
@@ -353,7 +353,7 @@ def value_text(value: object) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return ",".join(map(value_text, value))
-    return str(value) if isinstance(value, str | ColumnGroup) else repr(value)
+    return str(value) if isinstance(value, ColumnGroup) else repr(value)
 
 
 def check_parameter(name: str, parameter: Parameter, value: object) -> None:

@@ -98,9 +98,9 @@ weight_bits_option = click.option(
     metavar="N|NAME=N,...|FILE",
     help="Widths of weights, 1 to 8: of the encoder (4), by patterns over the layers' names"
     " ('4,blocks.*.fc1=6,head=4'; the last that matches counts; embedding and head have 8 unless"
-    " named), or a .toml or .json table of such patterns. Below 8 the accuracy changes and nothing"
-    " else: columns of a complete accelerator take 8 bits, so bytes, cycles and LUTs are those of"
-    " 8.",
+    " named), or a .toml or .json table of such patterns. 8:58+4:70 stands for output channels of"
+    " both widths in turn, as columns of --groups dual:58:8,digits:70:4 take them. Weights are"
+    " streamed at their width; cycles follow where the design has columns for it.",
 )
 squares_option = click.option(
     "--squares",

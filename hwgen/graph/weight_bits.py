@@ -6,6 +6,10 @@ and patterns over the names of the layers that have weights (``fnmatch``: ``*``,
 Where several patterns match, the last one counts, and any pattern before the encoder's width,
 wherever that stands. Patch embedding and head have 8 bits unless a pattern names them. A file is
 the same as a table: ``"blocks.*.fc1" = 4``.
+
+The output channels of a layer may have several widths: ``8:58+4:70`` stands for 58 channels of 8
+bits, 70 of 4, 58 of 8, ..., as they meet the columns of ``dual:58:8,digits:70:4``. Of q, k and v
+each begins anew.
 """
 
 from __future__ import annotations
@@ -18,8 +22,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
+from hwgen.columns import MAXIMUM_COLUMNS
 from hwgen.errors import FormatError, HwgenError, UsageError
 from hwgen.graph.spec import ModelSpec
 from hwgen.reading import printable, read_json, read_toml, show
@@ -32,7 +39,27 @@ BLOCK_LAYERS = ("qkv", "proj", "fc1", "fc2")
 OUTER_LAYERS = ("embedding", "head")
 #: Names that an error offers.
 _OFFERED = 3
-_TABLE = dict[str, Annotated[int, Field(ge=NARROWEST, le=WIDEST)]]
+_TABLE = dict[str, Annotated[int, Field(ge=NARROWEST, le=WIDEST)] | str]
+
+#: Widths of a layer's output channels, over and over: (bits, channels), at least two.
+Chunks = tuple[tuple[int, int], ...]
+Width = int | Chunks
+
+
+def widest(width: Width) -> int:
+    """Bits of a layer's widest weights."""
+    return width if isinstance(width, int) else max(bits for bits, _ in width)
+
+
+def width_text(width: Width) -> str:
+    """As ``--weight-bits`` takes it: ``4``, ``8:58+4:70``."""
+    return str(width) if isinstance(width, int) else "+".join(f"{b}:{n}" for b, n in width)
+
+
+def channel_bits(chunks: Chunks, channels: int, *, parts: int = 1) -> npt.NDArray[np.uint8]:
+    """Widths of a layer's output channels, uint8 [channels]; every one of ``parts`` begins anew."""
+    period = np.concatenate([np.full(count, bits, np.uint8) for bits, count in chunks])
+    return np.tile(np.resize(period, channels // parts), parts)
 
 
 def layer_names(spec: ModelSpec) -> tuple[str, ...]:
@@ -46,18 +73,20 @@ def layer_names(spec: ModelSpec) -> tuple[str, ...]:
 class WeightBits:
     """Widths as they are asked for: the encoder's, and rules of pattern and width in order."""
 
-    encoder: int = WIDEST
-    rules: tuple[tuple[str, int], ...] = ()
+    encoder: Width = WIDEST
+    rules: tuple[tuple[str, Width], ...] = ()
     source: Path | None = None  #: the file that says it
 
-    def of(self, spec: ModelSpec) -> dict[str, int]:
+    def of(self, spec: ModelSpec) -> dict[str, Width]:
         """The width of every layer of a model.
 
         Raises:
             UsageError: a pattern that matches no layer (of a file: FormatError).
         """
         names = layer_names(spec)
-        widths = {name: WIDEST if name in OUTER_LAYERS else self.encoder for name in names}
+        widths: dict[str, Width] = {
+            name: WIDEST if name in OUTER_LAYERS else self.encoder for name in names
+        }
         for pattern, bits in self.rules:
             matched = [name for name in names if fnmatchcase(name, pattern)]
             if not matched:
@@ -84,7 +113,7 @@ def parse_weight_bits(text: str) -> WeightBits:
     Raises:
         UsageError: it is none; names the entry.
     """
-    encoder: int | None = None
+    encoder: Width | None = None
     rules = []
     for entry in text.split(","):
         pattern, equals, bits = (part.strip() for part in entry.rpartition("="))
@@ -94,7 +123,7 @@ def parse_weight_bits(text: str) -> WeightBits:
             raise UsageError(f"Weight width must follow a pattern, as in fc1=4, not {show(entry)}")
         elif encoder is not None:
             raise UsageError(
-                f"Weight width of the encoder must be stated once, not as {encoder} and"
+                f"Weight width of the encoder must be stated once, not as {width_text(encoder)} and"
                 f" {show(bits)}"
             )
         else:
@@ -102,7 +131,25 @@ def parse_weight_bits(text: str) -> WeightBits:
     return WeightBits(encoder=WIDEST if encoder is None else encoder, rules=tuple(rules))
 
 
-def _width(text: str, whose: str = "") -> int:
+def _width(text: str, whose: str = "") -> Width:
+    if ":" not in text:
+        return _bits(text, whose)
+    chunks = []
+    for part in text.split("+"):
+        bits, _, count = (piece.strip() for piece in part.partition(":"))
+        channels = int(count) if count.isascii() and count.isdecimal() and len(count) < 6 else 0
+        if not 2 <= channels <= MAXIMUM_COLUMNS or channels % 2:
+            raise UsageError(
+                f"Channels {whose}must be BITS:CHANNELS+BITS:CHANNELS, an even number in"
+                f" 2..{MAXIMUM_COLUMNS} each, as in 8:58+4:70, not {show(text)}"
+            )
+        chunks.append((_bits(bits, whose), channels))
+    if len({bits for bits, _ in chunks}) == 1:
+        return chunks[0][0]
+    return tuple(chunks)
+
+
+def _bits(text: str, whose: str = "") -> int:
     # Digits of other scripts are numbers to Python, too.
     bits = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
     if bits is None or not NARROWEST <= bits <= WIDEST:
@@ -121,10 +168,17 @@ def read_weight_bits(path: Path) -> WeightBits:
         FormatError: it is none.
     """
     read = read_toml if path.suffix == ".toml" else read_json
-    return WeightBits(rules=tuple(read(path, _TABLE).items()), source=path)
+    rules: list[tuple[str, Width]] = []
+    for pattern, value in read(path, _TABLE).items():
+        try:
+            width = _width(value, f"of {show(pattern)} ") if isinstance(value, str) else value
+        except UsageError as error:
+            raise FormatError(error.what, where=printable(str(path))) from error
+        rules.append((pattern, width))
+    return WeightBits(rules=tuple(rules), source=path)
 
 
-def weight_bits_text(widths: Mapping[str, int]) -> str:
+def weight_bits_text(widths: Mapping[str, Width]) -> str:
     """Return a short text of the widths of all layers of a model, in execution order.
 
     :func:`parse_weight_bits` understands it, and makes the same widths of it.
@@ -137,7 +191,11 @@ def weight_bits_text(widths: Mapping[str, int]) -> str:
         # One rule for the part's most frequent width, then those that have another.
         usual = Counter(own.values()).most_common(1)[0][0]
         if usual != encoder:
-            rules.append(f"blocks.*.{part}={usual}")
-        rules += [f"{name}={bits}" for name, bits in own.items() if bits != usual]
-    rules += [f"{n}={widths[n]}" for n in OUTER_LAYERS if widths.get(n, WIDEST) != WIDEST]
-    return ",".join([str(encoder), *rules])
+            rules.append(f"blocks.*.{part}={width_text(usual)}")
+        rules += [f"{name}={width_text(bits)}" for name, bits in own.items() if bits != usual]
+    rules += [
+        f"{name}={width_text(widths[name])}"
+        for name in OUTER_LAYERS
+        if widths.get(name, WIDEST) != WIDEST
+    ]
+    return ",".join([width_text(encoder), *rules])

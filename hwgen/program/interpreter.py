@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -537,8 +538,9 @@ class _Machine:
             records = beats.reshape(-1)[: valid * CONSTANT_BYTES].reshape(valid, CONSTANT_BYTES)
             self.check_places(i, records[:, 7], first)
             bias, multiplier, shift = decode_constants(records)
-            constants = {"bias": bias, "multiplier": multiplier, "shift": shift}
+            constants: dict[str, Any] = {"bias": bias, "multiplier": multiplier, "shift": shift}
             values = accumulators[:, :valid]
+            out: npt.NDArray[np.integer]
             start = first % per_word
             destination = i["destination"] + first // per_word * i["stride"]
             if i["mode"] == DrainMode.RESIDUAL:
@@ -593,7 +595,7 @@ class _Machine:
             )
 
     def codes(
-        self, i: Instruction, values: np.ndarray, constants: dict[str, np.ndarray]
+        self, i: Instruction, values: np.ndarray, constants: dict[str, Any]
     ) -> npt.NDArray[np.int8]:
         """int8 results: requantised, in mode TABLE looked up."""
         codes = requantise(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -47,28 +48,38 @@ class TileFormat:
         return self.planes[number] + (self.carry and group.takes_slices)
 
 
-def tile_formats(config: AcceleratorConfig, weight_bits: int) -> list[TileFormat]:
+def tile_formats(
+    config: AcceleratorConfig, weight_bits: int | npt.NDArray[np.uint8]
+) -> list[TileFormat]:
     """The ways to run a layer of some width: on wide columns, or on more of them in slices.
 
     Args:
         config: the design.
-        weight_bits: W of the layer.
+        weight_bits: W of the layer, or of each of its (padded) output channels, uint8 [N], 0 for
+            padding: channels that are wider than others may lie on the wide columns of every tile.
 
     Returns:
         one for every prefix of the groups that can run it.
     """
+    widths = np.atleast_1d(np.asarray(weight_bits))
     found = []
     for count in range(1, len(config.groups) + 1):
         used = config.groups[:count]
         narrowest = used[-1].weight_bits
-        slices = slice_count(weight_bits, narrowest)
+        of_groups = _group_widths(config, widths, count)
+        slices = 1
+        if any(bits > group.weight_bits for bits, group in zip(of_groups, used, strict=True)):
+            slices = slice_count(int(widths.max()), narrowest)
         if slices > 1 and narrowest == 1:
             continue  # one-bit cells take no slices
         if slices > 1:
             planes = [narrowest] * count
         else:
             # +1 needs two bits where the weights are two's complement.
-            planes = [1 if group.weight_bits == 1 else max(2, weight_bits) for group in used]
+            planes = [
+                1 if group.weight_bits == 1 else max(2, bits)
+                for bits, group in zip(of_groups, used, strict=True)
+            ]
         found.append(
             TileFormat(
                 columns=config.prefixes[count - 1],
@@ -78,6 +89,20 @@ def tile_formats(config: AcceleratorConfig, weight_bits: int) -> list[TileFormat
             )
         )
     return found
+
+
+def _group_widths(
+    config: AcceleratorConfig, widths: npt.NDArray[np.uint8], count: int
+) -> list[int]:
+    """The widest weight that each of the first groups gets, tile after tile."""
+    if len(widths) == 1:
+        return [int(widths[0])] * count
+    columns = config.prefixes[count - 1]
+    tiles = np.zeros(-(-len(widths) // columns) * columns, np.uint8)
+    tiles[: len(widths)] = widths
+    widest = tiles.reshape(-1, columns).max(axis=0)
+    edges = [0, *config.prefixes[:count]]
+    return [int(widest[start:stop].max()) for start, stop in pairwise(edges)]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from hwgen.frontend.float_model import FloatModel
 from hwgen.frontend.images import ImageSet, digits_dataset, load_images, synthetic_images
 from hwgen.frontend.models import MODELS, default_checkpoint
 from hwgen.graph.spec import ModelSpec
-from hwgen.graph.weight_bits import DEFAULT_WEIGHT_BITS, WeightBits
+from hwgen.graph.weight_bits import DEFAULT_WEIGHT_BITS, WeightBits, Width
 from hwgen.numerics.softmax import DEFAULT_FUNCTION, SoftmaxFunction
 from hwgen.reading import show
 from hwgen.report.terminal import Reporter
@@ -46,7 +46,7 @@ class Request:
     checkpoint: Path
     calibration: Path | None = None
     #: by layer; one that is not named has 8
-    weight_bits: Mapping[str, int] = field(default_factory=dict)
+    weight_bits: Mapping[str, Width] = field(default_factory=dict)
     squares: Squares = "compressed"
     container: str | None = None  #: which of several state dicts
     sources: Mapping[str, str] = field(default_factory=dict)  #: of the specification's fields

@@ -18,7 +18,6 @@ from hwgen.frontend.images import ImageSet
 from hwgen.frontend.quantiser import calibrate
 from hwgen.frontend.quantiser import quantise as quantise_model
 from hwgen.graph.graph import IntegerGraph
-from hwgen.graph.weight_bits import WIDEST
 from hwgen.report.terminal import Reporter
 from hwgen.stages.load import Loaded, split_calibration
 
@@ -26,12 +25,6 @@ from hwgen.stages.load import Loaded, split_calibration
 def quantise(loaded: Loaded, reporter: Reporter) -> IntegerGraph:
     """Calibrate and quantise."""
     request = loaded.request
-    narrow = sorted({bits for bits in request.weight_bits.values() if bits < WIDEST})
-    if narrow:
-        reporter.say(
-            f"weights of {', '.join(map(str, narrow))} bits change the accuracy and nothing else"
-            " yet: columns take 8 bits, so packed bytes, cycles and LUTs are those of 8"
-        )
     with reporter.stage("quantise"):
         images, held_back = split_calibration(request)
         reporter(f"calibrating on {len(images.images)} images ({images.source})", 0.0)

@@ -19,7 +19,6 @@ from hwgen.config import AcceleratorConfig
 from hwgen.isa.build import begin
 from hwgen.isa.instructions import (
     BEAT_BYTES,
-    CONSTANT_BYTES,
     OFFSET_BITS,
     DrainMode,
     Engine,

@@ -106,8 +106,8 @@ def test_files(tmp_path: Path, name: str, text: str) -> None:
     ("text", "words"),
     [
         ('"blocks.*" = 9', ("must be at most 8, not 9",)),
-        ('"blocks.*" = "4"', ("must be an integer, not '4'",)),
-        ("blocks.0.fc1 = 4", ("blocks must be an integer, not a table",)),
+        ('"blocks.*" = "x"', ("must be an integer, not 'x'",)),
+        ("blocks.0.fc1 = 4", ("must be an integer, not a table",)),
         ('"blocks.*.fc3" = 4', ("matches none", "blocks.*.fc")),
         ("4", ("TOML",)),
     ],

@@ -28,7 +28,7 @@ def random_groups(rng: np.random.Generator, rows: int) -> Groups:
     widths = sorted(rng.integers(1, 9, int(rng.integers(0, 4))).tolist(), reverse=True)
     first = ColumnGroup("dual", 2 * int(rng.integers(rows // 4, rows)), 8)
     rest = [ColumnGroup("digits", 2 * int(rng.integers(1, rows)), bits) for bits in widths]
-    return (first, *rest)
+    return Groups((first, *rest))
 
 
 def random_design(seed: int) -> tuple[IntegerGraph, AcceleratorConfig, int | None]:

@@ -12,7 +12,7 @@ from hwgen.isa.instructions import (
     StationarySource,
 )
 from hwgen.program.buffer_plan import INJECTION_CYCLES, ceil_div
-from hwgen.program.hazards import SHIFT_SLOTS, slot_access
+from hwgen.program.hazards import SHIFT_SLOTS, Access, slot_access
 from hwgen.program.lower.context import VECTOR_LATENCY, Lowering, Parts
 from hwgen.program.lower.product import (
     Operand,
@@ -86,7 +86,8 @@ def lower_attention(
             cycles=key_tiles * query.group_slices * max(m, config.rows + INJECTION_CYCLES),
         )
         soft_parts: Parts = [(softmax.output, part)]
-        shifts_written = shifts_read = ()
+        shifts_written: tuple[Access, ...] = ()
+        shifts_read: tuple[Access, ...] = ()
         if softmax.shifts is not None:
             first = (ROW_SHIFT_BANK << OFFSET_BITS) + slot * config.shift_words
             row_shifts: dict[str, object] = {

@@ -44,9 +44,20 @@ class Layer:
 
 
 def choose_format(
-    config: AcceleratorConfig, name: str, weight_bits: int, source: Placement, columns: int
+    config: AcceleratorConfig,
+    name: str,
+    weight_bits: int | np.ndarray,
+    source: Placement,
+    columns: int,
 ) -> TileFormat:
     """The columns that a layer runs on: the fewest passes, then the fewest weight bits.
+
+    Args:
+        config: the design.
+        name: of the layer.
+        weight_bits: its width, or those of its padded output channels.
+        source: moving operand.
+        columns: padded output channels.
 
     Raises:
         ConfigError: no columns for its width.
@@ -65,7 +76,7 @@ def choose_format(
     ]
     if not forms:
         raise ConfigError(
-            f"groups must have columns of 2 bits or more for weights of {weight_bits} bits",
+            f"groups must have columns of 2 bits or more for weights of {np.max(weight_bits)} bits",
             where=name,
             why="one-bit columns take one-bit weights only, and no padding",
         )
@@ -85,6 +96,7 @@ def weight_layer(
     source: Placement,
     destination: Placement,
     name: str | None = None,
+    channels: slice = slice(None),
 ) -> Layer:
     """Tile a layer and put its records into the image.
 
@@ -96,9 +108,14 @@ def weight_layer(
         source: moving operand.
         destination: result.
         name: label and boundary; the operation's by default.
+        channels: which of the operation's output channels these are.
     """
     config = low.config
-    form = choose_format(config, op.name, op.weight_bits, source, destination.used)
+    widths: int | np.ndarray = op.weight_bits
+    if op.channel_bits is not None:
+        widths = np.zeros(destination.used, np.uint8)
+        widths[padded_index(destination)] = op.channel_bits[channels]
+    form = choose_format(config, op.name, widths, source, destination.used)
     passes, tiles = source.slices, ceil_div(destination.used, form.columns)
     matrix = constants = None
     if not low.skeleton:

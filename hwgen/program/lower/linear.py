@@ -27,7 +27,9 @@ def lower_query_key_value(low: Lowering, op: QueryKeyValue) -> None:
             low=r.low,
             high=r.high,
         )
-        layers.append(weight_layer(low, op, op.weights[:, columns], part, source, place, name))
+        layers.append(
+            weight_layer(low, op, op.weights[:, columns], part, source, place, name, columns)
+        )
         low.produced[name] = place
     query, key, value = layers
     blocks = low.plan.blocks
