@@ -106,7 +106,7 @@ def test_files(tmp_path: Path, name: str, text: str) -> None:
     ("text", "words"),
     [
         ('"blocks.*" = 9', ("must be at most 8, not 9",)),
-        ('"blocks.*" = "x"', ("must be an integer, not 'x'",)),
+        ('"blocks.*" = "x"', ("must be an integer in 1..8, not 'x'",)),
         ("blocks.0.fc1 = 4", ("must be an integer, not a table",)),
         ('"blocks.*.fc3" = 4', ("matches none", "blocks.*.fc")),
         ("4", ("TOML",)),
