@@ -26,7 +26,7 @@ class MatmulEngine(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        self.layout = entry_layout(config.rows, config.tile_rows)
+        self.layout = entry_layout(config.tile_rows, config.slice_widths)
         super().__init__(
             {
                 "i_command": In(command_signature("MATMUL")),

@@ -31,7 +31,7 @@ def test_names_are_unique_and_units_have_three() -> None:
 def test_every_module_has_three() -> None:
     hardware = {
         str(path.relative_to(REPOSITORY))
-        for path in (REPOSITORY / "hwgen" / "rtl").glob("*.py")
+        for path in (REPOSITORY / "hwgen" / "rtl").rglob("*.py")
         # What describes logic: Amaranth's or, of a leaf, Verilog's.
         if any(word in path.read_text() for word in ("def elaborate", "endmodule", "m.d.sync"))
     }
