@@ -63,10 +63,10 @@ class Accelerator(wiring.Component):
         self.drain = DrainEngine(config)
         self.array = SystolicArray(
             rows=config.rows,
-            columns=config.columns,
-            group_columns=config.lanes,
-            weight_bits=8,
+            groups=config.groups,
+            lanes=config.lanes,
             tile_rows=config.tile_rows,
+            slice_widths=config.slice_widths,
         )
 
     def leaves(self) -> dict[str, wiring.Component | str]:
@@ -214,12 +214,12 @@ class Accelerator(wiring.Component):
             array.signed_codes.eq(matmul.signed_codes),
             array.swap.eq(matmul.swap),
             array.entry.eq(matmul.entry),
-            array.weight_valid.eq(stationary.weight_valid),
-            array.weight_row.eq(stationary.weight_row),
-            array.weights.eq(stationary.weight_data),
+            array.weight_valid0.eq(stationary.weight_valid),
+            array.weight_row0.eq(stationary.weight_row),
+            array.weights0.eq(stationary.weight_data),
             array.drain_bank.eq(drain.drain_bank),
             array.drain_row.eq(drain.drain_row),
-            array.drain_group.eq(drain.drain_group),
+            array.drain_segment.eq(drain.drain_group),
             drain.drain_data.eq(array.drain_data),
             drain.bank_complete.eq(array.bank_complete),
             matmul.bank_release.eq(drain.bank_release),
