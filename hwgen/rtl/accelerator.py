@@ -60,7 +60,6 @@ class Accelerator(wiring.Component):
         ports["interrupt"] = Out(1)
         super().__init__(ports)
         self.memory = ActivationMemory(config, readers=6, writers=4)
-        self.drain = DrainEngine(config)
         self.array = SystolicArray(
             rows=config.rows,
             columns=config.columns,
@@ -68,6 +67,7 @@ class Accelerator(wiring.Component):
             weight_bits=8,
             tile_rows=config.tile_rows,
         )
+        self.drain = DrainEngine(config, first_write_delay=config.rows)
 
     def leaves(self) -> dict[str, wiring.Component | str]:
         """Modules, or their Verilog, that are emitted once each and instantiated by name."""
@@ -219,7 +219,7 @@ class Accelerator(wiring.Component):
             array.weights.eq(stationary.weight_data),
             array.drain_bank.eq(drain.drain_bank),
             array.drain_row.eq(drain.drain_row),
-            array.drain_group.eq(drain.drain_group),
+            array.drain_group.eq(drain.drain_segment),
             drain.drain_data.eq(array.drain_data),
             drain.bank_complete.eq(array.bank_complete),
             matmul.bank_release.eq(drain.bank_release),
