@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import accumulate
+from math import gcd
 from typing import Any
 
 from hwgen.columns import (
@@ -234,6 +235,20 @@ class AcceleratorConfig:
     def pieces(self) -> int:
         """Pieces of the array, one cycle apart: it is cut at the ends of segments and of groups."""
         return len({*self.prefixes, *range(self.lanes, self.columns, self.lanes)})
+
+    @property
+    def rotation_step(self) -> int:
+        """By multiples of how many lanes DRAIN can rotate: what every tile's columns are made of.
+
+        Offsets of DRAIN are multiples of it too.
+        """
+        return gcd(self.lanes, self.value_columns, *self.prefixes)
+
+    @property
+    def rotation_stages(self) -> int:
+        """Cycles that rotation adds to DRAIN's latency; none where nothing is ever rotated."""
+        positions = self.lanes // self.rotation_step
+        return (positions > 1) + (positions > 4)
 
     @property
     def word_bits(self) -> int:
