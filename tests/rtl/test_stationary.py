@@ -307,29 +307,38 @@ def test_cycles_of_weights(text: str, rows: int, ports: int, given: Weights) -> 
         assert run.full[0] == run.beats[timing.beats - 1] + timing.tail
 
 
-#: Cycles from the first one in which the shadow registers are free to full, beyond the words read
-#: (V) and the rows (K with the operand turned); last word asked for -> the rows may begin (K).
-ROWS_INJECT = 4
-COLUMNS_EMIT = 4
-COLUMNS_SETTLE = 6
+#: V: command accepted, or swap -> full, beyond the words of a pass.
+VALUES_FULL = 6
+#: K: command accepted, or half of the corner turn free -> full, beyond the words of a pass and R;
+#: swap -> full, beyond R, when the operand has been turned.
+KEYS_FETCHED = 11
+KEYS_FULL = 5
 
 
 @pytest.mark.parametrize("columns", [8, 10, 16, 22, 32, 54])
-def test_cycles_of_operands(columns: int) -> None:
+def test_cycles_of_values(columns: int) -> None:
     config = design(f"dual:{columns}:8")
-    rows = config.rows
-    run = run_engine(config, [values(config, tiles=2, passes=3)])
-    per_pass = rows * max(1, config.value_columns // rows) + ROWS_INJECT
+    run = run_engine(config, [values(config, tiles=2, passes=2)])
+    words = config.rows * max(1, config.value_columns // config.rows)
     starts = [run.accepted[0], *run.swapped[:-1]]
-    assert np.subtract(run.full, starts).tolist() == [per_pass + 1] * 6
+    assert np.subtract(run.full, starts).tolist() == [words + VALUES_FULL] * 4
 
-    run = run_engine(config, [keys(config, tiles=2, passes=3)], swap_after=200)
-    starts = [run.accepted[0] + columns + COLUMNS_SETTLE, *run.swapped[:-1]]
-    waits = np.subtract(run.full, starts).tolist()
-    assert waits == [rows + COLUMNS_EMIT + 1] * 6
-    # Bound by the fetch: a half is free again with the last row that it hands out.
-    run = run_engine(config, [keys(config, tiles=2, passes=3)], swap_after=1)
-    assert len(run.full) == 6
+
+@pytest.mark.parametrize("swap_after", [1, 200])
+@pytest.mark.parametrize("columns", [8, 10, 16, 22, 32, 54])
+def test_cycles_of_keys(columns: int, swap_after: int) -> None:
+    """Bound by the words (swaps at once), or the next pass turned ahead (swaps late)."""
+    config = design(f"dual:{columns}:8")
+    run = run_engine(config, [keys(config, tiles=2, passes=2)], swap_after=swap_after)
+    begins = run.accepted[0]
+    for number, full in enumerate(run.full):
+        if number:
+            begins += columns
+        if number >= 2:
+            begins = max(begins, run.full[number - 2] - 1)
+        there = begins + columns + config.rows + KEYS_FETCHED
+        free = run.swapped[number - 1] + config.rows + KEYS_FULL if number else 0
+        assert full == max(there, free)
 
 
 def test_weights_are_taken_ahead_of_their_turn() -> None:
