@@ -315,7 +315,8 @@ class SystolicArray(wiring.Component):
         strips = [piece.strip for piece in self.pieces]
         #: Fewest cycles from a pass's first row to the next one's: read, add, write.
         self.minimum_pass_rows = 2 + max(strip.lead for strip in strips)
-        #: No accumulator is written earlier than this many cycles after the entry of its row.
+        #: An accumulator is written more than this many cycles after the entry of its row, and one
+        #: cycle less at the earliest is it read for a pass that adds to it.
         self.first_write_delay = min(strip.columns.stages for strip in strips)
         super().__init__(
             {
