@@ -13,7 +13,7 @@ from .inject import REPOSITORY, Failure, Fault, TestRun, judge, load_faults
 FAULTS = load_faults()
 #: Fewest faults in each module of hardware and of the compiler.
 LEAST = 3
-COMPILER = ("buffer_plan", "hazards", "lowering", "packing", "schedule")
+COMPILER = ("buffer_plan", "hazards", "packing", "schedule", "weight_planes")
 FAULT = Fault(name="n", unit="u", file="a.py", old="x = 1", new="x = 2", test="a.py")
 
 
@@ -40,6 +40,7 @@ def test_every_module_has_three() -> None:
     counts = Counter(fault.file for fault in FAULTS)
     few = {module: counts[module] for module in sorted(modules) if counts[module] < LEAST}
     assert not few
+    assert sum(count for file, count in counts.items() if "/program/lower/" in file) >= 2 * LEAST
 
 
 def test_text_that_does_not_occur_once_is_named(tmp_path: Path) -> None:
