@@ -83,12 +83,12 @@ class Strip:
     columns: Columns
     count: int
     tile_rows: int
-    slice_widths: tuple[int, ...] = ()
+    slice_widths: tuple[int, ...] = ()  #: ascending
 
     @property
     def shifts(self) -> tuple[int, ...]:
         """Shifts that happen here: the slices of a layer are as narrow as its narrowest columns."""
-        return tuple(w for w in sorted(self.slice_widths) if w <= self.columns.weight_bits)
+        return tuple(w for w in self.slice_widths if w <= self.columns.weight_bits)
 
     @property
     def lead(self) -> int:
@@ -285,7 +285,8 @@ class SystolicArray(wiring.Component):
 
     ``activations`` (R bytes, byte r is reduction index r) with ``signed_codes`` and ``swap`` (first
     row of a pass: take the shadow weights) enter with ``entry``; one row a cycle, at least
-    :attr:`minimum_pass_rows` cycles from a pass's first row to the next one's. Weights of group g:
+    :attr:`minimum_pass_rows` cycles from a pass's first row to the next one's. ``slice_widths``
+    (ascending): shifts of the accumulators between weight slices. Weights of group g:
     ``weight_valid{g}`` with ``weights{g}`` (column 0 lowest) for reduction indices R-1 ... 0, which
     are the chain rows 0 ... R-1 of ``weight_row{g}``, not before the swap of the pass before has
     entered. ``bank_complete[b]``: all strips have written the tile's last row.
