@@ -260,7 +260,7 @@ def test_packed_weights_of_groups() -> None:
     """Fields of the cells' widths: above a weight of 4 bits its carry, which is 0."""
     unit = UNITS["systolic-array"]
     values = unit.resolve({"rows": 1, "groups": "dual:2:8,digits:2:4,digits:2:1"})
-    packed = unit.pack_weights(np.array([[-2, 3, -1, 5, -1, 1]]), values)
+    packed = unit.pack_weights(np.array([[-2, 3, -1, 5, -1, 1]], np.int8), values)
     fields = 0xFE | 3 << 8 | 0b01111 << 16 | 0b00101 << 21 | 0b01 << 26
     assert int.from_bytes(packed[0, 0, 0].tobytes(), "little") == fields
     assert unit.packed_weight_bytes(values) == -(-(16 + 8 + 2) // 8)
