@@ -141,6 +141,11 @@ def test_rows_equal_definition(text: str, rows: int, ports: int, valid: int, rea
     check(groups, rows, ports, commands, valid=valid, ready=ready, seed=valid)
 
 
+def test_carries_end_with_their_command() -> None:
+    commands = [Weights((4, 4), carry=1, slices=2), Weights((3, 3)), Weights((4, 4), carry=1)]
+    check(parse_groups("dual:6:8,digits:20:4"), 16, 1, commands)
+
+
 @pytest.mark.parametrize(
     "seed", [*range(4), *(pytest.param(s, marks=pytest.mark.slow) for s in range(4, 40))]
 )
