@@ -43,6 +43,7 @@ class Grant(IntEnum):
     RANDOM = 1  #: a pseudo-random half of the cycles, reads and writes independently
     AFTER_VALID = 2  #: only in a cycle after one in which the request was seen, and then by chance
     SLOW_WRITE = 3  #: reads always, writes in a quarter of the cycles: the engine fills up
+    RANDOM_READ = 4  #: writes always, reads in a pseudo-random half of the cycles
 
 
 class _Kind(IntEnum):
@@ -57,7 +58,8 @@ class _Kind(IntEnum):
 class EngineBench(wiring.Component):
     """The engine, a memory of two banks of ``bank_words``, and the script's interpreter.
 
-    Row shifts that the engine writes are read as words of their bank's number.
+    Row shifts that the engine writes are read as words of their bank's number. ``fault`` of an
+    engine, if it has one, counts as a breach of the ports' contract.
 
     Items wait for the ones before them, except that commands and parameters wait for no other
     command to end.
@@ -102,9 +104,12 @@ class EngineBench(wiring.Component):
         # Pseudo-random grants
         noise = Signal(32, init=0xACE1_1234)
         m.d.sync += noise.eq(Cat(noise[1:], 0) ^ (noise[0].replicate(32) & 0xA300_0000))
-        grant = Signal(2)
-        ports = ((engine.read, noise[3], 1), (engine.write, noise[9], noise[9] & noise[17]))
-        for port, bit, slow in ports:
+        grant = Signal(3)
+        ports = (
+            (engine.read, noise[3], 1, noise[3]),
+            (engine.write, noise[9], noise[9] & noise[17], 1),
+        )
+        for port, bit, slow_write, random_read in ports:
             seen = Signal()
             m.d.sync += seen.eq(port.valid & ~port.ready)
             with m.Switch(grant):
@@ -114,8 +119,10 @@ class EngineBench(wiring.Component):
                     m.d.comb += port.ready.eq(bit)
                 with m.Case(Grant.AFTER_VALID):
                     m.d.comb += port.ready.eq(seen & bit)
+                with m.Case(Grant.SLOW_WRITE):
+                    m.d.comb += port.ready.eq(slow_write)
                 with m.Default():
-                    m.d.comb += port.ready.eq(slow)
+                    m.d.comb += port.ready.eq(random_read)
             # The contract of the ports: a request holds until granted, inside the memory.
             request = [port.address]
             if hasattr(port, "enable"):
@@ -166,7 +173,7 @@ class EngineBench(wiring.Component):
         output = self.o_stream
         command_taken = engine.i_command.valid & engine.i_command.ready
         m.d.sync += [accepted.eq(accepted + command_taken), completed.eq(completed + engine.done)]
-        with m.If(engine.done & idle):
+        with m.If((engine.done & idle) | getattr(engine, "fault", 0)):
             m.d.sync += fault.eq(1)
         with m.If(~idle):
             m.d.sync += cycles.eq(cycles + 1)

@@ -60,14 +60,14 @@ class Accelerator(wiring.Component):
         ports["interrupt"] = Out(1)
         super().__init__(ports)
         self.memory = ActivationMemory(config, readers=6, writers=4)
-        self.drain = DrainEngine(config)
         self.array = SystolicArray(
             rows=config.rows,
-            columns=config.columns,
-            group_columns=config.lanes,
-            weight_bits=8,
+            groups=config.groups,
+            lanes=config.lanes,
             tile_rows=config.tile_rows,
+            slice_widths=config.slice_widths,
         )
+        self.drain = DrainEngine(config, first_write_delay=config.rows)
 
     def leaves(self) -> dict[str, wiring.Component | str]:
         """Modules, or their Verilog, that are emitted once each and instantiated by name."""
@@ -207,7 +207,8 @@ class Accelerator(wiring.Component):
             array.entry.eq(matmul.entry),
             array.drain_bank.eq(drain.drain_bank),
             array.drain_row.eq(drain.drain_row),
-            array.drain_group.eq(drain.drain_group),
+            array.drain_segment.eq(drain.drain_segment),
+            array.drain_offset.eq(drain.drain_offset),
             drain.drain_data.eq(array.drain_data),
             drain.bank_complete.eq(array.bank_complete),
             matmul.bank_release.eq(drain.bank_release),

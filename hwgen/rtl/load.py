@@ -19,7 +19,7 @@ from hwgen.isa.instructions import (
 )
 from hwgen.rtl.axi import BURST
 from hwgen.rtl.pipeline import StreamBuffer, loop_counter, register
-from hwgen.rtl.ports import WriteBuffer, WritePort, command_layout
+from hwgen.rtl.ports import WriteBuffer, WritePort, command_layout, constant_beat_layout
 from hwgen.rtl.registers import WINDOW_BITS
 
 TABLE_BEATS = 16
@@ -57,7 +57,7 @@ class LoadEngine(wiring.Component):
             "outside_address": Out(64),
             "write": Out(WritePort(config.word_bits)),
             "o_weights": Out(stream.Signature(config.wide_beat_bits)),
-            "o_constants": Out(stream.Signature(config.wide_beat_bits)),
+            "o_constants": Out(stream.Signature(constant_beat_layout(config))),
             "layernorm_valid": Out(1),
             "layernorm_slot": Out(1),
             "layernorm_index": Out(12),
@@ -198,12 +198,12 @@ class LoadEngine(wiring.Component):
         for p, b in enumerate(beats):
             m.d.comb += b.ready.eq(pop_wide | (pop_narrow if p == 0 else 0))
         m.submodules.weights = weights = StreamBuffer(config.wide_beat_bits)
-        m.submodules.constants = constants = StreamBuffer(config.wide_beat_bits)
+        m.submodules.constants = constants = StreamBuffer(constant_beat_layout(config))
         wiring.connect(m, weights.o_stream, wiring.flipped(self.o_weights))
         wiring.connect(m, constants.o_stream, wiring.flipped(self.o_constants))
         m.d.comb += [
             weights.i_stream.payload.eq(wide_data),
-            constants.i_stream.payload.eq(wide_data),
+            constants.i_stream.payload.data.eq(wide_data),
         ]
 
         current = Signal(CHECKED_BITS, name="current")
@@ -215,6 +215,8 @@ class LoadEngine(wiring.Component):
         count = Signal(25, name="count")
         beats_left = Signal(25, name="beats_left")  # of constants or weights
         none_left = Signal(name="none_left")
+        one_left = Signal(name="one_left")
+        m.d.comb += constants.i_stream.payload.last.eq(one_left)
         tile = Signal(16, name="tile")
         last_tile = register(m, tile == c_tiles.tiles - 1, "last_tile")
         last_count = register(
@@ -297,6 +299,7 @@ class LoadEngine(wiring.Component):
                         m.d.sync += [
                             beats_left.eq(c_tiles.constant_beats),
                             none_left.eq(c_tiles.constant_beats == 0),
+                            one_left.eq(c_tiles.constant_beats == 1),
                         ]
                         m.next = "Constants"
                     with m.Case(code["LOAD_WORDS"]):
@@ -321,12 +324,17 @@ class LoadEngine(wiring.Component):
                         pop_wide.eq(wide_valid & constants.i_stream.ready),
                     ]
                     with m.If(pop_wide):
-                        m.d.sync += [beats_left.eq(beats_left - 1), none_left.eq(beats_left == 1)]
+                        m.d.sync += [
+                            beats_left.eq(beats_left - 1),
+                            none_left.eq(one_left),
+                            one_left.eq(beats_left == 2),
+                        ]
             with m.State("Weights"):
                 with m.If(none_left):
                     m.d.sync += [
                         beats_left.eq(c_tiles.constant_beats),
                         none_left.eq(c_tiles.constant_beats == 0),
+                        one_left.eq(c_tiles.constant_beats == 1),
                         tile.eq(tile + 1),
                     ]
                     with m.If(last_tile):
@@ -459,18 +467,21 @@ class LoadEngine(wiring.Component):
 
 
 class ConstantFifo(wiring.Component):
-    """Per-column constants between LOAD and DRAIN: ``constant_fifo_beats`` wide beats."""
+    """Per-column constants between LOAD and DRAIN: ``constant_fifo_beats`` wide beats.
+
+    An entry leaves two cycles after it has come, at the earliest; one a cycle.
+    """
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        beat = stream.Signature(config.wide_beat_bits)
+        self.layout = constant_beat_layout(config)
+        beat = stream.Signature(self.layout)
         super().__init__({"i_stream": In(beat), "o_stream": Out(beat)})
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
-        config = self.config
         m.submodules.fifo = fifo = SyncFIFOBuffered(
-            width=config.wide_beat_bits, depth=config.constant_fifo_beats
+            width=self.layout.size, depth=self.config.constant_fifo_beats
         )
         m.d.comb += [
             fifo.w_data.eq(self.i_stream.payload),

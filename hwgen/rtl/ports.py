@@ -107,6 +107,11 @@ def row_shift_layout(config: AcceleratorConfig) -> data.StructLayout:
     return data.StructLayout({"valid": 1, "slot": 1, "row": row, "shift": SHIFT_BITS})
 
 
+def constant_beat_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """A wide beat of per-column constants; ``last``: of its tile."""
+    return data.StructLayout({"data": config.wide_beat_bits, "last": 1})
+
+
 def command_layout(opcode: str) -> data.StructLayout:
     """Fields of one opcode's body as a structure, from the ISA table."""
     members: dict[str, Shape] = {
@@ -128,5 +133,6 @@ __all__ = [
     "WritePort",
     "command_layout",
     "command_signature",
+    "constant_beat_layout",
     "row_shift_layout",
 ]
