@@ -44,7 +44,7 @@ def run_planes(
     async def bench(ctx) -> None:  # type: ignore[no-untyped-def]
         waiting, queue = list(commands), list(beats)
         offered = False
-        cycle = 0
+        cycle = moved = 0
         layout = unit.i_command.payload.shape()
         while any(len(run.rows[g]) < row_counts[g] for g in range(count)) or waiting or queue:
             if waiting:
@@ -66,15 +66,17 @@ def run_planes(
                 queue.pop(0)
                 offered = False
                 run.beat_cycles.append(cycle)
+                moved = cycle
             for g in range(count):
                 rows = getattr(unit, f"o_stream{g}")
                 if ctx.get(rows.valid) and ctx.get(rows.ready):
                     payload = ctx.get(rows.payload)
                     run.rows[g].append((payload.row, payload.last, payload.final, payload.cells))
                     run.row_cycles[g].append(cycle)
+                    moved = cycle
             await ctx.tick()
             cycle += 1
-            assert cycle < 100 * (len(beats) + sum(row_counts)) + 1000, "stands still"
+            assert cycle - moved < 500, "stands still"
         assert not any(ctx.get(getattr(unit, f"o_stream{g}").valid) for g in range(count))
 
     simulator = Simulator(unit)
