@@ -93,7 +93,7 @@ class BlockAssembler(wiring.Component):
                 "take": In(1),
                 "beat": In(beat_bits),
                 "bits": In(group.cell_bits),
-                "part": In(range(self.shape.plane_beats)),
+                "part": In(range(max(2, self.shape.plane_beats))),
                 "clear": In(group.cell_bits),
                 "last": In(1),
                 "final": In(1),
@@ -144,7 +144,7 @@ class BlockAssembler(wiring.Component):
         # Rows: place in the pass and in the block, and the last one of either, known ahead.
         row = Signal(range(rows), name="row")
         last_row = Signal(name="last_row")
-        index = Signal(range(block_rows), name="index")
+        index = Signal(range(max(2, block_rows)), name="index")
         last_index = Signal(init=block_rows == 1, name="last_index")
         given = self.o_stream.valid & self.o_stream.ready
         m.d.comb += leaving.eq(given & last_index)
@@ -223,7 +223,7 @@ class WeightPlanes(wiring.Component):
 
         # The command: groups in use but one, and the index of every group's top plane.
         carry = Signal(name="carry")
-        prefix = Signal(range(count), name="prefix")
+        prefix = Signal(range(max(2, count)), name="prefix")
         tops = [Signal(range(MAXIMUM_PLANES), name=f"top_{g}") for g in range(count)]
         starting = register(m, accepted, "starting", reset=True)
         with m.If(accepted):
@@ -289,7 +289,7 @@ class WeightPlanes(wiring.Component):
         plane = Signal(range(MAXIMUM_PLANES), name="plane")
         at_top = ~in_carry & (plane == top)
         parts = [assembler.shape.plane_beats for assembler in self.assemblers]
-        part = Signal(range(max(parts)), name="part")
+        part = Signal(range(max(2, *parts)), name="part")
         last_part = Cat(block[g] & (part == parts[g] - 1) for g in range(count)).any()
         taken = self.i_stream.valid & self.i_stream.ready
         m.d.comb += block_ends.eq(taken & last_part & at_top)
