@@ -244,7 +244,12 @@ SHAPES = (
 
 
 @pytest.mark.parametrize(
-    "chances", [Chances(), Chances(beat=50, grant=40, swap=15), Chances(beat=90, grant=90, swap=30)]
+    "chances",
+    [
+        Chances(),
+        Chances(beat=50, grant=40, swap=15),
+        pytest.param(Chances(beat=90, grant=90, swap=30), marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize(("text", "ports"), SHAPES)
 def test_shadow_registers(text: str, ports: int, chances: Chances) -> None:
