@@ -308,7 +308,7 @@ class WeightPlanes(wiring.Component):
                 m.d.sync += [in_carry.eq(0), plane.eq(plane + ~in_carry)]
         # The cell bits of a plane, and those above the top one.
         own = Cat(~in_carry & (plane == bit) for bit in range(MAXIMUM_PLANES))
-        above = Cat(at_top & (plane < bit) for bit in range(MAXIMUM_PLANES))
+        above = Cat(Const(0, 1), *(at_top & (plane < bit) for bit in range(1, MAXIMUM_PLANES)))
         unsigned = carry & ~slices.first
         room = []
         for g, (group, assembler) in enumerate(zip(self.groups, self.assemblers, strict=True)):
