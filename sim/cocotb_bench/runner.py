@@ -52,9 +52,9 @@ def build_cocotb(top: str, verilog: Sequence[Source], *, options: Sequence[str] 
             harness=(
                 Source("Vtop.h", b'#include "Vdut.h"\nusing Vtop = Vdut;\n'),
                 Source("main.cpp", _main(main.read_text())),
-                Source("vpi.cpp", b'#include "verilated_vpi.cpp"\n'),
             ),
-            options=("--vpi", *options),
+            options=tuple(options),
+            vpi=True,
             libraries=(f"-Wl,-rpath,{libraries}", f"-L{libraries}", "-lcocotbvpi_verilator"),
         )
     )
