@@ -287,7 +287,7 @@ KINDS = [
 
 def test_small() -> None:
     jobs = seeded(small(), 50)
-    report = run_bench(make_frame(1, small=True), jobs, seed=3, stop=True)
+    report = run_bench(make_frame(1), jobs, seed=3, stop=True)
     check(report, *(kind for kinds in KINDS for kind in kinds))
     assert len(report["results"]) == len(jobs)
     assert report["bins"][bins.OVERRUN]
