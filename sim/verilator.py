@@ -21,6 +21,7 @@ from pathlib import Path
 
 from hwgen.cache import cache_folder, fill_once, is_sound
 from hwgen.errors import FormatError, ToolError
+from hwgen.processes import end, run_tool
 from hwgen.reading import MAX_DESIGN_FILE_BYTES, read_bytes
 
 #: Receives a sentence and the fraction done (0 ... 1).
@@ -177,39 +178,6 @@ def find_toolchain() -> Toolchain:
     )
 
 
-def run_tool(
-    command: Sequence[str], *, cwd: Path, what: str, environment: dict[str, str] | None = None
-) -> str:
-    """Run a tool, kill it on an interrupt, and return its output.
-
-    Raises:
-        ToolError: it failed; carries the first lines that name an error.
-    """
-    with subprocess.Popen(
-        command,
-        cwd=cwd,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    ) as process:
-        try:
-            output, _ = process.communicate()
-        except BaseException:
-            process.kill()
-            raise
-    if process.returncode:
-        lines = output.splitlines()
-        telling = [line for line in lines if "rror" in line or "Warning" in line] or lines[-10:]
-        raise ToolError(
-            f"{what} must succeed, but ended with status {process.returncode}:\n"
-            + "\n".join(telling[:12])
-        )
-    return output
-
-
 @dataclass(frozen=True)
 class _Job:
     """One call of the compiler."""
@@ -267,12 +235,14 @@ def _compile_all(
     jobs = sorted(jobs, key=lambda job: (-job.size, job.source.name))
     total = sum(job.size for job in jobs) or 1
     done_bytes = 0
+    running: set[int] = set()
     with ThreadPoolExecutor(workers) as pool:
         pending: dict[Future[str], int] = {}
         for job in jobs:
             command = [*toolchain.compiler, *job.flags, "-c", str(job.source)]
             command += ["-o", str(job.target)]
-            future = pool.submit(run_tool, command, cwd=cwd, what=f"Compiling {job.source.name}")
+            what = f"Compiling {job.source.name}"
+            future = pool.submit(run_tool, command, cwd=cwd, what=what, running=running)
             pending[future] = job.size
         try:
             while pending:
@@ -282,7 +252,9 @@ def _compile_all(
                     future.result()
                 progress("compiling the simulation", 0.2 + 0.75 * done_bytes / total)
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for group in tuple(running):
+                end(group)
             raise
 
 
