@@ -93,10 +93,9 @@ def check_array(rows: int, columns: int, bits: int, cells: str, *, tile_rows: in
     ("rows", "columns", "bits", "cells"),
     [
         (5, 7, 1, "digits"),
-        (4, 12, 2, "digits"),
-        (5, 7, 5, "digits"),
+        (2, 9, 2, "digits"),
+        (3, 5, 5, "digits"),
         (8, 8, 8, "digits"),
-        (16, 16, 3, "digits"),
         (9, 4, 8, "multiplier"),
         (1, 3, 4, "digits"),
         (6, 5, 8, "dual"),
