@@ -404,6 +404,7 @@ def describe_evidence(evidence: Evidence) -> dict[str, Any]:
         "notes": list(manifest.notes),
         "predicted_cycles": manifest.program.predicted_cycles,
         "macs": manifest.program.macs,
+        "weight_bytes": manifest.program.weight_bytes,
     }
     if evidence.simulation is not None:
         # The manifest's prediction is for the board's memory; the simulation has one for its own.

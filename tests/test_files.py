@@ -147,6 +147,7 @@ def save_result(path: Path) -> None:
         cycles=1,
         clock_mhz=300,
         macs=1,
+        weight_bytes=1,
         macs_per_cycle=1,
         busy_cycles=1,
         stall_cycles={},
