@@ -186,7 +186,9 @@ def _give_way(error: ConfigError, values: dict[str, Any], said: Mapping[str, Any
             raise option.refusal(error) from error
         nearest = min(fitting, key=lambda value: (abs(value - before), value))
     values[moved] = parse_groups(nearest) if moved == "groups" else nearest
-    return f"{moved} = {value_text(nearest)} is taken instead of {value_text(before)}: {error.what}"
+    return (
+        f"{moved} = {value_text(nearest)} is taken instead of {value_text(before)}: {error.what}"
+    )
 
 
 def _permits(values: Mapping[str, Any], name: str) -> bool:
