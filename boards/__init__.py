@@ -18,7 +18,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
-from hwgen.config import PARAMETERS, AcceleratorConfig
+from hwgen.columns import dense
+from hwgen.config import COLUMNS, PARAMETERS, AcceleratorConfig, check_parameter
 from hwgen.errors import ConfigError, FormatError
 from hwgen.reading import STRICT, printable, read_toml, show, validate
 
@@ -137,8 +138,17 @@ class Preset(_Section):
     def _check(self) -> Preset:
         # The stage that sizes the memories sizes this FIFO, too: here it must only suffice.
         fifo = PARAMETERS["constant_fifo_beats"].high
-        AcceleratorConfig(**dict(self), constant_fifo_beats=fifo)
+        check_parameter("columns", COLUMNS, self.columns)
+        AcceleratorConfig(**self.fields(), constant_fifo_beats=fifo)
         return self
+
+    def fields(self) -> dict[str, Any]:
+        """Fields of the configuration."""
+        return {
+            "rows": self.rows,
+            "groups": dense(self.columns),
+            "memory_ports": self.memory_ports,
+        }
 
 
 class Board(_Section):

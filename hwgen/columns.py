@@ -9,9 +9,8 @@ hardware here: :mod:`hwgen.rtl.columns` has a leaf for every kind.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from hwgen.errors import ConfigError
 
@@ -114,12 +113,24 @@ class ColumnGroup:
         return cls(kind, int(columns), int(bits))
 
 
-Groups = tuple[ColumnGroup, ...]
+class Groups(tuple[ColumnGroup, ...]):
+    """The groups of an array; ``dual:58:8,digits:70:4`` in words."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        """As the command line takes them."""
+        return ",".join(map(str, self))
+
+    @property
+    def columns(self) -> int:
+        """Columns of all groups."""
+        return sum(group.columns for group in self)
 
 
 def dense(columns: int) -> Groups:
     """The groups of an array of 8-bit DSP columns only."""
-    return (ColumnGroup("dual", columns, 8),)
+    return Groups((ColumnGroup("dual", columns, 8),))
 
 
 def check_groups(groups: object) -> None:
@@ -128,21 +139,17 @@ def check_groups(groups: object) -> None:
     Raises:
         ConfigError: none or too many groups, or not from wide to narrow.
     """
-    if type(groups) is not tuple or not all(isinstance(group, ColumnGroup) for group in groups):
-        raise _refusal("groups", "a tuple of column groups", groups, None)
+    if not isinstance(groups, Groups) or not all(isinstance(g, ColumnGroup) for g in groups):
+        raise _refusal("groups", "column groups", repr(groups), None)
     if not 1 <= len(groups) <= MAXIMUM_GROUPS:
-        raise _refusal("groups", f"1..{MAXIMUM_GROUPS} column groups", groups_text(groups), None)
+        raise _refusal("groups", f"1..{MAXIMUM_GROUPS} column groups", groups, None)
     widths = [group.weight_bits for group in groups]
     if widths != sorted(widths, reverse=True):
-        ordered = sorted(groups, key=lambda group: -group.weight_bits)
-        raise _refusal(
-            "groups",
-            "in order of their weight_bits, the widest first",
-            groups_text(groups),
-            groups_text(ordered),
-        )
-    if (total := sum(group.columns for group in groups)) > MAXIMUM_COLUMNS:
-        raise _refusal("columns", f"at most {MAXIMUM_COLUMNS} in all", total, MAXIMUM_COLUMNS)
+        ordered = Groups(sorted(groups, key=lambda group: -group.weight_bits))
+        legal = "in order of their weight_bits, the widest first"
+        raise _refusal("groups", legal, groups, ordered)
+    if groups.columns > MAXIMUM_COLUMNS:
+        raise _refusal("columns", f"at most {MAXIMUM_COLUMNS}", groups.columns, MAXIMUM_COLUMNS)
 
 
 def parse_groups(text: str) -> Groups:
@@ -151,17 +158,13 @@ def parse_groups(text: str) -> Groups:
     Raises:
         ConfigError: not of that form, or not legal.
     """
-    groups = tuple(ColumnGroup.parse(part) for part in text.split(","))
+    groups = Groups(ColumnGroup.parse(part) for part in text.split(","))
     check_groups(groups)
     return groups
 
 
-def groups_text(groups: Iterable[Any]) -> str:
-    """As the command line takes them."""
-    return ",".join(map(str, groups))
-
-
 def _refusal(name: str, legal: str, value: object, nearest: object) -> ConfigError:
-    error = ConfigError(f"{name} must be {legal}, not {value!s:.80}", nearest=nearest)
+    shown = str(value)[:80].encode("unicode_escape").decode()
+    error = ConfigError(f"{name} must be {legal}, not {shown}", nearest=nearest)
     error.field = "groups"
     return error

@@ -18,7 +18,6 @@ from hwgen.columns import (
     Groups,
     check_groups,
     dense,
-    groups_text,
     parse_groups,
 )
 from hwgen.errors import ConfigError
@@ -110,7 +109,7 @@ class AcceleratorConfig:
     rows: int = _parameter(
         16, "rows of the array (reduction); bytes of an activation word", 16, 128, power_of_two=True
     )
-    groups: Groups = dense(16)
+    groups: Groups = Groups((ColumnGroup("dual", 16, 8),))  # noqa: RUF009
     softmax_vec: int = _parameter(
         32,
         "lanes of the softmax: logits in a slice (part of the function in mode sole)",
@@ -183,10 +182,10 @@ class AcceleratorConfig:
             group, rest = self.groups[0], self.groups[1:]
             if group.weight_bits == 8:
                 columns = group.columns + self.lanes - self.attention_columns
-                nearest = (ColumnGroup(group.kind, columns, 8), *rest)
+                nearest = Groups((ColumnGroup(group.kind, columns, 8), *rest))
             else:
-                nearest = (*dense(self.lanes), *self.groups)
-            raise _refusal("groups", legal, groups_text(self.groups), groups_text(nearest))
+                nearest = Groups((*dense(self.lanes), *self.groups))
+            raise _refusal("groups", legal, self.groups, nearest)
         self._check_fifo("read_fifo_beats", "two bursts", 2 * self.burst_beats)
         self._check_fifo("constant_fifo_beats", "two tiles", 2 * self.constant_beats)
 
@@ -200,7 +199,7 @@ class AcceleratorConfig:
     @property
     def columns(self) -> int:
         """Columns of the array: output channels of a tile on all groups."""
-        return sum(group.columns for group in self.groups)
+        return self.groups.columns
 
     @property
     def prefixes(self) -> tuple[int, ...]:
@@ -231,6 +230,11 @@ class AcceleratorConfig:
     def segments(self) -> int:
         """Pieces of ``lanes`` columns, the last one perhaps shorter."""
         return -(-self.columns // self.lanes)
+
+    @property
+    def pieces(self) -> int:
+        """Pieces of the array, one cycle apart: it is cut at the ends of segments and of groups."""
+        return len({*self.prefixes, *range(self.lanes, self.columns, self.lanes)})
 
     @property
     def rotation_step(self) -> int:
@@ -264,11 +268,6 @@ class AcceleratorConfig:
     def constant_beats_of(self, columns: int) -> int:
         """Wide beats of the per-column constants of a tile of some columns."""
         return -(-columns * 64 // self.wide_beat_bits)
-
-    @property
-    def weight_beats_per_pass(self) -> int:
-        """Wide beats of the packed weights of one pass, padded to a beat."""
-        return -(-self.rows * self.columns * 8 // self.wide_beat_bits)
 
     @property
     def macs_per_cycle(self) -> int:
@@ -369,7 +368,7 @@ def value_text(value: object) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return ",".join(map(value_text, value))
-    return str(value) if isinstance(value, str | ColumnGroup) else repr(value)
+    return str(value) if isinstance(value, ColumnGroup) else repr(value)
 
 
 def check_parameter(name: str, parameter: Parameter, value: object) -> None:

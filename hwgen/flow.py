@@ -418,14 +418,15 @@ def describe_evidence(evidence: Evidence) -> dict[str, Any]:
 
 def describe_graph(graph: IntegerGraph) -> dict[str, Any]:
     """What is worth knowing of a graph, as plain values."""
-    widths = {op.name: op.weight_bits for op in graph.ops if hasattr(op, "weight_bits")}
-    used = sorted({int(bits) for bits in widths.values()})
+    widths = layer_bits(graph.ops)
+    used = sorted(set(widths.values()))
     functions = {str(op.function) for op in graph.ops if isinstance(op, Softmax)}
     return {
         "model": graph.spec.name,
         "operations": len(graph.ops),
         "macs": graph.macs(),
         "weight_bits": used,
+        "layer_weight_bits": widths,
         "calibration_images": graph.metadata.calibration_images,
         "image_source": graph.metadata.image_source,
         "squares": graph.metadata.squares,

@@ -3,18 +3,18 @@
 
 Format of the file (JSON), written by the compiler::
 
-    {"schema": "hwgen.boundaries", "schema_version": 1,
+    {"schema": "hwgen.boundaries", "schema_version": 2,
      "tensors": [{"name": ..., "shape": [..., tokens, channels],
                   "dtype": "int8" | "uint8" | "int16",
                   "parts": [{"engine": "DRAIN", "count": n, "base": word, "stride": words,
                              "first_token": t, "tokens": n, "first_channel": c, "channels": n,
-                             "index": [...]}]}]}
+                             "skip": n, "index": [...]}]}]}
 
 in network order. A part is complete when the engine has completed ``count`` instructions since
-START. Its channel ``first_channel + j`` of token ``first_token + i`` lies in word
-``base + (j // per_word) * stride + first_token + i``, where a word of ``rows`` bytes holds
-``per_word`` channels, little endian; words of the row shifts, which have a bank number of their
-own, are one byte. ``index`` picks the leading axes (heads) of the tensor.
+START. Its channel ``first_channel + j`` of token ``first_token + i`` is element ``k % per_word``,
+``k = skip + j``, of word ``base + (k // per_word) * stride + first_token + i``, where a word of
+``rows`` bytes holds ``per_word`` elements, little endian; words of the row shifts, which have a
+bank number of their own, are one byte. ``index`` picks the leading axes (heads) of the tensor.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from hwgen.isa.instructions import OFFSET_BITS, ROW_SHIFT_BANK, Engine
 from hwgen.reading import STRICT, check_version, load_json, printable, read_bytes, show, validate
 
 SCHEMA = "hwgen.boundaries"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _DTYPES: dict[str, np.dtype[Any]] = {
     "int8": np.dtype("i1"),
     "uint8": np.dtype("u1"),
@@ -54,6 +54,7 @@ class Part:
     tokens: int
     first_channel: int
     channels: int
+    skip: int = 0  #: elements of the first word in front of the part
     index: tuple[int, ...] = ()  #: leading axes of the tensor
 
     def word_bytes(self, rows: int) -> int:
@@ -63,7 +64,7 @@ class Part:
 
     def slices(self, rows: int, itemsize: int) -> int:
         """Slices of one word that the part spans."""
-        return -(-self.channels * itemsize // self.word_bytes(rows))
+        return -(-(self.skip + self.channels) * itemsize // self.word_bytes(rows))
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Boundary:
         tensor = np.zeros(self.shape, self.dtype)
         for part, record in zip(self.parts, words, strict=True):
             values = np.ascontiguousarray(record.transpose(1, 0, 2)).reshape(part.tokens, -1)
-            values = values.view(self.dtype)[:, : part.channels]
+            values = values.view(self.dtype)[:, part.skip : part.skip + part.channels]
             target = tensor[part.index]
             target[
                 part.first_token : part.first_token + part.tokens,
@@ -110,6 +111,7 @@ class _PartEntry:
     tokens: Annotated[int, Field(ge=1)]
     first_channel: Annotated[int, Field(ge=0)]
     channels: Annotated[int, Field(ge=1)]
+    skip: Annotated[int, Field(ge=0, lt=1 << 8)]
     index: tuple[Annotated[int, Field(ge=0)], ...] = ()
 
     def __post_init__(self) -> None:

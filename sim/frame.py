@@ -108,7 +108,10 @@ class Frame:
             inside = 0 <= row < part.tokens and 0 <= column < part.channels
             if inside and part.index == tuple(leading):
                 size = self.boundaries[name].dtype.itemsize
-                return int(cycles[column * size // part.word_bytes(self.rows), row]) or None
+                return (
+                    int(cycles[(part.skip + column) * size // part.word_bytes(self.rows), row])
+                    or None
+                )
         return None
 
 

@@ -23,6 +23,7 @@ HEIGHT = {
     "reading": 1,
     "threads": 0,
     "outputs": 2,
+    "columns": 1,
     "config": 2,
     "isa": 3,
     "graph": 3,

@@ -5,7 +5,14 @@ from __future__ import annotations
 
 import pytest
 
-from hwgen.config import BANK_ROLES, PARAMETERS, AcceleratorConfig, columns_for, softmax_fields
+from hwgen.columns import dense, parse_groups
+from hwgen.config import (
+    BANK_ROLES,
+    PARAMETERS,
+    AcceleratorConfig,
+    aligned_columns,
+    softmax_fields,
+)
 from hwgen.errors import ConfigError
 from hwgen.numerics.softmax import SoftmaxFunction
 
@@ -18,19 +25,16 @@ REFUSED = [
     ({"rows": 24}, "rows", 16),
     ({"rows": 25}, "rows", 32),
     ({"rows": 0}, "rows", 16),
-    ({"rows": 10**30, "columns": 64}, "rows", 128),
-    ({"columns": 0}, "columns", 8),
-    ({"columns": 12}, "columns", 8),
-    ({"columns": 24}, "columns", 16),
-    ({"columns": 31}, "columns", 32),
-    ({"columns": 5000, **WIDE}, "columns", 1024),
-    ({"rows": 64, "columns": 0}, "columns", 32),
-    ({"rows": 64, "columns": 16}, "columns", 32),
-    ({"rows": 64, "columns": 96}, "columns", 64),
-    ({"rows": 128}, "columns", 64),
-    ({"rows": 128, "columns": 1000, **WIDE}, "columns", 1024),
-    ({"weight_bits": 0}, "weight_bits", 1),
-    ({"weight_bits": 9}, "weight_bits", 8),
+    ({"rows": 10**30, "groups": dense(64)}, "rows", 128),
+    ({"groups": dense(2)}, "groups", dense(8)),
+    ({"rows": 64, "groups": dense(16)}, "groups", dense(32)),
+    (
+        {"rows": 64, "groups": parse_groups("dual:6:8,digits:40:4")},
+        "groups",
+        parse_groups("dual:32:8,digits:40:4"),
+    ),
+    ({"groups": parse_groups("digits:40:4")}, "groups", parse_groups("dual:8:8,digits:40:4")),
+    ({"rows": 128}, "groups", dense(64)),
     ({"softmax_vec": 4}, "softmax_vec", 8),
     ({"softmax_vec": 24}, "softmax_vec", 16),
     ({"softmax_vec": 128}, "softmax_vec", 64),
@@ -57,13 +61,13 @@ REFUSED = [
     ({"burst_beats": 256, "read_fifo_beats": 256}, "read_fifo_beats", 512),
     ({"constant_fifo_beats": 2}, "constant_fifo_beats", 16),
     (
-        {"constant_fifo_beats": 2, "columns": 8, "memory_ports": 6},
+        {"constant_fifo_beats": 2, "groups": dense(8), "memory_ports": 6},
         "constant_fifo_beats",
         3,
     ),
     ({"constant_fifo_beats": 15}, "constant_fifo_beats", 16),
     ({"constant_fifo_beats": 1 << 20}, "constant_fifo_beats", 1 << 14),
-    ({"columns": 1024}, "constant_fifo_beats", 1024),
+    ({"groups": dense(1024)}, "constant_fifo_beats", 1024),
     ({"burst_beats": 0}, "burst_beats", 1),
     ({"burst_beats": 12}, "burst_beats", 8),
     ({"burst_beats": 512}, "burst_beats", 256),
@@ -89,7 +93,7 @@ def test_the_nearest_legal_value_is_named(
 def test_every_field_has_a_refused_value() -> None:
     flags = {name for name, parameter in PARAMETERS.items() if parameter.flag}
     assert flags == {"instruction_check", "softmax_fractional"}
-    assert {field for _, field, _ in REFUSED} == set(PARAMETERS) - flags
+    assert {field for _, field, _ in REFUSED} == set(PARAMETERS) - flags | {"groups"}
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -101,11 +105,9 @@ def test_the_ends_of_every_range_are_legal(name: str) -> None:
             changes = {name: (value,) * len(BANK_ROLES)}
         # What else has to change with it.
         if name == "rows":
-            changes["columns"] = max(value, 16)
-        if name == "columns":
-            changes["constant_fifo_beats"] = 1 << 14
+            changes["groups"] = dense(max(value, 16))
         if name == "constant_fifo_beats":
-            changes |= {"memory_ports": 6, "columns": 8}
+            changes |= {"memory_ports": 6, "groups": dense(8)}
         if name in ("burst_beats", "read_fifo_beats"):
             changes = {"burst_beats": 1, "read_fifo_beats": 1 << 14} | changes
         assert LEGAL.replace(**changes).to_json()[name] is not None
@@ -124,13 +126,25 @@ def test_other_types_are_refused(name: str, value: object) -> None:
         LEGAL.replace(**{name: value})
 
 
-def test_columns_for() -> None:
-    assert columns_for(16)[:4] == (8, 16, 32, 48)
-    assert columns_for(128)[:3] == (64, 128, 256)
+def test_aligned_columns() -> None:
+    assert aligned_columns(16)[:4] == (8, 16, 32, 48)
+    assert aligned_columns(128)[:3] == (64, 128, 256)
     for rows in (16, 32, 64, 128):
-        for columns in columns_for(rows):
-            LEGAL.replace(rows=rows, columns=columns, constant_fifo_beats=1 << 14)
-        assert columns_for(rows)[-1] == PARAMETERS["columns"].high
+        for columns in aligned_columns(rows):
+            config = LEGAL.replace(rows=rows, groups=dense(columns), constant_fifo_beats=1 << 14)
+            assert config.value_columns == columns
+
+
+def test_what_follows_from_groups() -> None:
+    config = LEGAL.replace(groups=parse_groups("dual:10:8,digits:6:8,digits:8:4,digits:30:1"))
+    assert config.columns == 54
+    assert config.prefixes == (10, 16, 24, 54)
+    assert (config.attention_columns, config.value_columns) == (16, 16)
+    assert config.slice_widths == (4,)
+    assert config.segments == 7  # of 8 columns
+    assert config.pieces == 8  # at 8, 10, 16, 24, 32, 40, 48, 54
+    assert [group.cell_bits for group in config.groups] == [8, 8, 5, 1]
+    assert AcceleratorConfig.from_json(config.to_json()) == config
 
 
 def test_legal_values_in_words() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from hwgen import flow
 from hwgen.boards import Board, get_board
+from hwgen.columns import dense
 from hwgen.errors import ConfigError, FormatError, MismatchError, SimulationError, UsageError
 from hwgen.flow import STAGES, Evidence, Settings, Stage, run_flow
 from hwgen.frontend.images import digits_dataset
@@ -23,7 +24,7 @@ from hwgen.graph.interpreter import run_boundaries
 from hwgen.isa.instructions import Engine
 from hwgen.isa.registers import COUNTERS
 from hwgen.program.buffer_plan import preset_config
-from hwgen.program.lowering import lower
+from hwgen.program.lower import lower
 from hwgen.report import design as design_report
 from hwgen.report.results import SimulationResult, SynthesisResult, design_digest
 from hwgen.report.terminal import Reporter
@@ -249,7 +250,7 @@ def folder(path: Path, **extra: object) -> DesignFolder:
 
 def test_a_prediction_is_for_a_memory(tmp_path: Path, graph: IntegerGraph) -> None:
     # Two row blocks, where the rule would take one.
-    config = preset_config(graph, rows=16, columns=16, memory_ports=1, blocks=2)
+    config = preset_config(graph, rows=16, groups=dense(16), memory_ports=1, blocks=2)
     opened = folder(tmp_path)
     opened = replace(opened, manifest=replace(opened.manifest, config=config, row_blocks=2))
     assert expected_of(opened, Memory(100, 46.5)) == (500, 1 << 20)

@@ -22,6 +22,7 @@ import pytest
 
 import hwgen.boards
 from hwgen.boards import get_board, open_board
+from hwgen.columns import dense
 from hwgen.emit.manifest import Manifest
 from hwgen.errors import HwgenError
 from hwgen.frontend.checkpoint import load_checkpoint
@@ -30,7 +31,7 @@ from hwgen.frontend.models import MODELS, get_model
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.safetensors_file import write_safetensors
 from hwgen.program.buffer_plan import preset_config
-from hwgen.program.lowering import lower
+from hwgen.program.lower import lower
 from hwgen.report.design import rows
 from hwgen.report.results import SimulationResult, SynthesisResult
 from hwgen.sim import boundaries
@@ -79,7 +80,7 @@ def graph() -> IntegerGraph:
 
 @cache
 def program() -> Any:
-    return lower(graph(), preset_config(graph(), rows=16, columns=16, memory_ports=1))
+    return lower(graph(), preset_config(graph(), rows=16, groups=dense(16), memory_ports=1))
 
 
 @cache
@@ -88,7 +89,7 @@ def graph_file() -> bytes:
 
 
 def design() -> Design:
-    config = preset_config(graph(), rows=16, columns=16, memory_ports=1)
+    config = preset_config(graph(), rows=16, groups=dense(16), memory_ports=1)
     return Design(
         model="tiny",
         shapes=shapes_of(graph()),

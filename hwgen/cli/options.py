@@ -69,13 +69,38 @@ calibration_option = click.option(
     metavar="DIR|NPZ",
     help="Calibration images. Default: the model's own, or seeded synthetic ones.",
 )
+
+
+class _WeightBits(click.ParamType[Any]):
+    """Widths of weights: a text, or a file by its ending."""
+
+    name = "weight bits"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """What :mod:`hwgen.graph.weight_bits` describes; its errors are the command's."""
+        from hwgen.graph.weight_bits import parse_weight_bits, read_weight_bits
+
+        if not isinstance(value, str):
+            return value
+        path = Path(value)
+        return (
+            read_weight_bits(path)
+            if path.suffix in (".toml", ".json")
+            else parse_weight_bits(value)
+        )
+
+
 weight_bits_option = click.option(
     "--weight-bits",
-    type=click.IntRange(1, 8),
-    default=8,
+    type=_WeightBits(),
+    default="8",
     show_default=True,
-    help="Width of the encoder's weights. Below 8 the accuracy changes and nothing else: columns of"
-    " a complete accelerator take 8 bits, so bytes, cycles and LUTs are those of 8.",
+    metavar="N|NAME=N,...|FILE",
+    help="Widths of weights, 1 to 8: of the encoder (4), by patterns over the layers' names"
+    " ('4,blocks.*.fc1=6,head=4'; the last that matches counts; embedding and head have 8 unless"
+    " named), or a .toml or .json table of such patterns. 8:58+4:70 stands for output channels of"
+    " both widths in turn, as columns of --groups dual:58:8,digits:70:4 take them. Weights are"
+    " streamed at their width; cycles follow where the design has columns for it.",
 )
 squares_option = click.option(
     "--squares",

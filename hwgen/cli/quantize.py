@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -37,6 +38,8 @@ from hwgen.numerics.softmax import SoftmaxMode
         "hwgen quantize digits -o digits.graph",
         "hwgen quantize deit_tiny --checkpoint deit_tiny.safetensors -o tiny.graph",
         "hwgen quantize vit_base --checkpoint b.pt --calibration images/ --weight-bits 4 -o b.g",
+        "hwgen quantize digits --weight-bits '4,blocks.0.*=6,head=4' -o digits.graph",
+        "hwgen quantize deit_tiny --checkpoint t.pt --weight-bits widths.toml -o tiny.graph",
         "hwgen quantize digits --softmax sole --softmax-lanes 16 -o digits.graph",
     ),
 )
@@ -59,7 +62,7 @@ def quantize(
     container: str | None,
     calibration: Path | None,
     expect: Path | None,
-    weight_bits: int,
+    weight_bits: Any,
     squares: str,
     softmax: SoftmaxMode | None,
     graph_path: Path,
@@ -69,6 +72,7 @@ def quantize(
 ) -> None:
     """Quantise a checkpoint to an integer graph."""
     from hwgen import flow
+    from hwgen.graph.weight_bits import weight_bits_text
     from hwgen.outputs import check_file
     from hwgen.report.design import assumed_rows, quality_rows, saturation_text
     from hwgen.report.terminal import Reporter, print_table
@@ -86,7 +90,7 @@ def quantize(
         container=container,
         softmax=softmax_function(softmax, softmax_vec, graph_only=True),
     )
-    inputs = existing(model, request.checkpoint, calibration, expect)
+    inputs = existing(model, request.checkpoint, calibration, expect, weight_bits.source)
     check_file(graph_path, recognise_design, inputs=inputs, force=force)
     loaded = load(request, reporter)
     agreement = None
@@ -99,8 +103,11 @@ def quantize(
     facts = flow.describe_graph(graph) | {"graph": str(graph_path)}
     if agreement is not None:
         facts["expect"] = agreement.to_json()
-    shown = facts | {"logit_saturation": saturation_text(graph.metadata.logit_saturation)}
-    for name in ("assumed", *graph.metadata.quality()):
+    shown = facts | {
+        "logit_saturation": saturation_text(graph.metadata.logit_saturation),
+        "weight_bits": weight_bits_text(facts["layer_weight_bits"]),
+    }
+    for name in ("assumed", "layer_weight_bits", *graph.metadata.quality()):
         del shown[name]
     for warning in graph.metadata.warnings:
         reporter.warn(warning)

@@ -49,6 +49,7 @@ from hwgen.stages.options import DesignOptions
         "hwgen run --board ./my_board.toml",
         "hwgen run deit_small --checkpoint s.pt --calibration train/ --images val.npz --json",
         "hwgen run --rows 16 --columns 32 --ports 2 --softmax-lanes 16",
+        "hwgen run --weight-bits 'blocks.*.fc1=4,blocks.*.fc2=4'",
         "hwgen run deit_tiny --checkpoint deit_tiny.safetensors --fps 400 --synth",
         "hwgen run deit_tiny --checkpoint deit_tiny.safetensors --design tiny.design",
     ),
@@ -99,7 +100,7 @@ def run(
     calibration: Path | None,
     images: int | Path | None,
     expect: Path | None,
-    weight_bits: int,
+    weight_bits: Any,
     squares: str,
     softmax: SoftmaxMode | None,
     memory_latency: int | None,
@@ -155,7 +156,7 @@ def run(
         container=container,
         softmax=function,
     )
-    given = (model, request.checkpoint, calibration, expect, design_path)
+    given = (model, request.checkpoint, calibration, expect, design_path, weight_bits.source)
     chosen = images if isinstance(images, Path) else None
     inputs = existing(*given, chosen, context.meta.get(BOARD_SOURCE))
     settings = replace(settings, inputs=inputs, force=force)

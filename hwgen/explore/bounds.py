@@ -18,6 +18,7 @@ from hwgen.graph.spec import ModelSpec
 from hwgen.isa.instructions import BEAT_BYTES
 from hwgen.program import cycle_model as timing
 from hwgen.program.buffer_plan import ceil_div, row_blocks
+from hwgen.program.weight_planes import pass_beats, tile_formats
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def cycle_bound(
     config: AcceleratorConfig,
     blocks: int,
     memory: timing.MemoryModel,
+    weight_bits: int = 8,
 ) -> int:
     """A lower bound of the cycles of a frame; costs microseconds.
 
@@ -61,8 +63,10 @@ def cycle_bound(
         config: the design.
         blocks: its row blocks.
         memory: external memory.
+        weight_bits: width of the narrowest layer.
     """
     rows, columns, lanes, groups = config.rows, config.columns, config.lanes, config.segments
+    pass_size = min(pass_beats(config, form) for form in tile_formats(config, weight_bits))
     tokens, depth = spec.tokens, spec.depth
     ranges = [stop - start for start, stop in row_blocks(tokens, rows, config.tile_rows, blocks)]
     slot = BEAT_BYTES / memory.bytes_per_cycle
@@ -80,7 +84,7 @@ def cycle_bound(
         valid = ceil_div(layer.columns, lanes)
         idle = layer.tiles * groups - valid
         drain += layer.count * (valid * max(layer.rows, fill) + idle * fill)
-        record = config.constant_beats + layer.passes * config.weight_beats_per_pass
+        record = config.constant_beats + layer.passes * pass_size
         beats += layer.count * layer.tiles * record
     key_tiles, value_tiles = ceil_div(tokens, columns), ceil_div(head_slices * rows, columns)
     key_passes, value_passes = key_tiles * head_slices, value_tiles * ceil_div(tokens, rows)

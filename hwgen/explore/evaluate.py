@@ -19,7 +19,7 @@ from hwgen.explore.space import Candidate
 from hwgen.graph.spec import ModelSpec
 from hwgen.numerics.softmax import SoftmaxFunction
 from hwgen.program.cycle_model import MemoryModel, predict
-from hwgen.program.lowering import lower
+from hwgen.program.lower import lower
 from hwgen.program.skeleton import SkeletonGraph, skeleton_graph
 
 #: Bytes per cycle that no configuration can use.

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, PlainValidator
 
-from hwgen.columns import dense, groups_text
+from hwgen.columns import dense
 from hwgen.config import AcceleratorConfig, aligned_columns
 from hwgen.errors import ConfigError, FormatError
 from hwgen.explore.structure import UNITS
@@ -158,7 +158,7 @@ def estimate_with(config: AcceleratorConfig, coefficients: Mapping[str, Fit]) ->
     if config.groups != dense(config.columns) or config.columns not in aligned_columns(config.rows):
         raise ConfigError(
             "groups must be 8-bit DSP columns whose tiles are half or whole words, not"
-            f" {groups_text(config.groups)}",
+            f" {config.groups}",
             why="the resource model was fitted on those only; synthesise the design",
         )
     modules = {

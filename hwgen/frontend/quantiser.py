@@ -12,7 +12,7 @@ import difflib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -44,6 +44,14 @@ from hwgen.graph.ops import (
     Tensor,
 )
 from hwgen.graph.spec import ModelSpec
+from hwgen.graph.weight_bits import (
+    NARROWEST,
+    WIDEST,
+    Width,
+    channel_bits,
+    layer_names,
+    widest,
+)
 from hwgen.numerics.ailayernorm import ailayernorm
 from hwgen.numerics.fractional_softmax import SHIFT_ROOM
 from hwgen.numerics.requantise import SHIFT_MAXIMUM, ptf_codes
@@ -66,25 +74,15 @@ MEAN_TO_SIGMA_LIMIT = 2.0
 #: A ratio of scales is below this: from here on a multiplier rounds to 2^16 and its shift to 0.
 RATIO_LIMIT = 2.0**15 - 0.25
 _BETA_FRACTION_BITS = 8
-_OUTER_WEIGHT_BITS = 8
 #: With a layer this narrow the quantiser tries with and without bias correction.
 _UNCERTAIN_BITS = 2
-
-
-def layer_names(spec: ModelSpec) -> tuple[str, ...]:
-    """Return the operations that have weights, in execution order."""
-    blocks = [f"blocks.{i}.{part}" for i in range(spec.depth) for part in _BLOCK_LAYERS]
-    return ("embedding", *blocks, "head")
-
-
-_BLOCK_LAYERS = ("qkv", "proj", "fc1", "fc2")
 
 
 def quantise(
     model: FloatModel,
     images: np.ndarray | Calibration,
     *,
-    weight_bits: int | Mapping[str, int] = 8,
+    weight_bits: int | Mapping[str, Width] = 8,
     squares: Squares = "compressed",
     softmax: SoftmaxFunction = DEFAULT_FUNCTION,
     image_source: str = "unknown",
@@ -110,7 +108,7 @@ def quantise(
     statistics = images if isinstance(images, Calibration) else calibrate(model, images)
     builder = _Builder(model, statistics, widths, squares, softmax)
     builder.build()
-    if min(widths.values()) <= _UNCERTAIN_BITS:
+    if min(map(_narrowest, widths.values())) <= _UNCERTAIN_BITS:
         # The means of the integer network now differ so much from the float one's that correcting
         # them may do harm (measured at W1: +24 % of top-1 on one model, -16 % on another).
         plain = _Builder(model, statistics, widths, squares, softmax, correct_bias=False)
@@ -182,9 +180,13 @@ def _snap_all(scales: np.ndarray) -> np.ndarray:
     return out
 
 
-def _layer_widths(spec: ModelSpec, weight_bits: int | Mapping[str, int]) -> dict[str, int]:
+def _narrowest(width: Width) -> int:
+    return width if isinstance(width, int) else min(bits for bits, _ in width)
+
+
+def _layer_widths(spec: ModelSpec, weight_bits: int | Mapping[str, Width]) -> dict[str, Width]:
     names = layer_names(spec)
-    widths = dict.fromkeys(names, _OUTER_WEIGHT_BITS)
+    widths: dict[str, Width] = dict.fromkeys(names, WIDEST)
     if isinstance(weight_bits, Mapping):
         for name in weight_bits:
             if name not in widths:
@@ -196,10 +198,14 @@ def _layer_widths(spec: ModelSpec, weight_bits: int | Mapping[str, int]) -> dict
         widths.update(weight_bits)
     else:
         widths.update(dict.fromkeys(names[1:-1], weight_bits))
-    for name, bits in widths.items():
-        if not isinstance(bits, int | np.integer) or isinstance(bits, bool) or not 1 <= bits <= 8:
-            raise UsageError(f"Weight width of {name!r} must be an integer in 1..8, not {bits!r}")
-    return {name: int(bits) for name, bits in widths.items()}
+    for name, width in widths.items():
+        for bits in [bits for bits, _ in width] if isinstance(width, tuple) else [width]:
+            if type(bits) is not int or not NARROWEST <= bits <= WIDEST:
+                raise UsageError(
+                    f"Weight width of {name!r} must be an integer in {NARROWEST}..{WIDEST},"
+                    f" not {bits!r}"
+                )
+    return widths
 
 
 def checkpoint_digest(model: FloatModel) -> str:
@@ -225,7 +231,7 @@ class _Builder:
 
     model: FloatModel
     statistics: Calibration
-    widths: Mapping[str, int]
+    widths: Mapping[str, Width]
     squares: Squares
     softmax: SoftmaxFunction
     ops: list[Op] = field(default_factory=list)
@@ -291,6 +297,31 @@ class _Builder:
             position[0] += self.model.tensors["cls_token"][0, 0]
         return position
 
+    def _width_fields(self, layer: str, columns: int) -> dict[str, Any]:
+        """The fields of an operation that say the widths of its weights."""
+        width = self.widths[layer]
+        fields: dict[str, Any] = {"weight_bits": widest(width)}
+        if not isinstance(width, int):
+            parts = 3 if layer.endswith(".qkv") else 1
+            fields["channel_bits"] = channel_bits(width, columns, parts=parts)
+        return fields
+
+    def _codes(
+        self, layer: str, weights: np.ndarray, importance: np.ndarray, least: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """:func:`quantise_weights` with every output channel's own width."""
+        fields = self._width_fields(layer, weights.shape[1])
+        if "channel_bits" not in fields:
+            return quantise_weights(weights, fields["weight_bits"], importance, least)
+        codes = np.empty(weights.shape, np.int8)
+        scales = np.empty(weights.shape[1])
+        for bits in np.unique(fields["channel_bits"]):
+            chosen = fields["channel_bits"] == bits
+            codes[:, chosen], scales[chosen] = quantise_weights(
+                weights[:, chosen], int(bits), importance, least[chosen]
+            )
+        return codes, scales
+
     def _columns(
         self,
         layer: str,
@@ -308,7 +339,6 @@ class _Builder:
         ``target`` is the output's scale (one, or per column); ``boundary`` names the layer's input,
         ``None`` stands for the pixels.
         """
-        bits = self.widths[layer]
         columns = weights.shape[1]
         inputs = self.values["image_codes" if boundary is None else boundary]
         integer_mean = inputs.reshape(-1, inputs.shape[-1]).mean(axis=0, dtype=np.float64)
@@ -323,7 +353,7 @@ class _Builder:
         least = np.maximum(
             np.abs(bias) / (source.scale * 2.0**29), target * 2.0**-30 / source.scale
         )
-        codes, scales = quantise_weights(weights, bits, importance, least)
+        codes, scales = self._codes(layer, weights, importance, least)
         unused = (np.abs(weights).max(axis=0) == 0) & (bias == 0)
         ratio = source.scale * scales / target
         too_large = ~(ratio < RATIO_LIMIT)
@@ -384,7 +414,7 @@ class _Builder:
                 output="embedding",
                 input="image_codes",
                 weights=codes,
-                weight_bits=self.widths["embedding"],
+                **self._width_fields("embedding", codes.shape[1]),
                 requantise=requantise,
                 position=position,
                 class_token=spec.class_token,
@@ -547,7 +577,7 @@ class _Builder:
                 output=name,
                 input=f"{name}.norm1",
                 weights=codes,
-                weight_bits=self.widths[f"{name}.qkv"],
+                **self._width_fields(f"{name}.qkv", codes.shape[1]),
                 requantise=requantise,
                 heads=spec.heads,
                 head_dim=spec.head_dim,
@@ -610,7 +640,7 @@ class _Builder:
                 output=output,
                 input=source,
                 weights=weight_codes,
-                weight_bits=self.widths[layer],
+                **self._width_fields(layer, weight_codes.shape[1]),
                 requantise=requantise,
                 residual=stream,
             )
@@ -639,7 +669,7 @@ class _Builder:
                 output=f"{name}.gelu",
                 input=f"{name}.norm2",
                 weights=codes,
-                weight_bits=self.widths[f"{name}.fc1"],
+                **self._width_fields(f"{name}.fc1", codes.shape[1]),
                 requantise=requantise,
                 table=table,
             )
@@ -685,7 +715,7 @@ class _Builder:
                 output="head",
                 input=source,
                 weights=weights,
-                weight_bits=self.widths["head"],
+                **self._width_fields("head", weights.shape[1]),
                 requantise=requantise,
                 wide=True,
             )

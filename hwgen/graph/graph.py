@@ -53,7 +53,7 @@ from hwgen.numerics.requantise import (
 from hwgen.numerics.softmax import SoftmaxFunction
 from hwgen.reading import load_json, printable, shorten, show
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 METADATA_KEY = "hwgen.graph"
 _INT32_MAXIMUM = 2**31 - 1
 #: Most that is said of a malformed graph: its names can have any length.
@@ -62,6 +62,7 @@ _MESSAGE = 400
 #: Element type of every array field; a field that is not here is no array.
 _ARRAY_DTYPES: dict[str, np.dtype[Any]] = {
     "weights": np.dtype(np.int8),
+    "channel_bits": np.dtype(np.uint8),
     "position": np.dtype(np.int16),
     "alpha": np.dtype(np.uint8),
     "gamma": np.dtype(np.int8),
@@ -375,7 +376,7 @@ def _infer(op: Op, made: Mapping[str, Tensor], spec: ModelSpec) -> _Result:
             return {op.output: ((spec.patches, spec.patch_values), "int8")}
         case Embedding():
             rows, _ = _input(made, op.input, "int8")
-            _check_linear(op.weights, op.weight_bits, op.requantise, _input(made, op.input, "int8"))
+            _check_linear(op, _input(made, op.input, "int8"))
             tokens = rows + int(op.class_token)
             _check_shape("position", op.position, (tokens, op.weights.shape[1]))
             return {op.output: ((tokens, op.weights.shape[1]), "int16")}
@@ -385,7 +386,7 @@ def _infer(op: Op, made: Mapping[str, Tensor], spec: ModelSpec) -> _Result:
             return _infer_linear(op, made)
         case QueryKeyValue():
             shape = _input(made, op.input, "int8")
-            _check_linear(op.weights, op.weight_bits, op.requantise, shape)
+            _check_linear(op, shape)
             check_int(op.heads, 1, None, "heads")
             check_int(op.head_dim, 1, None, "head_dim")
             columns = op.heads * op.head_dim
@@ -467,7 +468,7 @@ def _infer_layer_norm(op: LayerNorm, made: Mapping[str, Tensor]) -> _Result:
 
 def _infer_linear(op: Linear, made: Mapping[str, Tensor]) -> _Result:
     shape = _input(made, op.input, "int8")
-    _check_linear(op.weights, op.weight_bits, op.requantise, shape)
+    _check_linear(op, shape)
     out = (shape[0], op.weights.shape[1])
     if op.residual is not None or op.wide:
         if op.residual is not None and op.wide:
@@ -516,13 +517,15 @@ def _check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
         raise FormatError(f"{name} must have shape {list(shape)}, not {list(array.shape)}")
 
 
-def _check_linear(
-    weights: np.ndarray, weight_bits: int, requantise: Requantise, shape: tuple[int, ...]
-) -> None:
+def _check_linear(op: Embedding | Linear | QueryKeyValue, shape: tuple[int, ...]) -> None:
+    weights, weight_bits, requantise = op.weights, op.weight_bits, op.requantise
     if weights.ndim != 2 or weights.shape[0] != shape[1]:
         raise FormatError(f"weights must have shape [{shape[1]}, N], not {list(weights.shape)}")
     check_int(weight_bits, 1, 8, "weight_bits")
-    check_weights(weights, weight_bits)
+    if op.channel_bits is None:
+        check_weights(weights, weight_bits)
+    else:
+        _check_channels(weights, weight_bits, op.channel_bits)
     if shape[1] > max_reduction(weight_bits=weight_bits):
         raise FormatError(
             f"weights must have at most {max_reduction(weight_bits=weight_bits)} rows,"
@@ -547,6 +550,19 @@ def _check_linear(
             f"accumulator + bias of column {column} must fit int32 for every input,"
             f" not reach {int(worst.max())}"
         )
+
+
+def _check_channels(weights: np.ndarray, weight_bits: int, channel_bits: np.ndarray) -> None:
+    """Every output channel's weights have its own width, the widest has the layer's."""
+    _check_shape("channel_bits", channel_bits, weights.shape[1:])
+    if channel_bits.size and int(channel_bits.max()) != weight_bits:
+        raise FormatError(
+            f"channel_bits must be {weight_bits} at most, and somewhere, not"
+            f" {int(channel_bits.max())}"
+        )
+    for bits in np.unique(channel_bits):
+        check_int(int(bits), 1, 8, "channel_bits")
+        check_weights(weights[:, channel_bits == bits], int(bits))
 
 
 def _check_clip(low: int, high: int) -> None:

@@ -83,6 +83,7 @@ class Embedding(Op):
     weights: Array  #: int8 [K, width]
     weight_bits: int
     requantise: Requantise
+    channel_bits: Array | None = None  #: uint8 [width], as in :class:`Linear`
     position: Array  #: int16 [tokens, width], the constants that the residual memory starts with
     class_token: bool
 
@@ -114,12 +115,16 @@ class Linear(Op):
 
     int8 in; int8 out in general; int16 out for ``residual`` (added in place: input of the same
     shape) and for ``wide=True`` (the head: the residual form with r = 0).
+
+    ``weight_bits`` is the width of the weights, or of the widest ones where the output channels
+    have widths of their own: those are ``channel_bits``.
     """
 
     input: str
     weights: Array  #: int8 [K, N]
     weight_bits: int
     requantise: Requantise
+    channel_bits: Array | None = None  #: uint8 [N]
     table: Array | None = None  #: int8 [256]: y = table[code + 128]
     residual: str | None = None
     wide: bool = False
@@ -139,6 +144,7 @@ class QueryKeyValue(Op):
     requantise: Requantise
     heads: int
     head_dim: int
+    channel_bits: Array | None = None  #: uint8 [3 * heads * head_dim], as in :class:`Linear`
 
     @property
     def outputs(self) -> tuple[str, str, str]:

@@ -333,8 +333,7 @@ def sized_config(
     tile_rows = default_tile_rows(spec.tokens)
     if blocks is not None and blocks > 0:
         tile_rows = max(tile_rows, ceil_div(spec.tokens, blocks))
-    columns = sum(group.columns for group in groups)
-    constant_beats = ceil_div(columns * 64, 128 * max(1, options.get("memory_ports", 1)))
+    constant_beats = ceil_div(groups.columns * 64, 128 * max(1, options.get("memory_ports", 1)))
     constant_fifo = max(128, 1 << (4 * constant_beats - 1).bit_length())
     computed: dict[str, Any] = {
         "max_row_length": max(PARAMETERS["max_row_length"].low, spec.tokens),

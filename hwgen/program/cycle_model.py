@@ -13,6 +13,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
+from hwgen.columns import MAXIMUM_GROUPS
 from hwgen.config import AcceleratorConfig
 from hwgen.errors import ProgramError
 from hwgen.isa.instructions import (
@@ -24,6 +25,7 @@ from hwgen.isa.instructions import (
 )
 from hwgen.isa.registers import COUNTERS, WATCHDOG_RESET
 from hwgen.program.program import Program
+from hwgen.program.weight_planes import TileFormat, pass_beats, pass_blocks
 
 # Latencies of the engines, cycles. The one place to calibrate against the RTL. -----------------
 #: Last threshold met (completion counted) -> engine has the command.
@@ -88,6 +90,36 @@ def layernorm_latency(config: AcceleratorConfig) -> int:
 # -----------------------------------------------------------------------------------------------
 
 _Process = Generator[None, None, None]
+
+
+def tile_format(stationary: Instruction) -> TileFormat:
+    """Planes and slices of a STATIONARY of packed weights; the columns are not in it."""
+    planes = tuple(stationary[f"planes{group}"] for group in range(MAXIMUM_GROUPS))
+    return TileFormat(columns=0, planes=planes, slices=stationary["slices"])
+
+
+def stationary_passes(stationary: Instruction) -> int:
+    """Passes that a STATIONARY supplies."""
+    return stationary["tiles"] * stationary["slices"] * stationary["passes"]
+
+
+def beats_ahead(config: AcceleratorConfig, form: TileFormat) -> int:
+    """Wide beats of a pass that are in the hardware before the shadow registers are free."""
+    first: dict[int, int] = {}
+    for block in pass_blocks(config, form):
+        if block.first:
+            break
+        first[block.group] = block.planes * block.plane_beats
+    return sum(first.values())
+
+
+def tile_chunks(drain: Instruction, tile: int, lanes: int) -> list[int]:
+    """Columns of every chunk of a tile: those that go to one half word."""
+    columns = drain["tile_columns"]
+    first = drain["offset"] + tile * columns
+    last = min(first + columns, drain["offset"] + drain["columns"])
+    cuts = [first, *range((first // lanes + 1) * lanes, last, lanes), last]
+    return [stop - start for start, stop in pairwise(cuts)]
 
 
 @dataclass(frozen=True)
@@ -180,6 +212,14 @@ class _Model:
         for number, instruction in enumerate(self.instructions):
             if instruction.engine is not None:
                 self.by_engine[instruction.engine].append((number, instruction))
+        #: wide beats of every pass of packed weights, in order
+        self.pass_beats = [
+            beats
+            for _, instruction in self.by_engine[Engine.STATIONARY]
+            if instruction["source"] == StationarySource.WEIGHTS
+            for beats in [pass_beats(self.config, tile_format(instruction))]
+            for _ in range(stationary_passes(instruction))
+        ]
 
     def run(self) -> CyclePrediction:
         processes = [
@@ -297,8 +337,6 @@ class _Model:
         wide_starts, wide_counts = self.wide_stream()
         others = 0  # beats that each other port has fetched
         capacity = config.read_fifo_beats
-        constant_tiles = config.constant_fifo_beats // config.constant_beats
-        pass_beats = config.weight_beats_per_pass
         # Beats that have passed the FIFO: cumulated count, and the span in which they left.
         ends: list[int] = [0]
         spans: list[tuple[float, float]] = [(0.0, 0.0)]
@@ -363,11 +401,11 @@ class _Model:
             begin = max(data_free + LOAD_GAP, issue)
             time = begin
             if instruction.opcode == "LOAD_TILES":
-                passes = instruction["weight_beats"] // pass_beats
                 for _ in range(instruction["tiles"]):
                     if instruction["constant_beats"]:
                         first, last = fetch(instruction["constant_beats"], issue)
-                        behind = tile_number - constant_tiles
+                        room_for = config.constant_fifo_beats // instruction["constant_beats"]
+                        behind = tile_number - room_for
                         if behind >= 0:
                             while len(self.constants_free) <= behind:
                                 yield
@@ -379,10 +417,13 @@ class _Model:
                         self.progress += 1
                     time += LOAD_TURN
                     tile_number += 1
-                    for _ in range(passes):
-                        first, last = fetch(pass_beats, issue)
+                    beats_left = instruction["weight_beats"]
+                    while beats_left > 0:
+                        beats = self.pass_beats[pass_number]
+                        beats_left -= beats
+                        first, last = fetch(beats, issue)
                         first = max(first, time)
-                        last = max(last, first + pass_beats)
+                        last = max(last, first + beats)
                         self.arrived.append(int(last))
                         self.progress += 1
                         while len(self.consumed) <= pass_number:
@@ -437,11 +478,8 @@ class _Model:
 
     def stationary(self) -> _Process:
         config = self.config
-        rows, columns = config.rows, config.columns
-        # The gearbox holds the beats of a row and one more before the shadow is free.
-        ahead = 1 + columns * config.weight_bits // config.wide_beat_bits
-        weight_cycles = max(rows + INJECT, config.weight_beats_per_pass - ahead + INJECT_LAST)
-        row_cycles = rows * max(1, columns // rows) + ROWS_INJECT
+        rows, columns = config.rows, config.attention_columns
+        row_cycles = rows * max(1, config.value_columns // rows) + ROWS_INJECT
         number_of_pass = 0
         weight_pass = 0
         time = 0
@@ -455,7 +493,12 @@ class _Model:
             source = instruction["source"]
             fetched = taken
             emitted = [0, 0]  # ends of the last two emissions
-            for _ in range(instruction["tiles"] * instruction["slices"] * instruction["passes"]):
+            weight_cycles = 0
+            if source == StationarySource.WEIGHTS:
+                form = tile_format(instruction)
+                held = beats_ahead(config, form)
+                weight_cycles = max(rows + INJECT, pass_beats(config, form) - held + INJECT_LAST)
+            for _ in range(stationary_passes(instruction)):
                 while len(self.swapped) < number_of_pass:
                     yield
                 free = self.swapped[number_of_pass - 1] if number_of_pass else 0
@@ -482,7 +525,7 @@ class _Model:
 
     def matmul(self) -> _Process:
         config = self.config
-        latency = READ + config.rows + config.segments + ARRAY
+        latency = READ + config.rows + config.pieces + ARRAY
         full, bank_free, swapped = self.full, self.bank_free, self.swapped
         stalls = self.stalls
         number_of_pass = 0
@@ -536,8 +579,7 @@ class _Model:
 
     def drain(self) -> _Process:
         config = self.config
-        lanes, groups, columns = config.lanes, config.segments, config.columns
-        fill = lanes // 2 + CONSTANTS_SETTLE
+        lanes = config.lanes
         tile = 0
         time = 0
         filled = 0  # when the next group's constants are in their registers, at the earliest
@@ -549,29 +591,25 @@ class _Model:
             self.progress += 1
             time = taken + DRAIN_START
             rows = instruction["rows"]
-            left = instruction["columns"]
             residual = instruction["mode"] == DrainMode.RESIDUAL
-            for _ in range(instruction["tiles"]):
+            for index in range(instruction["tiles"]):
                 while len(self.tile_ready) <= tile or len(self.constants_there) <= tile:
                     yield
-                valid = min(groups, max(0, -(-left // lanes)))
-                left -= columns
-                filled = max(filled, self.constants_there[tile] + lanes // 2 + 1)
+                chunks = tile_chunks(instruction, index, lanes)
+                filled = max(filled, self.constants_there[tile] + chunks[0] // 2 + 1)
                 start = take = max(time, self.tile_ready[tile], filled)
                 released = None
-                for group in range(groups):
+                for number_of_chunk, following in enumerate([*chunks[1:], lanes]):
                     take = max(time, take, filled)
-                    filled = take + fill
-                    time = take + DRAIN_TAKE
-                    if group < valid:
-                        # Straight on to the next valid group when its constants are there.
-                        time = take + rows
-                        if group + 1 >= valid or filled > time:
-                            time += DRAIN_TAKE
-                        if group + 1 == groups and not residual:
-                            # The next tile follows the last group's rows at a distance.
-                            released = take + DRAIN_RELEASE
-                if residual and valid:
+                    filled = take + following // 2 + CONSTANTS_SETTLE
+                    # Straight on to the next chunk when its constants are there.
+                    time = take + rows
+                    if number_of_chunk + 1 == len(chunks) or filled > time:
+                        time += DRAIN_TAKE
+                    if number_of_chunk + 1 == len(chunks) and not residual:
+                        # The next tile follows the last chunk's rows at a distance.
+                        released = take + DRAIN_RELEASE
+                if residual:
                     self.residual_reads.append((start, time))
                 self.constants_free.append(take)
                 time += DRAIN_TILE

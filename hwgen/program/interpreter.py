@@ -17,10 +17,12 @@ from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from hwgen.columns import MAXIMUM_GROUPS
 from hwgen.config import AcceleratorConfig
 from hwgen.errors import ProgramError
 from hwgen.isa.instructions import (
@@ -42,9 +44,15 @@ from hwgen.numerics.requantise import (
     requantise_int16,
     requantise_residual,
 )
-from hwgen.numerics.slices import DigitMode, decode_digits
-from hwgen.program.packing import decode_constants, decode_layernorm, unpack_passes
+from hwgen.program.packing import (
+    PLACE_CHUNK_END,
+    PLACE_PAIR,
+    PLACE_TILE_END,
+    decode_constants,
+    decode_layernorm,
+)
 from hwgen.program.program import Part, Program, decode_instructions
+from hwgen.program.weight_planes import TileFormat, unpack_weights
 
 Bytes = npt.NDArray[np.uint8]
 _Condition = Callable[[], bool]
@@ -281,14 +289,15 @@ class _Machine:
             if (part.base + part.first_token) >> OFFSET_BITS == ROW_SHIFT_BANK:
                 self.record_shifts(name, part)
                 continue
-            slices = -(-part.channels * dtype.itemsize // self.config.rows)
+            held = slice(part.skip * dtype.itemsize, (part.skip + part.channels) * dtype.itemsize)
+            slices = -(-held.stop // self.config.rows)
             data, valid = self.read(part.base + part.first_token, part.stride, slices, part.tokens)
-            if not valid[:, : part.channels * dtype.itemsize].all():
+            if not valid[:, held].all():
                 raise self.fail(f"Boundary {name} must be written when it is complete")
             self.boundaries[name][part.index][
                 part.first_token : part.first_token + part.tokens,
                 part.first_channel : part.first_channel + part.channels,
-            ] = data.view(dtype)[:, : part.channels]
+            ] = np.ascontiguousarray(data[:, held]).view(dtype)
 
     def record_shifts(self, name: str, part: Part) -> None:
         """A boundary of row shifts: words of one byte."""
@@ -419,8 +428,6 @@ class _Machine:
         self.write(i["destination"], i["stride"], codes)
 
     def do_stationary(self, i: Instruction) -> _Step:
-        config = self.config
-        rows, columns = config.rows, config.columns
         for tile in range(i["tiles"]):
             # One tile ahead of MATMUL at most.
             yield lambda: len(self.operands) < 1
@@ -432,38 +439,28 @@ class _Machine:
             elif i["source"] == StationarySource.ROWS:
                 self.operands.append(self.operand_rows(i, tile))
             else:
-                self.operands.append(self.operand_columns(i, tile, rows, columns))
+                self.operands.append(self.operand_columns(i, tile))
         yield lambda: True
 
     def unpack(self, beats: Bytes, i: Instruction) -> _Operand:
-        config = self.config
-        passes = i["slices"] * i["passes"]
-        if len(beats) != passes * config.weight_beats_per_pass:
-            raise self.fail(
-                f"Weight beats of a tile must be {passes * config.weight_beats_per_pass}, "
-                f"not {len(beats)}",
-                i,
-            )
-        codes = unpack_passes(beats.reshape(passes, -1), config).reshape(
-            i["slices"], i["passes"] * config.rows, config.columns
-        )
-        bits = config.weight_bits
-        weights = np.empty(codes.shape, np.int16)
-        for index in range(i["slices"]):
-            mode = DigitMode.SIGNED if index == i["slices"] - 1 else DigitMode.UNSIGNED
-            if bits == 1 and i["slices"] == 1:
-                mode = DigitMode.SIGN
-            weights[index] = (
-                codes[index].view(np.int8)
-                if bits == 8
-                else decode_digits(codes[index], column_bits=bits, mode=mode)
-            )
-        return _Operand(weights, np.zeros(config.columns, np.bool_))
+        groups = self.config.groups
+        planes = tuple(i[f"planes{number}"] for number in range(MAXIMUM_GROUPS))
+        used = sum(1 for bits in planes if bits)
+        if not used or any(planes[used:]) or used > len(groups):
+            raise self.fail(f"planes must be those of the first groups, not {planes}", i)
+        if bool(i["carry"]) != (i["slices"] > 1):
+            raise self.fail(f"carry must be set with several slices, not {i['carry']}", i)
+        columns = self.config.prefixes[used - 1]
+        form = TileFormat(columns=columns, planes=planes, slices=i["slices"])
+        try:
+            weights = unpack_weights(self.config, form, beats.reshape(-1), passes=i["passes"])
+        except ProgramError as error:
+            raise self.fail(str(error), i) from error
+        return _Operand(weights, np.zeros(columns, np.bool_))
 
     def operand_rows(self, i: Instruction, tile: int) -> _Operand:
         """V: reduction index = token, column = channel."""
-        config = self.config
-        rows, columns = config.rows, config.columns
+        rows, columns = self.config.rows, self.config.value_columns
         first = tile * columns
         slices = max(1, columns // rows)
         base = i["base"] + first // rows * i["stride"]
@@ -475,8 +472,9 @@ class _Machine:
         poisoned: npt.NDArray[np.bool_] = np.logical_not(valid.all(axis=0))
         return _Operand(weights, poisoned)
 
-    def operand_columns(self, i: Instruction, tile: int, rows: int, columns: int) -> _Operand:
+    def operand_columns(self, i: Instruction, tile: int) -> _Operand:
         """K: reduction index = channel, column = token."""
+        rows, columns = self.config.rows, self.config.attention_columns
         first = tile * columns
         count = min(columns, i["limit"] - first)
         data, valid = self.read(i["base"] + first, i["stride"], i["passes"], count)
@@ -511,76 +509,109 @@ class _Machine:
         self, codes: np.ndarray, operand: _Operand, i: Instruction
     ) -> npt.NDArray[np.int32]:
         """Exact: all partial sums are integers below 2^53."""
+        if i["slices"] > 1 and i["slice_bits"] not in self.config.slice_widths:
+            legal = list(self.config.slice_widths)
+            raise self.fail(f"slice_bits must be one of {legal}, not {i['slice_bits']}", i)
         activations = codes.astype(np.float64)
         total = np.zeros((codes.shape[0], operand.weights.shape[2]), np.int64)
-        for index, weights in enumerate(operand.weights):
+        for weights in operand.weights:
             product = (activations @ weights.astype(np.float64)).astype(np.int64)
-            total += product << (index * self.config.weight_bits)
+            total = (total << i["slice_bits"]) + product
         if total.size and np.abs(total).max() > np.iinfo(np.int32).max:
             raise self.fail("Accumulators must fit 32 bits", i)
         return total.astype(np.int32)
 
     def do_drain(self, i: Instruction) -> _Step:
         config = self.config
-        lanes, columns = config.lanes, config.columns
         wide = i["mode"] in (DrainMode.RESIDUAL, DrainMode.WIDE)
-        per_word = lanes if wide else config.rows
-        left = i["columns"]
+        per_word = config.lanes if wide else config.rows
+        size, columns = 2 if wide else 1, i["tile_columns"]
         for tile in range(i["tiles"]):
             yield lambda: bool(self.accumulators) and bool(self.constants)
             accumulators, poisoned = self.accumulators.popleft()
             beats = self.constants.popleft()
-            if len(beats) != config.constant_beats:
-                raise self.fail(
-                    f"Constants of a tile must be {config.constant_beats} beats, not {len(beats)}",
-                    i,
-                )
-            if len(accumulators) != i["rows"]:
-                raise self.fail(f"rows must be the tile's {len(accumulators)}, not {i['rows']}", i)
-            # Whole groups are written, as far as they hold a valid column.
-            count = min(columns, -(-max(left, 0) // lanes) * lanes)
-            valid = min(columns, max(left, 0))
-            left -= columns
-            if not count:
-                continue
+            valid = min(columns, i["columns"] - tile * columns)
+            self.check_tile(i, accumulators, beats, valid)
             if poisoned[:valid].any():
                 raise self.fail("Stationary operand must be written before it is read", i)
-            records = beats.reshape(-1)[: columns * CONSTANT_BYTES].reshape(columns, CONSTANT_BYTES)
-            bias, multiplier, shift = (c[:count] for c in decode_constants(records))
-            constants = {"bias": bias, "multiplier": multiplier, "shift": shift}
-            values = accumulators[:, :count]
-            first = tile * columns
+            first = i["offset"] + tile * columns
+            records = beats.reshape(-1)[: valid * CONSTANT_BYTES].reshape(valid, CONSTANT_BYTES)
+            self.check_places(i, records[:, 7], first)
+            bias, multiplier, shift = decode_constants(records)
+            constants: dict[str, Any] = {"bias": bias, "multiplier": multiplier, "shift": shift}
+            values = accumulators[:, :valid]
+            out: npt.NDArray[np.integer]
+            start = first % per_word
             destination = i["destination"] + first // per_word * i["stride"]
-            if wide:
-                slices = count // lanes
-                if i["mode"] == DrainMode.RESIDUAL:
-                    data, written = self.read(destination, i["stride"], slices, i["rows"])
-                    if not written.all():
-                        raise self.fail("Residual must be written before it is read", i)
-                    out = requantise_residual(
-                        values, residual=data.view("<i2").astype(np.int16), **constants
-                    )
-                else:
-                    out = requantise_int16(values, **constants)
-                self.write(
-                    destination, i["stride"], np.ascontiguousarray(out, "<i2").view(np.uint8)
-                )
-                continue
-            codes = requantise(
-                values,
-                zero_point=i["zero_point"],
-                low=i["low"],
-                high=i["high"],
-                row_shift=self.row_shifts(i) if i["mode"] == DrainMode.SHIFTED else None,
-                **constants,
-            )
-            if i["mode"] == DrainMode.TABLE:
-                table = self.tables[i["slot"]]
-                if table is None:
-                    raise self.fail("Table must be loaded before it is used", i)
-                codes = apply_table(codes, table)
-            self.write_codes(destination, i["stride"], first % per_word, codes.view(np.uint8))
+            if i["mode"] == DrainMode.RESIDUAL:
+                slices = -(-(start + valid) // per_word)
+                data, written = self.read(destination, i["stride"], slices, i["rows"])
+                held = slice(size * start, size * (start + valid))
+                if not written[:, held].all():
+                    raise self.fail("Residual must be written before it is read", i)
+                residual = np.ascontiguousarray(data[:, held]).view("<i2").astype(np.int16)
+                out = requantise_residual(values, residual=residual, **constants)
+            elif wide:
+                out = requantise_int16(values, **constants)
+            else:
+                out = self.codes(i, values, constants)
+            stored = np.ascontiguousarray(out, f"<i{size}").view(np.uint8)
+            self.write_channels(destination, i["stride"], size * start, stored)
         yield lambda: True
+
+    def check_tile(
+        self, i: Instruction, accumulators: np.ndarray, beats: Bytes, valid: int
+    ) -> None:
+        """What a tile must be for DRAIN to take it."""
+        config, columns = self.config, i["tile_columns"]
+        if columns % 2 or not 0 < columns <= accumulators.shape[1]:
+            raise self.fail(
+                f"tile_columns must be even and at most the tile's {accumulators.shape[1]},"
+                f" not {columns}",
+                i,
+            )
+        if valid <= 0:
+            raise self.fail(f"columns must reach the last tile, not be {i['columns']}", i)
+        if len(beats) != (expected := config.constant_beats_of(columns)):
+            raise self.fail(f"Constants of a tile must be {expected} beats, not {len(beats)}", i)
+        if len(accumulators) != i["rows"]:
+            raise self.fail(f"rows must be the tile's {len(accumulators)}, not {i['rows']}", i)
+
+    def check_places(self, i: Instruction, places: Bytes, first: int) -> None:
+        """The lane pairs of the constants must be those of the channels that they go to."""
+        lanes = self.config.lanes
+        even = np.arange(0, len(places), 2)
+        pairs = (first + even) // 2 % (lanes // 2)
+        tile_end = even + 2 >= len(places)
+        expected = pairs | np.where(tile_end | (pairs == lanes // 2 - 1), PLACE_CHUNK_END, 0)
+        expected |= np.where(tile_end, PLACE_TILE_END, 0)
+        if (places[even] != expected).any():
+            index = int(np.flatnonzero(places[even] != expected)[0])
+            found, wanted = int(places[2 * index]), int(expected[index])
+            raise self.fail(
+                f"Place of column {2 * index} must be {wanted & PLACE_PAIR} with ends"
+                f" {wanted >> 6:02b}, not {found & PLACE_PAIR} with {found >> 6:02b}",
+                i,
+            )
+
+    def codes(
+        self, i: Instruction, values: np.ndarray, constants: dict[str, Any]
+    ) -> npt.NDArray[np.int8]:
+        """int8 results: requantised, in mode TABLE looked up."""
+        codes = requantise(
+            values,
+            zero_point=i["zero_point"],
+            low=i["low"],
+            high=i["high"],
+            row_shift=self.row_shifts(i) if i["mode"] == DrainMode.SHIFTED else None,
+            **constants,
+        )
+        if i["mode"] == DrainMode.TABLE:
+            table = self.tables[i["slot"]]
+            if table is None:
+                raise self.fail("Table must be loaded before it is used", i)
+            codes = apply_table(codes, table)
+        return codes
 
     def row_shifts(self, i: Instruction) -> npt.NDArray[np.int16]:
         """The shifts that a DRAIN adds, row by row."""
@@ -591,14 +622,18 @@ class _Machine:
             raise self.fail("Row shifts must be written before they are read", i)
         return values
 
-    def write_codes(self, address: int, stride: int, part: int, codes: Bytes) -> None:
-        """Write [tokens, n] bytes from byte ``part`` of the first word on."""
-        if part == 0:
-            self.write(address, stride, codes)
-            return
-        bank, words = self.span(address, stride, 1, len(codes))
-        self.banks[bank][words[0], part : part + codes.shape[1]] = codes
-        self.written[bank][words[0], part : part + codes.shape[1]] = True
+    def write_channels(self, address: int, stride: int, part: int, data: Bytes) -> None:
+        """Write [tokens, n] bytes from byte ``part`` of the first word on, and no other."""
+        rows = self.config.rows
+        tokens, size = data.shape
+        bank, words = self.span(address, stride, -(-(part + size) // rows), tokens)
+        done = 0
+        for offsets in words:
+            count = min(rows - part, size - done)
+            held = slice(part, part + count)
+            self.banks[bank][offsets, held] = data[:, done : done + count]
+            self.written[bank][offsets, held] = True
+            part, done = 0, done + count
 
     def do_softmax(self, i: Instruction) -> _Step:
         length, rows = i["length"], i["rows"]
@@ -670,7 +705,9 @@ class _Machine:
             raise self.fail(
                 f"External write must end within {len(self.output)} bytes, not at {start + size}", i
             )
-        if not valid.all():
+        # Padding behind the last class was never written; the host does not look at it.
+        used = max(0, min(size, 2 * self.program.classes - start))
+        if not valid.reshape(-1)[:used].all():
             raise self.fail("Words must be written before they are stored", i)
         self.output[start : start + size] = data.reshape(-1)
         yield lambda: True

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bytes of the memory image: packed weights, constant records, words; and their inverses.
 
-Formats: docs/design.md, section 2. A *tile* is ``columns`` output channels; a *pass* is ``rows``
-reduction indices of one tile.
+Formats: docs/design.md, section 2. A *tile* is the output channels of the columns that a layer
+uses; a *pass* is ``rows`` reduction indices of one tile.
 """
 
 from __future__ import annotations
@@ -12,69 +12,56 @@ import numpy.typing as npt
 
 from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import BEAT_BYTES, CONSTANT_BYTES
-from hwgen.numerics.slices import digit_mode, encode_digits, slice_count, weight_slices
+from hwgen.program.weight_planes import TileFormat, pack_weights
 
 Bytes = npt.NDArray[np.uint8]
 
 
-def pack_passes(codes: npt.NDArray[np.uint8], config: AcceleratorConfig) -> Bytes:
-    """Pack the stored codes of passes.
-
-    Args:
-        codes: uint8 [passes, rows, columns], each ``weight_bits`` bits.
-        config: rows, columns, weight bits and memory ports.
-
-    Returns:
-        uint8 [passes, weight_beats_per_pass * bytes of a wide beat]: rows R-1 ... 0,
-        column 0 lowest.
-    """
-    passes, rows, columns = codes.shape
-    bits = config.weight_bits
-    ordered = codes[:, ::-1, :]
-    if bits == 8:
-        packed = np.ascontiguousarray(ordered).reshape(passes, -1)
-    else:
-        planes = (ordered[..., None] >> np.arange(bits, dtype=np.uint8)) & 1
-        flat = planes.reshape(passes, rows * columns * bits)
-        packed = np.packbits(flat, axis=1, bitorder="little")
-    size = config.weight_beats_per_pass * config.wide_beat_bits // 8
-    out = np.zeros((passes, size), np.uint8)
-    out[:, : packed.shape[1]] = packed
-    return out
+#: Byte 7 of a record, on even columns: lane pair, and what ends with this pair of columns.
+PLACE_PAIR = 63
+PLACE_CHUNK_END = 64
+PLACE_TILE_END = 128
 
 
-def unpack_passes(data: Bytes, config: AcceleratorConfig) -> npt.NDArray[np.uint8]:
-    """Inverse of :func:`pack_passes`: uint8 [passes, rows, columns] of stored codes."""
-    bits, rows, columns = config.weight_bits, config.rows, config.columns
-    used = -(-rows * columns * bits // 8)
-    if bits == 8:
-        return data[:, :used].reshape(-1, rows, columns)[:, ::-1, :]
-    flat = np.unpackbits(data[:, :used], axis=1, bitorder="little")[:, : rows * columns * bits]
-    planes = flat.reshape(-1, rows, columns, bits)
-    codes = (planes << np.arange(bits, dtype=np.uint8)).sum(axis=-1, dtype=np.uint8)
-    return codes[:, ::-1, :]
-
-
-def constant_records(
-    bias: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLike, columns: int
-) -> Bytes:
+def constant_records(bias: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.ArrayLike) -> Bytes:
     """Per-column constants: bias int32, multiplier uint16, shift uint8, zero.
-
-    Columns beyond the given ones are dead: multiplier 0, shift 1.
 
     Returns:
         uint8 [columns, 8].
     """
-    records = np.zeros((columns, CONSTANT_BYTES), np.uint8)
     biases = np.asarray(bias, "<i4").reshape(-1)
     count = len(biases)
-    records[:, 6] = 1
-    records[:count, 0:4] = biases.view(np.uint8).reshape(count, 4)
-    records[:count, 4:6] = (
-        np.asarray(multiplier, "<u2").reshape(-1).view(np.uint8).reshape(count, 2)
-    )
-    records[:count, 6] = np.asarray(shift, np.uint8).reshape(-1)
+    records = np.zeros((count, CONSTANT_BYTES), np.uint8)
+    records[:, 0:4] = biases.view(np.uint8).reshape(count, 4)
+    records[:, 4:6] = np.asarray(multiplier, "<u2").reshape(-1).view(np.uint8).reshape(count, 2)
+    records[:, 6] = np.asarray(shift, np.uint8).reshape(-1)
     return records
+
+
+def place_constants(records: Bytes, *, tile_columns: int, lanes: int, first: int = 0) -> Bytes:
+    """Constants tile by tile, each pair of columns with its place among the lanes.
+
+    Args:
+        records: uint8 [columns, 8] of the layer's columns.
+        tile_columns: columns of a tile.
+        lanes: requantise lanes.
+        first: channel of the destination that column 0 goes to.
+
+    Returns:
+        uint8 [tiles, tile_columns, 8]. Columns that are not there are dead: multiplier 0, shift 1.
+    """
+    count = len(records)
+    tiles = -(-count // tile_columns)
+    out = np.zeros((tiles * tile_columns, CONSTANT_BYTES), np.uint8)
+    out[:, 6] = 1
+    out[:count] = records
+    out[:, 7] = 0
+    even = np.arange(0, count, 2)
+    pairs = (first + even) // 2 % (lanes // 2)
+    tile_end = (even + 2 >= count) | ((even + 2) % tile_columns == 0)
+    chunk_end = tile_end | (pairs == lanes // 2 - 1)
+    out[even, 7] = pairs + PLACE_CHUNK_END * chunk_end + PLACE_TILE_END * tile_end
+    return out.reshape(tiles, tile_columns, CONSTANT_BYTES)
 
 
 def decode_constants(
@@ -90,54 +77,24 @@ def decode_constants(
 
 
 def pack_tiles(
-    weights: npt.NDArray[np.int8],
-    weight_bits: int,
-    constants: Bytes,
-    config: AcceleratorConfig,
+    weights: npt.NDArray[np.int8], constants: Bytes, form: TileFormat, config: AcceleratorConfig
 ) -> Bytes:
-    """Tile records of a layer: per tile the constants, then slices x passes of packed weights.
+    """Tile records of a layer: per tile the constants, then the packed weights.
 
     Args:
-        weights: int8 [passes * rows, tiles * columns], padded with zeros; at 1 bit {-1, +1}, where
-            padding rows are zero too and are stored as +1 (their activations must not count).
-        weight_bits: width of the layer.
-        constants: uint8 [tiles * columns, 8].
+        weights: int8 [passes * rows, tiles * columns], padded with zeros.
+        constants: uint8 [tiles, columns, 8].
+        form: how the layer lies on the columns.
         config: the design.
 
     Returns:
         uint8 [tiles, bytes of a record].
     """
-    rows, columns, column_bits = config.rows, config.columns, config.weight_bits
-    passes, tiles = weights.shape[0] // rows, weights.shape[1] // columns
-    beat = config.wide_beat_bits // 8
-    constant_bytes = config.constant_beats * beat
-    pass_bytes = config.weight_beats_per_pass * beat
-    slices = slice_count(weight_bits, column_bits)
-    out = np.zeros((tiles, constant_bytes + slices * passes * pass_bytes), np.uint8)
-    out[:, : columns * CONSTANT_BYTES] = constants.reshape(tiles, columns * CONSTANT_BYTES)
-    # One slice spans the whole layer: widening is a matter of sign extension, zeros stay zeros.
-    width = weight_bits if slices > 1 else 8
-    if weight_bits == 1 and column_bits == 1:
-        digits = [(np.where(weights == 0, 1, weights).astype(np.int8), True)]
-        width = 1
-    elif slices == 1:
-        digits = [(weights, True)]
-    else:
-        digits = [(cut.digits, cut.signed) for cut in weight_slices(weights, width, column_bits)]
-    for index, (values, signed) in enumerate(digits):
-        mode = digit_mode(
-            weight_bits=1 if width == 1 else max(2, weight_bits),
-            column_bits=column_bits,
-            signed=signed,
-        )
-        codes = encode_digits(values, column_bits=column_bits, mode=mode)
-        blocks = codes.reshape(passes, rows, tiles, columns).transpose(2, 0, 1, 3)
-        packed = pack_passes(
-            np.ascontiguousarray(blocks).reshape(tiles * passes, rows, columns), config
-        )
-        start = constant_bytes + index * passes * pass_bytes
-        out[:, start : start + passes * pass_bytes] = packed.reshape(tiles, passes * pass_bytes)
-    return out
+    tiles = len(constants)
+    beats = config.constant_beats_of(form.columns)
+    head = np.zeros((tiles, beats * config.wide_beat_bits // 8), np.uint8)
+    head[:, : form.columns * CONSTANT_BYTES] = constants.reshape(tiles, -1)
+    return np.concatenate([head, pack_weights(config, form, weights)], axis=1)
 
 
 def split_ports(records: Bytes, config: AcceleratorConfig) -> tuple[bytes, int]:

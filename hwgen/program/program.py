@@ -28,9 +28,9 @@ from hwgen.reading import (
     shorten,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BOUNDARY_SCHEMA = "hwgen.boundaries"
-BOUNDARY_SCHEMA_VERSION = 1
+BOUNDARY_SCHEMA_VERSION = 2
 _MAGIC = b"HWGENPRG"
 
 
@@ -40,9 +40,10 @@ class Part:
 
     Complete when ``engine`` has completed ``count`` instructions since START; a later instruction
     may overwrite it, none does so before. Channel ``first_channel + j`` of token
-    ``first_token + i`` lies in word ``base + (j // per_word) * stride + first_token + i``, where a
-    word of ``rows`` bytes holds ``per_word`` channels, little endian; a word of the row shifts is
-    one byte (:data:`hwgen.isa.instructions.ROW_SHIFT_BANK`).
+    ``first_token + i`` is element ``k % per_word``, ``k = skip + j``, of word ``base + (k //
+    per_word) * stride + first_token + i``, where a word of ``rows`` bytes holds ``per_word``
+    elements, little endian; a word of the row shifts is one byte
+    (:data:`hwgen.isa.instructions.ROW_SHIFT_BANK`).
     """
 
     engine: Engine
@@ -53,6 +54,7 @@ class Part:
     tokens: int
     first_channel: int
     channels: int
+    skip: int = 0  #: elements of the first word in front of the part
     index: tuple[int, ...] = ()  #: leading axes of the tensor (head)
 
     def to_json(self) -> dict[str, Any]:
@@ -66,6 +68,7 @@ class Part:
             "tokens": self.tokens,
             "first_channel": self.first_channel,
             "channels": self.channels,
+            "skip": self.skip,
             "index": list(self.index),
         }
 

@@ -24,6 +24,7 @@ from hwgen.graph.ops import (
     Tensor,
 )
 from hwgen.graph.spec import ModelSpec
+from hwgen.graph.weight_bits import Width, channel_bits, widest
 from hwgen.numerics.softmax import DEFAULT_FUNCTION, SoftmaxFunction
 
 
@@ -57,7 +58,7 @@ def _constants(columns: int, low: int = -128) -> Requantise:
 def skeleton_graph(
     spec: ModelSpec,
     *,
-    weight_bits: int | Mapping[str, int] = 8,
+    weight_bits: int | Mapping[str, Width] = 8,
     softmax: SoftmaxFunction = DEFAULT_FUNCTION,
 ) -> SkeletonGraph:
     """The operations of a model, as the quantiser makes them, without their values.
@@ -73,10 +74,15 @@ def skeleton_graph(
     t, w, a = spec.tokens, spec.width, spec.attention_width
     macs = 0
 
-    def bits(name: str, encoder: bool = True) -> int:
+    def bits(name: str, columns: int, *, encoder: bool = True, parts: int = 1) -> dict[str, Any]:
+        """The fields of an operation that say its widths."""
         if isinstance(weight_bits, int):
-            return weight_bits if encoder else 8
-        return weight_bits.get(name, 8)
+            return {"weight_bits": weight_bits if encoder else 8}
+        width = weight_bits.get(name, 8)
+        fields: dict[str, Any] = {"weight_bits": widest(width)}
+        if not isinstance(width, int):
+            fields["channel_bits"] = channel_bits(width, columns, parts=parts)
+        return fields
 
     def add(op: Op, shape: tuple[int, ...], dtype: Any, names: tuple[str, ...] = ()) -> None:
         ops.append(op)
@@ -109,7 +115,7 @@ def skeleton_graph(
             output=name,
             input=source,
             weights=_zeros(np.int8, k, columns),
-            weight_bits=bits(name, not kind.get("wide", False)),
+            **bits(name, columns, encoder=not kind.get("wide", False)),
             requantise=_constants(columns),
             **kind,
         )
@@ -127,7 +133,7 @@ def skeleton_graph(
         output="embedding",
         input="image_codes",
         weights=_zeros(np.int8, spec.patch_values, w),
-        weight_bits=bits("embedding", False),
+        **bits("embedding", w, encoder=False),
         requantise=_constants(w),
         position=_zeros(np.int16, t, w),
         class_token=spec.class_token,
@@ -142,7 +148,7 @@ def skeleton_graph(
             output=name,
             input=source,
             weights=_zeros(np.int8, w, 3 * a),
-            weight_bits=bits(f"{name}.qkv"),
+            **bits(f"{name}.qkv", 3 * a, parts=3),
             requantise=_constants(3 * a, -127),
             heads=spec.heads,
             head_dim=spec.head_dim,

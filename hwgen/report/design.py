@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hwgen.columns import groups_text
 from hwgen.emit.manifest import Manifest
 from hwgen.graph.assumption import Assumption, assumptions_from_json
 from hwgen.reading import printable
@@ -29,7 +28,7 @@ def rows(
     table = [
         ["model", printable(manifest.model)],
         ["board", f"{manifest.board.name}, {config.clock_mhz} MHz (assumed)"],
-        ["array", f"{config.rows} x {config.columns}: {groups_text(config.groups)}"],
+        ["array", f"{config.rows} x {config.columns}: {config.groups}"],
         ["row blocks", f"{manifest.row_blocks}"],
         ["instructions", f"{manifest.program.instructions:,}"],
         ["MACs per frame", f"{manifest.program.macs:,}"],

@@ -62,10 +62,10 @@ class Accelerator(wiring.Component):
         self.memory = ActivationMemory(config, readers=6, writers=4)
         self.array = SystolicArray(
             rows=config.rows,
-            columns=config.columns,
-            group_columns=config.lanes,
-            weight_bits=8,
+            groups=config.groups,
+            lanes=config.lanes,
             tile_rows=config.tile_rows,
+            slice_widths=config.slice_widths,
         )
         self.drain = DrainEngine(config, first_write_delay=config.rows)
 
@@ -214,12 +214,13 @@ class Accelerator(wiring.Component):
             array.signed_codes.eq(matmul.signed_codes),
             array.swap.eq(matmul.swap),
             array.entry.eq(matmul.entry),
-            array.weight_valid.eq(stationary.weight_valid),
-            array.weight_row.eq(stationary.weight_row),
-            array.weights.eq(stationary.weight_data),
+            array.weight_valid0.eq(stationary.weight_valid),
+            array.weight_row0.eq(stationary.weight_row),
+            array.weights0.eq(stationary.weight_data),
             array.drain_bank.eq(drain.drain_bank),
             array.drain_row.eq(drain.drain_row),
-            array.drain_group.eq(drain.drain_segment),
+            array.drain_segment.eq(drain.drain_segment),
+            array.drain_offset.eq(drain.drain_offset),
             drain.drain_data.eq(array.drain_data),
             drain.bank_complete.eq(array.bank_complete),
             matmul.bank_release.eq(drain.bank_release),

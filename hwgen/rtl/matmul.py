@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Elaboratable, Module, Mux, Signal
+from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -19,14 +19,15 @@ class MatmulEngine(wiring.Component):
 
     A pass starts when the shadow weights are full; the first pass of a tile also waits for its
     accumulator bank. ``bank_release[b]`` (from DRAIN) frees bank b. A request passes through a
-    register on its way to the memory. ``swap`` accompanies the first row of a pass. Exactly one of
+    register on its way to the memory. ``swap`` accompanies the first row of a pass, ``entry.shift``
+    the first pass of a weight slice behind another. Exactly one of
     ``busy`` (a row was requested), ``stall_*`` is high per cycle while a command is active.
     ``done`` pulses after the last word was read.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        self.layout = entry_layout(config.rows, config.tile_rows)
+        self.layout = entry_layout(config.tile_rows, config.slice_widths)
         super().__init__(
             {
                 "i_command": In(command_signature("MATMUL")),
@@ -59,11 +60,12 @@ class MatmulEngine(wiring.Component):
         # The shadow weights belong to a pass whose first row has not yet entered.
         claimed = Signal(name="claimed")
 
-        # Loops: rows of a pass, passes of a tile, tiles.
+        # Loops: rows of a pass, passes of a slice, slices of a tile, tiles.
         given = self.i_command.payload
         accepted = self.i_command.valid & self.i_command.ready
         issued = Signal(name="issued")
         ends_pass = Signal(name="ends_pass")
+        ends_slice = Signal(name="ends_slice")
         ends_tile = Signal(name="ends_tile")
         row = loop_counter(
             m, len(given.rows), "row", start=accepted, length=given.rows, step=issued
@@ -74,9 +76,20 @@ class MatmulEngine(wiring.Component):
         tile = loop_counter(
             m, len(given.tiles), "tile", start=accepted, length=given.tiles, step=ends_tile
         )
-        first_row, first_pass = row.first, passes.first
-        last_row, last_pass = row.last, passes.last
-        m.d.comb += [ends_pass.eq(issued & last_row), ends_tile.eq(ends_pass & last_pass)]
+        first_slice: Value = Const(1, 1)
+        last_slice: Value = Const(1, 1)
+        if self.config.slice_widths:
+            slices = loop_counter(
+                m, len(given.slices), "slice", start=accepted, length=given.slices, step=ends_slice
+            )
+            first_slice, last_slice = slices.first, slices.last
+        first_row, first_pass = row.first, passes.first & first_slice
+        last_row, last_pass = row.last, passes.last & last_slice
+        m.d.comb += [
+            ends_pass.eq(issued & last_row),
+            ends_slice.eq(ends_pass & passes.last),
+            ends_tile.eq(ends_slice & last_slice),
+        ]
 
         weights_ready = ~first_row | (self.stationary_full & ~claimed)
         bank_ready = ~(first_row & first_pass) | ~bank_busy.bit_select(bank, 1)
@@ -108,8 +121,10 @@ class MatmulEngine(wiring.Component):
                     m.d.sync += bank_busy.bit_select(bank, 1).eq(1)
         with m.If(ends_pass):
             m.d.sync += [base.eq(base + command.stride), address.eq(base + command.stride)]
+        with m.If(ends_slice):
+            m.d.sync += [base.eq(command.base), address.eq(command.base)]
         with m.If(ends_tile):
-            m.d.sync += [bank.eq(~bank), base.eq(command.base), address.eq(command.base)]
+            m.d.sync += bank.eq(~bank)
         with m.If(finishing):
             m.d.sync += active.eq(0)
         with m.If(accepted):
@@ -129,6 +144,9 @@ class MatmulEngine(wiring.Component):
             info.bank.eq(bank),
             info.row.eq(row.index),
         ]
+        for number, width in enumerate(self.config.slice_widths, start=1):
+            with m.If(passes.first & ~first_slice & (command.slice_bits == width)):
+                m.d.comb += info.shift.eq(number)
         tag = Cat(info.as_value(), first_row, command.signed)
         size = len(tag)
         requested = Signal(size, name="requested")

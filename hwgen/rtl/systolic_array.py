@@ -3,13 +3,17 @@
 
 Words used here. *Row*: one reduction index. *Chain row*: position in the cascade, from the top;
 chain row p holds reduction index R-1-p, because weights arrive with the highest index first and the
-cascade does not care. *Entry*: the cycle in which a row of activations enters the first column
-group.
+cascade does not care. *Entry*: the cycle in which a row of activations enters the array. *Group*:
+neighbouring columns of one kind and weight width. *Segment*: as many neighbouring columns as DRAIN
+has lanes, whatever their groups. *Strip*: the columns of one group in one segment, a module.
+*Slice*: the passes of a tile that take the same bits of weights wider than the columns.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from amaranth import (
     Cat,
@@ -20,72 +24,39 @@ from amaranth import (
     Module,
     Mux,
     ResetSignal,
-    Shape,
     Signal,
     Value,
-    signed,
-    unsigned,
 )
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
 
-from hwgen.rtl.dsp_column import LATENCY as DUAL_LATENCY
-from hwgen.rtl.dsp_column import DspColumn, TwinColumn, dual_column_name
+from hwgen.rtl.columns import BROADCAST_ROWS, Columns, broadcast_stages, columns_of
+from hwgen.rtl.pipeline import register
 from hwgen.rtl.ram import Ram, ram_name, ram_verilog
 
-#: Rows that share one register stage of the weight broadcast.
-SEGMENT_ROWS = 8
+
+class Group(Protocol):
+    """What the array reads of a group; :class:`hwgen.columns.ColumnGroup` has it."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind of columns."""
+
+    @property
+    def columns(self) -> int:
+        """Number of columns."""
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of a weight."""
+
+    @property
+    def takes_slices(self) -> bool:
+        """Whether a cell has a carry bit."""
 
 
-def partial_sum_shape(rows: int, weight_bits: int) -> Shape:
-    """Exact width of a column's sum: ``rows`` products, 9-bit activation x W-bit weight."""
-    return signed(9 + max(weight_bits, 2) - 1 + ceil_log2(rows))
-
-
-#: How a column multiplies. ``multiplier``: one multiplier a cell, which becomes a DSP block.
-#: ``digits``: the weight's radix-4 digits select multiples of the activation inside the adders, no
-#: DSP (:class:`DigitColumn`, :class:`SignColumn`).
-#: ``dual``: two columns of 8-bit weights in one cascade of DSP blocks, or its twin in plain logic
-#: (:mod:`hwgen.rtl.dsp_column`).
-Cells = Literal["multiplier", "dual", "digits"]
-
-
-def default_cells(weight_bits: int) -> Cells:
-    """Digits are smaller than a DSP block is worth, except for 8-bit weights."""
-    return "dual" if weight_bits == 8 else "digits"
-
-
-def digit_count(weight_bits: int) -> int:
-    """Radix-4 digits of a weight."""
-    return -(-weight_bits // 2)
-
-
-def rows_per_stage(weight_bits: int, cells: Cells) -> int:
-    """Rows that share one register of the cascade: one-bit weights add and subtract in pairs."""
-    return 2 if cells == "digits" and weight_bits == 1 else 1
-
-
-def column_latency(weight_bits: int, cells: Cells) -> int:
-    """Cycles from the activation of the last chain row to ``total``."""
-    if cells == "dual":
-        return DUAL_LATENCY
-    return 3 if cells == "multiplier" else 2 + ceil_log2(digit_count(weight_bits))
-
-
-def column_name(rows: int, weight_bits: int, cells: Cells) -> str:
-    """Verilog module name of a column; one module serves all columns of an array."""
-    if cells == "dual":
-        return dual_column_name(rows)
-    return f"hwgen_column_{cells}_r{rows}_w{weight_bits}"
-
-
-def group_name(rows: int, columns: int, weight_bits: int, tile_rows: int, cells: Cells) -> str:
-    """Verilog module name of a column group; one module serves all groups of an array."""
-    return f"hwgen_group_{cells}_r{rows}_c{columns}_w{weight_bits}_m{tile_rows}"
-
-
-def entry_layout(rows: int, tile_rows: int) -> data.StructLayout:
+def entry_layout(tile_rows: int, slice_widths: Sequence[int] = ()) -> data.StructLayout:
     """What travels with a row of activations: its accumulator address and its pass."""
     return data.StructLayout(
         {
@@ -94,206 +65,65 @@ def entry_layout(rows: int, tile_rows: int) -> data.StructLayout:
             "last": 1,  # last row of the last pass: the bank is complete
             "bank": 1,
             "row": bits_for(tile_rows - 1),
+            # 0, or i in the first pass of a slice but the tile's first: the accumulator is shifted
+            # left by slice_widths[i-1] before the addition.
+            "shift": ceil_log2(len(slice_widths) + 1),
         }
     )
 
 
-class Column(wiring.Component):
-    """One column: R multiply-accumulate cells in a cascade, weights double-buffered.
+@dataclass(frozen=True)
+class Strip:
+    """What a strip consists of: ``count`` columns and their two accumulator banks."""
 
-    ``weight_in[s]`` and ``weight_enable[p]`` load the shadow register of chain row p (segment ``s =
-    p // 8``); ``swap[p]`` copies it to the active register in the cycle in which chain row p
-    registers the first activation of a pass. ``activation[p]`` is the skewed activation. ``total``
-    follows the activation of the last chain row after 3 cycles. One row of activations a cycle; no
-    back-pressure.
-    """
+    columns: Columns
+    count: int
+    tile_rows: int
+    slice_widths: tuple[int, ...] = ()
 
-    def __init__(self, rows: int, weight_bits: int) -> None:
-        self.rows = rows
-        self.weight_bits = weight_bits
-        self.segments = -(-rows // SEGMENT_ROWS)
-        super().__init__(
-            {
-                "activation": In(9 * rows),
-                "swap": In(rows),
-                "weight_in": In(weight_bits * self.segments),
-                "weight_enable": In(rows),
-                "total": Out(partial_sum_shape(rows, weight_bits)),
-            }
-        )
+    @property
+    def shifts(self) -> tuple[int, ...]:
+        """Shifts that happen here: the slices of a layer are as narrow as its narrowest columns."""
+        return tuple(w for w in sorted(self.slice_widths) if w <= self.columns.weight_bits)
 
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        bits = self.weight_bits
-        shape = partial_sum_shape(self.rows, bits)
-        previous: Signal | Const = Const(0, shape)
-        for p in range(self.rows):
-            segment = p // SEGMENT_ROWS
-            shadow = Signal(bits, name=f"shadow_{p}", reset_less=True)
-            active = Signal(bits, name=f"active_{p}", reset_less=True)
-            held = Signal(signed(9), name=f"activation_{p}", reset_less=True)
-            product = Signal(signed(9 + max(bits, 2) - 1), name=f"product_{p}", reset_less=True)
-            total = Signal(shape, name=f"sum_{p}", reset_less=True)
-            with m.If(self.weight_enable[p]):
-                m.d.sync += shadow.eq(self.weight_in.word_select(segment, bits))
-            with m.If(self.swap[p]):
-                m.d.sync += active.eq(shadow)
-            m.d.sync += held.eq(self.activation.word_select(p, 9))
-            if bits == 1:  # a set bit is -1
-                m.d.sync += product.eq(Mux(active, -held, held))
-            else:
-                m.d.sync += product.eq(held * active.as_signed())
-            m.d.sync += total.eq(previous + product)
-            previous = total
-        m.d.comb += self.total.eq(previous)
-        return m
+    @property
+    def lead(self) -> int:
+        """Cycles from an accumulator's read address to the addition.
+
+        The memory's, and one for the shift where there is any: the LUTs of the addition have no
+        inputs left for it.
+        """
+        return 2 if self.shifts else 1
+
+    @property
+    def accumulator_bits(self) -> int:
+        """Bits of a word of an accumulator bank."""
+        return 32 * self.count
+
+    @property
+    def module(self) -> str:
+        """Verilog module name; one module serves all equal strips of an array."""
+        shifts = f"_s{''.join(map(str, self.slice_widths))}" if self.slice_widths else ""
+        return f"hwgen_strip_{self.columns.name}_c{self.count}_m{self.tile_rows}{shifts}"
 
 
-def _accumulate(
-    m: Module, previous: Value, term: Value, negate: Value, largest: int, name: str
-) -> Signal:
-    """Register of ``previous + term``, or ``- term`` if ``negate``; at most ``largest`` in size.
-
-    Written as a difference, p + t = p - ~t - 1 and p - t = p - t - 0, with the 0 or 1 as a borrow
-    below the lowest bit: one carry chain whose bare operand is the cascade, so that the choice of
-    the term and the addition share a LUT per bit.
-    """
-    total = Signal(signed(largest.bit_length() + 1), name=name, reset_less=True)
-    keep = ~negate
-    term_or_not = (term.as_unsigned() ^ keep.replicate(len(term))).as_signed()
-    wide = Cat(Const(0, 1), previous).as_signed() - Cat(keep, term_or_not).as_signed()
-    m.d.sync += total.eq(wide >> 1)
-    return total
-
-
-class DigitColumn(wiring.Component):
-    """One column without multipliers: a cascade per radix-4 digit of the weights, summed at last.
-
-    A weight of two's complement bits is the sum of 4^k d_k with d_k = -2 b(2k+1) + b(2k) + b(2k-1),
-    -2..2 (Booth; b(-1) = 0, the sign bit repeats); every value is taken, the lowest
-    too. Digit k of a row and the addition to its cascade take one LUT per bit. Ports as
-    :class:`Column`, but ``activation`` is already registered: the group shares that register among
-    its columns. ``total`` follows the activation of the last chain row (before that register) after
-    :func:`column_latency` cycles.
-    """
-
-    def __init__(self, rows: int, weight_bits: int) -> None:
-        self.rows = rows
-        self.weight_bits = weight_bits
-        self.segments = -(-rows // SEGMENT_ROWS)
-        super().__init__(
-            {
-                "activation": In(9 * rows),
-                "swap": In(rows),
-                "weight_in": In(weight_bits * self.segments),
-                "weight_enable": In(rows),
-                "total": Out(partial_sum_shape(rows, weight_bits)),
-            }
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        bits = self.weight_bits
-        chains: list[Value] = [Const(0, 1)] * digit_count(bits)
-        for p in range(self.rows):
-            shadow = Signal(bits, name=f"shadow_{p}", reset_less=True)
-            active = Signal(bits, name=f"active_{p}", reset_less=True)
-            with m.If(self.weight_enable[p]):
-                m.d.sync += shadow.eq(self.weight_in.word_select(p // SEGMENT_ROWS, bits))
-            with m.If(self.swap[p]):
-                m.d.sync += active.eq(shadow)
-            held = self.activation.word_select(p, 9).as_signed()
-            for k in range(len(chains)):
-                below = active[2 * k - 1] if k else Const(0, 1)
-                low = active[2 * k]
-                name = f"digit_{k}_{p}"
-                if 2 * k + 1 < bits:
-                    high = active[2 * k + 1]
-                    chosen = Mux(low ^ below, held, Mux(high ^ low, held << 1, 0))
-                    chains[k] = _accumulate(m, chains[k], chosen, high, 2 * 255 * (p + 1), name)
-                else:  # the sign bit repeats: -1, 0 or 1
-                    chosen = Mux(low ^ below, held, Const(0, signed(9)))
-                    chains[k] = _accumulate(m, chains[k], chosen, low, 255 * (p + 1), name)
-        # Pairs of cascades, then pairs of pairs: each level doubles the distance.
-        distance = 2
-        while len(chains) > 1:
-            merged = []
-            for i in range(0, len(chains), 2):
-                value = chains[i]
-                if i + 1 < len(chains):
-                    value = value + (chains[i + 1] << distance)
-                stage = Signal(value.shape(), name=f"merged_{distance}_{i}", reset_less=True)
-                m.d.sync += stage.eq(value)
-                merged.append(stage)
-            chains = merged
-            distance *= 2
-        m.d.comb += self.total.eq(chains[0])
-        return m
-
-
-class SignColumn(wiring.Component):
-    """One column of weights -1 and +1: a cascade of pairs of rows, one LUT per bit and pair.
-
-    ``activation`` holds, per pair of chain rows, the registered sum and difference of their
-    activations (10 bits each, the sum lower), which the group shares among its columns: +-a0 +-a1
-    is one of them or its negative. With an odd number of rows the last row is paired with 0. A set
-    weight bit is -1. Other ports as :class:`DigitColumn`; the rows of a pair are in step.
-    """
-
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
-        self.segments = -(-rows // SEGMENT_ROWS)
-        super().__init__(
-            {
-                "activation": In(20 * -(-rows // 2)),
-                "swap": In(rows),
-                "weight_in": In(self.segments),
-                "weight_enable": In(rows),
-                "total": Out(partial_sum_shape(rows, 1)),
-            }
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        total: Value = Const(0, 1)
-        signs: list[Signal] = []
-        for p in range(self.rows):
-            shadow = Signal(name=f"shadow_{p}", reset_less=True)
-            active = Signal(name=f"active_{p}", reset_less=True)
-            with m.If(self.weight_enable[p]):
-                m.d.sync += shadow.eq(self.weight_in[p // SEGMENT_ROWS])
-            with m.If(self.swap[p]):
-                m.d.sync += active.eq(shadow)
-            signs.append(active)
-        for q in range(-(-self.rows // 2)):
-            pair = self.activation.word_select(q, 20)
-            negative = signs[2 * q]
-            other = signs[2 * q + 1] if 2 * q + 1 < self.rows else negative
-            chosen = Mux(negative ^ other, pair[10:].as_signed(), pair[:10].as_signed())
-            total = _accumulate(m, total, chosen, negative, 255 * (2 * q + 2), f"sum_{q}")
-        m.d.comb += self.total.eq(total)
-        return m
-
-
-class ColumnGroup(wiring.Component):
-    """``columns`` columns that share activations, and their two accumulator banks.
+class ColumnStrip(wiring.Component):
+    """Columns that share activations, and their two accumulator banks.
 
     ``skewed`` and ``swap`` are the skewed activations and swap flags, ``entry`` the unskewed
-    bookkeeping; all are passed on one cycle later for the next group. ``drain_row`` of
+    bookkeeping; all are passed on one cycle later for the next strip. ``drain_row`` of
     ``drain_bank`` appears on ``drain_data`` two cycles later. ``bank_complete[b]`` pulses when the
-    last row of a tile has been written to bank b.
+    last row of a tile has been written to bank b. A row's accumulators are written
+    :attr:`Columns.delay` + 1 cycles after its entry and read :attr:`Strip.lead` + 1 cycles before
+    that.
     """
 
-    def __init__(
-        self, rows: int, columns: int, weight_bits: int, tile_rows: int, cells: Cells
-    ) -> None:
-        self.rows = rows
-        self.columns = columns
-        self.weight_bits = weight_bits
-        self.tile_rows = tile_rows
-        self.cells = cells
-        self.layout = entry_layout(rows, tile_rows)
-        row_bits = bits_for(tile_rows - 1)
+    def __init__(self, strip: Strip) -> None:
+        self.strip = strip
+        self.columns = strip.columns
+        self.count = strip.count
+        self.layout = entry_layout(strip.tile_rows, strip.slice_widths)
+        rows = self.columns.rows
         super().__init__(
             {
                 "skewed": In(9 * rows),
@@ -304,106 +134,101 @@ class ColumnGroup(wiring.Component):
                 "entry_next": Out(self.layout),
                 "weight_valid": In(1),
                 "weight_row": In(bits_for(rows - 1)),
-                "weights": In(columns * weight_bits),
+                "weights": In(self.count * self.columns.cell_bits),
                 "drain_bank": In(1),
-                "drain_row": In(row_bits),
-                "drain_data": Out(32 * columns),
+                "drain_row": In(bits_for(strip.tile_rows - 1)),
+                "drain_data": Out(strip.accumulator_bits),
                 "bank_complete": Out(2),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        rows, columns, bits = self.rows, self.columns, self.weight_bits
-
-        # Hand on to the next group.
         m.d.sync += [
             self.skewed_next.eq(self.skewed),
             self.swap_next.eq(self.swap),
             self.entry_next.eq(self.entry),
         ]
+        self._accumulate(m, self._multiply(m))
+        return m
 
-        # Weight broadcast: one register stage per segment of rows; the row select travels with the
-        # data.
-        segments = -(-rows // SEGMENT_ROWS)
-        stage_data: list[Signal] = []
+    def _broadcast(self, m: Module) -> tuple[list[Signal], Value]:
+        """Weights of a row for each stage of rows, and the load enables of all chain rows.
+
+        The row select travels with the data, one register a stage.
+        """
+        rows = self.columns.rows
+        words: list[Signal] = []
         enables: list[Signal] = []
         valid, select, word = self.weight_valid, self.weight_row, self.weights
-        for s in range(segments):
-            next_valid = Signal(name=f"weight_valid_{s}")
-            next_select = Signal(bits_for(rows - 1), name=f"weight_row_{s}", reset_less=True)
-            next_word = Signal(columns * bits, name=f"weight_word_{s}", reset_less=True)
-            m.d.sync += [next_valid.eq(valid), next_select.eq(select), next_word.eq(word)]
-            count = min(SEGMENT_ROWS, rows - s * SEGMENT_ROWS)
+        for s in range(broadcast_stages(rows)):
+            valid = register(m, valid, f"weight_valid_{s}", reset=True)
+            select = register(m, select, f"weight_row_{s}")
+            word = register(m, word, f"weight_word_{s}")
+            first = s * BROADCAST_ROWS
+            count = min(BROADCAST_ROWS, rows - first)
             enable = Signal(count, name=f"weight_enable_{s}")
-            m.d.comb += enable.eq(
-                Cat(next_valid & (next_select == s * SEGMENT_ROWS + k) for k in range(count))
-            )
+            m.d.comb += enable.eq(Cat(valid & (select == first + k) for k in range(count)))
+            words.append(word)
             enables.append(enable)
-            stage_data.append(next_word)
-            valid, select, word = next_valid, next_select, next_word
+        return words, Cat(enables)
 
-        # What the columns share: multiplier cells register activations themselves, as a DSP block
-        # does.
+    def _multiply(self, m: Module) -> list[Value]:
+        """The leaves; the sums of all columns, signed."""
+        columns, bits = self.columns, self.columns.cell_bits
+        words, enables = self._broadcast(m)
         activation: Value = self.skewed
-        if self.cells == "digits":
-            given = [self.skewed.word_select(p, 9).as_signed() for p in range(rows)]
-            if bits == 1:
-                given.append(Const(0, signed(9)))
-                pairs = [(given[p], given[p + 1]) for p in range(0, rows, 2)]
-                values = [Cat((a + b)[:10], (a - b)[:10]) for a, b in pairs]
-            else:
-                values = list(given)
+        values = columns.shared(
+            [self.skewed.word_select(p, 9).as_signed() for p in range(columns.rows)]
+        )
+        if values is not None:
             shared = [
                 Signal(len(value), name=f"shared_{i}", reset_less=True)
                 for i, value in enumerate(values)
             ]
             m.d.sync += [stage.eq(value) for stage, value in zip(shared, values, strict=True)]
             activation = Cat(shared)
-
         totals: list[Value] = []
-        shape = partial_sum_shape(rows, bits)
-        wide = 2 if self.cells == "dual" else 1  # columns of a leaf; the last one may be half used
-        for c in range(0, columns, wide):
-            total = Signal(wide * shape.width, name=f"total_{c}")
+        size = columns.sum_shape.width
+        for c in range(0, self.count, columns.width):  # the last leaf may be used in part
+            total = Signal(columns.width * size, name=f"total_{c}")
             m.submodules[f"column_{c}"] = Instance(
-                column_name(rows, bits, self.cells),
+                columns.module,
                 i_clk=ClockSignal(),
                 i_rst=ResetSignal(),
                 i_activation=activation,
                 i_swap=self.swap,
-                i_weight_enable=Cat(enables),
+                i_weight_enable=enables,
                 i_weight_in=Cat(
-                    word.word_select(d, bits) if d < columns else Const(0, bits)
-                    for word in stage_data
-                    for d in range(c, c + wide)
+                    word.word_select(d, bits) if d < self.count else Const(0, bits)
+                    for word in words
+                    for d in range(c, c + columns.width)
                 ),
                 o_total=total,
             )
-            totals += [
-                total.word_select(d, shape.width).as_signed() for d in range(min(wide, columns - c))
-            ]
+            used = range(min(columns.width, self.count - c))
+            totals += [total.word_select(d, size).as_signed() for d in used]
+        return totals
 
+    def _accumulate(self, m: Module, totals: list[Value]) -> None:
+        """Adds the sums to the accumulators, and reads these for DRAIN."""
         # The bookkeeping meets the sums: the last row's skew and the column's registers.
-        stages = -(-rows // rows_per_stage(bits, self.cells))
-        delay = stages - 1 + column_latency(bits, self.cells)
-        size = self.layout.size
-        travelling = Signal(size * (delay - 1), name="entry_delay")
-        m.d.sync += travelling.eq(Cat(self.entry.as_value(), travelling[:-size]))
+        strip, size = self.strip, self.layout.size
+        line = Signal(size * (self.columns.delay - strip.lead), name="entry_delay")
+        m.d.sync += line.eq(Cat(self.entry.as_value(), line)[: len(line)])
         ahead = Signal(self.layout, name="entry_ahead")  # the accumulator's read address
-        m.d.comb += ahead.eq(travelling[-size:])
-        now = Signal(self.layout, name="entry_now")
-        m.d.sync += now.eq(ahead)
-        after = Signal(self.layout, name="entry_after")
-        m.d.sync += after.eq(now)
+        m.d.comb += ahead.eq(Cat(self.entry.as_value(), line)[-size:])
+        read = register(m, ahead, "entry_read", reset=True)
+        now = register(m, read, "entry_now", reset=True) if strip.shifts else read
+        after = register(m, now, "entry_after", reset=True)
 
-        result = Signal(32 * columns, reset_less=True, name="result")
-        drained: list[Signal] = []
+        result = Signal(strip.accumulator_bits, reset_less=True, name="result")
         old: list[Signal] = []
         for b in range(2):
-            bank = Ram(self.tile_rows, 32 * columns, 32 * columns, name=f"accumulators_{b}")
+            bits = strip.accumulator_bits
+            bank = Ram(strip.tile_rows, bits, bits, name=f"accumulators_{b}")
             m.submodules[f"accumulators_{b}"] = bank.instance()
-            # A first pass only writes: DRAIN may still be reading the bank's last group then.
+            # A first pass only writes: DRAIN may still be reading the bank's last columns then.
             accumulating = ahead.valid & ~ahead.first & (ahead.bank == b)
             m.d.comb += [
                 bank.read_address.eq(Mux(accumulating, ahead.row, self.drain_row)),
@@ -412,9 +237,10 @@ class ColumnGroup(wiring.Component):
                 bank.write_enable.eq(after.valid & (after.bank == b)),
             ]
             old.append(bank.read_data)
-            drained.append(bank.read_data)
             m.d.sync += self.bank_complete[b].eq(after.valid & after.last & (after.bank == b))
-        previous = Mux(now.bank, old[1], old[0])
+        previous: Value = Mux(read.bank, old[1], old[0])
+        if strip.shifts:
+            previous = register(m, self._shifted(m, previous, read.shift), "previous")
         for c, total in enumerate(totals):
             start = previous.word_select(c, 32)
             m.d.sync += result.word_select(c, 32).eq(
@@ -423,135 +249,152 @@ class ColumnGroup(wiring.Component):
         drain_bank = Signal(name="drain_bank")
         m.d.sync += [
             drain_bank.eq(self.drain_bank),
-            self.drain_data.eq(Mux(drain_bank, drained[1], drained[0])),
+            self.drain_data.eq(Mux(drain_bank, old[1], old[0])),
         ]
-        return m
+
+    def _shifted(self, m: Module, previous: Value, shift: Value) -> Value:
+        """All accumulators of a row, shifted left as ``shift`` says."""
+        words = [previous.word_select(c, 32) for c in range(self.count)]
+        shifted = Signal(len(previous), name="shifted")
+        m.d.comb += shifted.eq(previous)
+        with m.Switch(shift):
+            for i, width in enumerate(self.strip.shifts, 1):
+                with m.Case(i):
+                    m.d.comb += shifted.eq(Cat(Cat(Const(0, width), w[:-width]) for w in words))
+        return shifted
+
+
+class _Piece(NamedTuple):
+    """A strip and where it is."""
+
+    strip: Strip
+    group: int
+    first: int  #: its first column, within the group
+    place: int  #: cycles that it is later than the first strip with its skew
 
 
 class SystolicArray(wiring.Component):
-    """R x C array of groups of ``group_columns`` columns.
+    """R rows x the columns of all groups, in order.
 
     ``activations`` (R bytes, byte r is reduction index r) with ``signed_codes`` and ``swap`` (first
-    row of a pass: take the shadow weights) enter with ``entry``; one row a cycle. Weights:
-    ``weight_valid`` with ``weights`` (column 0 lowest) for reduction indices R-1 ... 0 in turn, not
-    before the swap of the pass before has entered. Group g is g cycles later in everything.
-    ``bank_complete[b]``: the last group has written the tile's last row. ``drain_group``'s row
-    appears on ``drain_data`` three cycles after ``drain_row``.
+    row of a pass: take the shadow weights) enter with ``entry``; one row a cycle, at least
+    :attr:`minimum_pass_rows` cycles from a pass's first row to the next one's. Weights of group g:
+    ``weight_valid{g}`` with ``weights{g}`` (column 0 lowest) for reduction indices R-1 ... 0, which
+    are the chain rows 0 ... R-1 of ``weight_row{g}``, not before the swap of the pass before has
+    entered. ``bank_complete[b]``: all strips have written the tile's last row.
+
+    The columns ``drain_segment * lanes + l`` of a row appear on the lanes l of ``drain_data`` three
+    cycles after ``drain_row``; lanes below ``drain_offset`` show the segment after that. A lane
+    whose column does not exist shows anything.
     """
 
     def __init__(
         self,
         *,
         rows: int,
-        columns: int,
-        group_columns: int,
-        weight_bits: int,
+        groups: Sequence[Group],
+        lanes: int,
         tile_rows: int,
-        cells: Cells | None = None,
+        slice_widths: Sequence[int] = (),
     ) -> None:
         self.rows = rows
-        self.columns = columns
-        self.group_columns = group_columns
-        self.groups = columns // group_columns
-        self.weight_bits = weight_bits
+        self.lanes = lanes
+        self.groups = tuple(groups)
+        self.columns = sum(group.columns for group in groups)
+        self.segments = -(-self.columns // lanes)
         self.tile_rows = tile_rows
-        self.layout = entry_layout(rows, tile_rows)
-        self.cells: Cells = cells or default_cells(weight_bits)
-        self.group_name = group_name(rows, group_columns, weight_bits, tile_rows, self.cells)
+        self.layout = entry_layout(tile_rows, slice_widths)
+        self.pieces = self._cut(tuple(slice_widths))
+        strips = [piece.strip for piece in self.pieces]
+        #: Fewest cycles from a pass's first row to the next one's: read, add, write.
+        self.minimum_pass_rows = 2 + max(strip.lead for strip in strips)
+        #: No accumulator is written earlier than this many cycles after the entry of its row.
+        self.first_write_delay = min(strip.columns.stages for strip in strips)
         super().__init__(
             {
                 "activations": In(8 * rows),
                 "signed_codes": In(1),
                 "swap": In(1),
                 "entry": In(self.layout),
-                "weight_valid": In(1),
-                "weights": In(columns * weight_bits),
-                "weight_row": In(bits_for(rows - 1)),
+                **{
+                    f"{name}{g}": In(bits)
+                    for g, group in enumerate(groups)
+                    for name, bits in (
+                        ("weight_valid", 1),
+                        ("weight_row", bits_for(rows - 1)),
+                        ("weights", group.columns * self._columns_of(group).cell_bits),
+                    )
+                },
                 "drain_bank": In(1),
                 "drain_row": In(bits_for(tile_rows - 1)),
-                "drain_group": In(max(1, bits_for(self.groups - 1))),
-                "drain_data": Out(32 * group_columns),
+                "drain_segment": In(bits_for(self.segments - 1)),
+                "drain_offset": In(bits_for(lanes - 1)),
+                "drain_data": Out(32 * lanes),
                 "bank_complete": Out(2),
             }
         )
 
+    def _columns_of(self, group: Group) -> Columns:
+        return columns_of(
+            group.kind, rows=self.rows, weight_bits=group.weight_bits, carry=group.takes_slices
+        )
+
+    def _cut(self, slice_widths: tuple[int, ...]) -> list[_Piece]:
+        """The strips, in the order of their columns."""
+        pieces = []
+        places: dict[int, int] = {}  # strips so far, by their skew
+        start = 0  # of the group
+        for g, group in enumerate(self.groups):
+            columns = self._columns_of(group)
+            first = 0
+            while first < group.columns:
+                count = min(self.lanes - (start + first) % self.lanes, group.columns - first)
+                place = places.get(columns.rows_per_stage, 0)
+                strip = Strip(columns, count, self.tile_rows, slice_widths)
+                pieces.append(_Piece(strip, g, first, place))
+                places[columns.rows_per_stage] = place + 1
+                first += count
+            start += group.columns
+        return pieces
+
     def leaves(self) -> dict[str, wiring.Component | str]:
         """The modules that are emitted once each and instantiated by name."""
-        column: wiring.Component
-        accumulator_bits = 32 * self.group_columns
-        if self.cells == "dual":
-            column = TwinColumn(self.rows)
-        elif self.cells == "multiplier":
-            column = Column(self.rows, self.weight_bits)
-        elif self.weight_bits == 1:
-            column = SignColumn(self.rows)
-        else:
-            column = DigitColumn(self.rows, self.weight_bits)
-        return {
-            column_name(self.rows, self.weight_bits, self.cells): column,
-            self.group_name: ColumnGroup(
-                self.rows, self.group_columns, self.weight_bits, self.tile_rows, self.cells
-            ),
-            ram_name(self.tile_rows, accumulator_bits, accumulator_bits): ram_verilog(
-                self.tile_rows, accumulator_bits, accumulator_bits
-            ),
-        }
+        found: dict[str, wiring.Component | str] = {}
+        for strip in (piece.strip for piece in self.pieces):
+            bits = strip.accumulator_bits
+            if strip.columns.module not in found:
+                found[strip.columns.module] = strip.columns.leaf()
+            if strip.module not in found:
+                found[strip.module] = ColumnStrip(strip)
+            memory = ram_name(self.tile_rows, bits, bits)
+            found.setdefault(memory, ram_verilog(self.tile_rows, bits, bits))
+        return found
 
     def synthesis_leaves(self) -> dict[str, wiring.Component]:
         """Those of :meth:`leaves` that synthesis for DSP48E2 replaces by these."""
-        if self.cells != "dual":
-            return {}
-        return {column_name(self.rows, self.weight_bits, self.cells): DspColumn(self.rows)}
+        kinds = dict.fromkeys(piece.strip.columns for piece in self.pieces)
+        leaves = {columns.module: columns.synthesis_leaf() for columns in kinds}
+        return {name: leaf for name, leaf in leaves.items() if leaf is not None}
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
-        rows = self.rows
-
-        # Skew: chain row p (reduction index R-1-p) is p cycles behind (pairs of rows: p // 2).
-        # Sign-extend to 9 bits first.
-        skewed = Signal(9 * rows, name="skewed")
-        swaps = Signal(rows, name="swaps")
-        swap = self.swap
-        step = rows_per_stage(self.weight_bits, self.cells)
-        for p in range(rows):
-            byte = self.activations.word_select(rows - 1 - p, 8)
-            value = Cat(byte, byte[7] & self.signed_codes)
-            behind = p // step
-            if behind:
-                line = Signal(9 * behind, name=f"skew_{p}", reset_less=True)
-                m.d.sync += line.eq(Cat(value, line)[: 9 * behind])
-                value = line[-9:]
-            if p % step == 0 and p:
-                delayed = Signal(name=f"swap_{p}")
-                m.d.sync += delayed.eq(swap)
-                swap = delayed
-            m.d.comb += [skewed.word_select(p, 9).eq(value), swaps[p].eq(swap)]
-
-        drained = []
-        flow = {"skewed": skewed, "swap": swaps, "entry": self.entry.as_value()}
-        group_bits = self.group_columns * self.weight_bits
-        for g in range(self.groups):
-            # Weights of group g, g cycles later (its swap is, too).
-            valid, row, word = (
-                self.weight_valid,
-                self.weight_row,
-                self.weights.word_select(g, group_bits),
-            )
-            for d in range(g):
-                next_valid = Signal(name=f"weight_valid_{g}_{d}")
-                next_row = Signal(bits_for(rows - 1), name=f"weight_row_{g}_{d}", reset_less=True)
-                next_word = Signal(group_bits, name=f"weights_{g}_{d}", reset_less=True)
-                m.d.sync += [next_valid.eq(valid), next_row.eq(row), next_word.eq(word)]
-                valid, row, word = next_valid, next_row, next_word
+        skews = {piece.strip.columns.rows_per_stage for piece in self.pieces}
+        flows = {step: self._skew(m, step) for step in sorted(skews)}
+        columns: list[Value] = []  # 32 bits each, in order
+        slowest = max(self.pieces, key=lambda piece: piece.place + piece.strip.columns.delay)
+        for s, piece in enumerate(self.pieces):
+            strip = piece.strip
+            flow = flows[strip.columns.rows_per_stage]
             flow_next = {
-                "skewed": Signal(9 * rows, name=f"skewed_{g}"),
-                "swap": Signal(rows, name=f"swap_{g}_next"),
-                "entry": Signal(self.layout.size, name=f"entry_{g}"),
+                "skewed": Signal(9 * self.rows, name=f"skewed_{s}"),
+                "swap": Signal(self.rows, name=f"swap_{s}_next"),
+                "entry": Signal(self.layout.size, name=f"entry_{s}"),
             }
-            data_out = Signal(32 * self.group_columns, name=f"drain_data_{g}")
-            complete = Signal(2, name=f"bank_complete_{g}")
-            m.submodules[f"group_{g}"] = Instance(
-                self.group_name,
+            valid, row, word = self._weights(m, s)
+            drained = Signal(strip.accumulator_bits, name=f"drain_data_{s}")
+            complete = Signal(2, name=f"bank_complete_{s}")
+            m.submodules[f"strip_{s}"] = Instance(
+                strip.module,
                 i_clk=ClockSignal(),
                 i_rst=ResetSignal(),
                 i_skewed=flow["skewed"],
@@ -565,21 +408,58 @@ class SystolicArray(wiring.Component):
                 o_skewed_next=flow_next["skewed"],
                 o_swap_next=flow_next["swap"],
                 o_entry_next=flow_next["entry"],
-                o_drain_data=data_out,
+                o_drain_data=drained,
                 o_bank_complete=complete,
             )
-            flow = flow_next
-            drained.append(data_out)
-            if g == self.groups - 1:
+            flows[strip.columns.rows_per_stage] = flow_next
+            columns += [drained.word_select(c, 32) for c in range(strip.count)]
+            if piece is slowest:
                 m.d.comb += self.bank_complete.eq(complete)
-
-        selects = [self.drain_group]
-        for d in range(2):
-            step = Signal(unsigned(len(self.drain_group)), name=f"drain_group_{d}")
-            m.d.sync += step.eq(selects[-1])
-            selects.append(step)
-        chosen = drained[0]
-        for g in range(1, self.groups):
-            chosen = Mux(selects[-1] == g, drained[g], chosen)
-        m.d.sync += self.drain_data.eq(chosen)
+        self._drain(m, columns)
         return m
+
+    def _skew(self, m: Module, step: int) -> dict[str, Value]:
+        """Chain row p (reduction index R-1-p) is p // step cycles behind; 9 bits each, signed."""
+        rows = self.rows
+        skewed = Signal(9 * rows, name=f"skewed_by_{step}")
+        swaps = Signal(rows, name=f"swaps_by_{step}")
+        swap = self.swap
+        for p in range(rows):
+            byte = self.activations.word_select(rows - 1 - p, 8)
+            value = Cat(byte, byte[7] & self.signed_codes)
+            behind = p // step
+            if behind:
+                line = Signal(9 * behind, name=f"skew_{p}_by_{step}", reset_less=True)
+                m.d.sync += line.eq(Cat(value, line)[: 9 * behind])
+                value = line[-9:]
+            if p % step == 0 and p:
+                swap = register(m, swap, f"swap_{p}_by_{step}", reset=True)
+            m.d.comb += [skewed.word_select(p, 9).eq(value), swaps[p].eq(swap)]
+        return {"skewed": skewed, "swap": swaps, "entry": self.entry.as_value()}
+
+    def _weights(self, m: Module, s: int) -> tuple[Value, Value, Value]:
+        """Weights of a strip, as much later as its swap is."""
+        piece = self.pieces[s]
+        bits = piece.strip.columns.cell_bits
+        first = piece.first * bits
+        valid = getattr(self, f"weight_valid{piece.group}")
+        row = getattr(self, f"weight_row{piece.group}")
+        word = getattr(self, f"weights{piece.group}")[first : first + piece.strip.count * bits]
+        for d in range(piece.place):
+            valid = register(m, valid, f"weight_valid_{s}_{d}", reset=True)
+            row = register(m, row, f"weight_row_{s}_{d}")
+            word = register(m, word, f"weights_{s}_{d}")
+        return valid, row, word
+
+    def _drain(self, m: Module, columns: list[Value]) -> None:
+        """The choice among the segments, each lane for itself: registers but for the last step."""
+        following = register(m, self.drain_segment + 1, "following_segment")
+        segment = register(m, self.drain_segment, "segment")
+        for lane in range(self.lanes):
+            last = lane == self.lanes - 1  # no offset is larger
+            wrapped = register(m, 0 if last else lane < self.drain_offset, f"wrapped_{lane}")
+            select = register(m, Mux(wrapped, following, segment), f"select_{lane}")
+            chosen, *others = columns[lane :: self.lanes] or [Const(0, 32)]
+            for s, column in enumerate(others, 1):
+                chosen = Mux(select == s, column, chosen)
+            m.d.sync += self.drain_data.word_select(lane, 32).eq(chosen)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hwgen.boards import Board
-from hwgen.columns import dense, parse_groups
+from hwgen.columns import dense
 from hwgen.config import PARAMETERS, AcceleratorConfig, softmax_fields, value_text
 from hwgen.errors import ConfigError, DoesNotFitError, UsageError
 from hwgen.graph.spec import ModelSpec
@@ -61,7 +61,7 @@ def configure(
         sized_config,
     )
 
-    said = dict(options.values)
+    said: dict[str, Any] = dict(options.values)
     if "columns" in said:
         if "groups" in said:
             option, other = BY_NAME["columns"].option, BY_NAME["groups"].option
@@ -185,10 +185,8 @@ def _give_way(error: ConfigError, values: dict[str, Any], said: Mapping[str, Any
         if not fitting:
             raise option.refusal(error) from error
         nearest = min(fitting, key=lambda value: (abs(value - before), value))
-    values[moved] = parse_groups(nearest) if moved == "groups" else nearest
-    return (
-        f"{moved} = {value_text(nearest)} is taken instead of {value_text(before)}: {error.what}"
-    )
+    values[moved] = nearest
+    return f"{moved} = {value_text(nearest)} is taken instead of {value_text(before)}: {error.what}"
 
 
 def _permits(values: Mapping[str, Any], name: str) -> bool:

@@ -194,7 +194,7 @@ class Design:
     def parameters(self) -> dict[str, int | tuple[int, ...]]:
         """What options can state of it, by the names of :data:`hwgen.stages.options.OPTIONS`."""
         values = {item.name: getattr(self.config, item.name) for item in fields(self.config)}
-        return values | {"row_blocks": self.row_blocks}
+        return values | {"columns": self.config.columns, "row_blocks": self.row_blocks}
 
     def describe(self) -> dict[str, Any]:
         """The hardware as plain values."""

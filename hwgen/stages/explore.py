@@ -31,6 +31,7 @@ from hwgen.frontend.models import ALIASES, MODELS, get_model
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.ops import Embedding, Linear, Op, QueryKeyValue
 from hwgen.graph.spec import ModelSpec
+from hwgen.graph.weight_bits import WIDEST, weight_bits_text
 from hwgen.numerics.softmax import DEFAULT_FUNCTION, SoftmaxFunction
 from hwgen.outputs import State
 from hwgen.program.cycle_model import MemoryModel
@@ -210,6 +211,8 @@ class Exploration:
             words += [f"--{option}", str(value)]
         if not request.is_graph and request.softmax.mode != DEFAULT_FUNCTION.mode:
             words += ["--softmax", request.softmax.mode]
+        if not request.is_graph and any(bits != WIDEST for bits in request.weight_bits.values()):
+            words += ["--weight-bits", weight_bits_text(request.weight_bits)]
         if request.clock_mhz != request.board.clock.mhz:
             words += ["--clock", str(request.clock_mhz)]
         return shlex.join(words)

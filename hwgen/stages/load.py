@@ -19,6 +19,7 @@ from hwgen.frontend.float_model import FloatModel
 from hwgen.frontend.images import ImageSet, digits_dataset, load_images, synthetic_images
 from hwgen.frontend.models import MODELS, default_checkpoint
 from hwgen.graph.spec import ModelSpec
+from hwgen.graph.weight_bits import DEFAULT_WEIGHT_BITS, WeightBits, Width
 from hwgen.numerics.softmax import DEFAULT_FUNCTION, SoftmaxFunction
 from hwgen.reading import show
 from hwgen.report.terminal import Reporter
@@ -44,7 +45,8 @@ class Request:
     spec: ModelSpec
     checkpoint: Path
     calibration: Path | None = None
-    weight_bits: int = 8
+    #: by layer; one that is not named has 8
+    weight_bits: Mapping[str, Width] = field(default_factory=dict)
     squares: Squares = "compressed"
     container: str | None = None  #: which of several state dicts
     sources: Mapping[str, str] = field(default_factory=dict)  #: of the specification's fields
@@ -58,7 +60,7 @@ class Request:
         *,
         checkpoint: Path | None = None,
         calibration: Path | None = None,
-        weight_bits: int = 8,
+        weight_bits: WeightBits = DEFAULT_WEIGHT_BITS,
         squares: str = "compressed",
         container: str | None = None,
         softmax: SoftmaxFunction = DEFAULT_FUNCTION,
@@ -71,7 +73,7 @@ class Request:
         Raises:
             ModelError: the model is unknown, its file is bad, or a configuration contradicts it.
             CheckpointError: there is no such checkpoint, or the configuration is another network's.
-            UsageError: a checkpoint must be given.
+            UsageError: a checkpoint must be given, or a width is for no layer of the model.
         """
         path = checkpoint if checkpoint is not None else configuration_folder(model)
         # A checkpoint that is missing is said when it is read: after what needs no weights.
@@ -91,7 +93,7 @@ class Request:
             spec=spec,
             checkpoint=path,
             calibration=calibration,
-            weight_bits=weight_bits,
+            weight_bits=weight_bits.of(spec),
             squares=cast("Squares", squares),
             container=container,
             sources=described.sources,

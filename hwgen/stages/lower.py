@@ -44,7 +44,7 @@ def lower(chosen: Design, reporter: Reporter, *, check: bool = True) -> Lowered:
         MismatchError: the program does not compute what the graph does.
     """
     from hwgen.program.interpreter import run_program
-    from hwgen.program.lowering import lower as lower_graph
+    from hwgen.program.lower import lower as lower_graph
 
     graph = chosen.graph
     if graph is None:
@@ -81,7 +81,7 @@ def check_runs(spec: ModelSpec, config: AcceleratorConfig, row_blocks: int) -> N
         DoesNotFitError: a tensor does not fit its bank, or a program its counters.
         ProgramError: the program would have numbers beyond an instruction's fields.
     """
-    from hwgen.program.lowering import lower as lower_graph
+    from hwgen.program.lower import lower as lower_graph
     from hwgen.program.skeleton import skeleton_graph
 
     shapes = skeleton_graph(spec, softmax=config.softmax)

@@ -25,11 +25,6 @@ from hwgen.stages.load import Loaded, split_calibration
 def quantise(loaded: Loaded, reporter: Reporter) -> IntegerGraph:
     """Calibrate and quantise."""
     request = loaded.request
-    if request.weight_bits < 8:
-        reporter.say(
-            f"weights of {request.weight_bits} bits change the accuracy and nothing else yet:"
-            " columns take 8 bits, so packed bytes, cycles and LUTs are those of 8"
-        )
     with reporter.stage("quantise"):
         images, held_back = split_calibration(request)
         reporter(f"calibrating on {len(images.images)} images ({images.source})", 0.0)

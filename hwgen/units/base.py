@@ -21,7 +21,7 @@ Vectors = Mapping[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """One parameter of a unit: an integer of a range, or one of a few words."""
+    """One parameter of a unit: an integer of a range, one of a few words, or a text."""
 
     name: str  #: as in the integer contract, with underscores
     default: Value
@@ -29,6 +29,7 @@ class Parameter:
     minimum: int = 0
     maximum: int = 0
     choices: tuple[str, ...] = ()  #: legal words; empty for an integer
+    form: str = ""  #: what a text looks like; the unit itself checks it
     power_of_two: bool = False  #: only powers of two
     build: bool = False  #: True: decides the hardware; False: run-time data, the same hardware
 
@@ -42,6 +43,8 @@ class Parameter:
         """The legal values, for help and messages."""
         if self.choices:
             return " or ".join(repr(choice) for choice in self.choices)
+        if self.form:
+            return self.form
         kind = "a power of two in" if self.power_of_two else "in"
         return f"{kind} {self.minimum}..{self.maximum}"
 
@@ -54,6 +57,10 @@ class Parameter:
         if self.choices:
             if value in self.choices:
                 return str(value)
+            raise UsageError(f"{self.option} must be {self.legal}, not {value!r}")
+        if self.form:
+            if isinstance(value, str) and value.strip():
+                return value.strip()
             raise UsageError(f"{self.option} must be {self.legal}, not {value!r}")
         if isinstance(value, str):
             try:
@@ -173,6 +180,10 @@ class Unit(ABC):
         """Modules that the component instantiates by name."""
         return {}
 
+    def synthesis_parts(self, component: wiring.Component) -> dict[str, wiring.Component]:
+        """Those of :meth:`parts` that synthesis for DSP48E2 replaces by these."""
+        return {}
+
     @abstractmethod
     def reference(self, vectors: Vectors, values: Values) -> dict[str, npt.NDArray[Any]]:
         """What the unit must return, by the integer contract; refuses values out of range."""
@@ -200,8 +211,8 @@ def pad_axis(array: npt.NDArray[Any], axis: int, multiple: int) -> npt.NDArray[A
     return np.pad(array, widths)
 
 
-def pack_bits(fields: npt.NDArray[Any], bits: int) -> npt.NDArray[np.uint8]:
-    """[n, fields] two's complement -> [n, bytes]: fields of ``bits`` bits, the first one lowest."""
+def bit_planes(fields: npt.NDArray[Any], bits: int) -> npt.NDArray[np.uint8]:
+    """[n, fields] two's complement -> [n, fields * bits], a bit each, the lowest first."""
     shifts = np.arange(bits, dtype=np.int64)
     planes = ((fields.astype(np.int64)[:, :, None] >> shifts) & 1).astype(np.uint8)
-    return np.packbits(planes.reshape(len(fields), -1), axis=1, bitorder="little")
+    return planes.reshape(len(fields), -1)

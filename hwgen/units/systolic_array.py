@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,15 +13,21 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
-from hwgen.errors import FormatError
+from hwgen.columns import parse_groups
+from hwgen.emit.verilog import leaf_name
+from hwgen.errors import ConfigError, FormatError, UsageError
+from hwgen.numerics.formats import weight_format
 from hwgen.numerics.matmul import matmul
+from hwgen.rtl.columns import Columns, columns_of
 from hwgen.rtl.pipeline import Credits, Fifo, delay, register
-from hwgen.rtl.systolic_array import Cells, SystolicArray
-from hwgen.units.base import Entry, Parameter, Unit, Values, Vectors, Words, integer, pack_bits
+from hwgen.rtl.systolic_array import Group, SystolicArray
+from hwgen.units.base import Entry, Parameter, Unit, Values, Vectors, Words, bit_planes, integer
 
-#: Words between the entry of the same row in two passes of a tile: read, add, write of its
-#: accumulators.
-MINIMUM_PASS_WORDS = 3
+#: Fewest words from a pass's first row to the next one's: read, shift, add, write of the
+#: accumulators of a row. Without slices the array could do with one less.
+MINIMUM_PASS_WORDS = 4
+#: Value of the parameter ``groups`` that leaves it to the others.
+NO_GROUPS = "none"
 #: Cycles from ``drain_row`` to ``drain_data`` of the array.
 _DRAIN_LATENCY = 3
 #: Refused above: what one simulation is given.
@@ -31,19 +37,28 @@ MAXIMUM_BYTES = 1 << 31
 WEIGHT, VALID, SIGNED, FIRST, SWAP, LAST = (1 << bit for bit in range(6))
 
 
-def group_columns(rows: int, columns: int) -> int:
-    """Columns of a group: the smallest divisor of ``columns`` from R/2 on; or all columns."""
+def drained_columns(rows: int, columns: int) -> int:
+    """Columns drained together: the smallest divisor of ``columns`` from R/2 on; or all columns."""
     for divisor in range(1, columns + 1):
         if columns % divisor == 0 and 2 * divisor >= rows:
             return divisor
     return columns
 
 
+class _Uniform(NamedTuple):
+    """The only group of an array: any number of columns, no slices."""
+
+    kind: str
+    columns: int
+    weight_bits: int
+    takes_slices: bool = False
+
+
 class SystolicArrayTop(wiring.Component):
     """The array between two streams; the producer of the input stream decides the tiling.
 
-    ``i_stream``, one word a cycle: R bytes of activations, eight flags, a row of packed weights
-    (column 0 lowest).
+    ``i_stream``, one word a cycle: R bytes of activations, eight flags, a row of packed cells
+    (column 0 lowest; of groups that take slices the carry, which is 0 here, above the weight).
 
     - ``valid``: the activations are a row of a pass. ``swap`` is set on a pass's first row: the
       weights that came before it hold from here. ``first``: the pass is its tile's first and
@@ -54,31 +69,31 @@ class SystolicArrayTop(wiring.Component):
 
     The weights of the next pass travel beside the rows of this one. Rules of the producer: weights
     of a pass come after or with the first row of the pass before, and before the pass's first row;
-    a pass takes at least three words from its first row to the next pass's first row
-    (:data:`MINIMUM_PASS_WORDS`; also from the weights, if R = 1).
+    a pass takes at least :data:`MINIMUM_PASS_WORDS` words from its first row to the next pass's
+    first row (also from the weights, if R = 1).
 
-    ``o_stream``: accumulators int32 of ``group_columns`` columns; of each tile all rows in turn, of
-    each row all groups. Two accumulator banks: one tile drains while the next streams.
-    Back-pressure: ``o_stream`` may stall at will; then ``i_stream`` stops at the end of the tile
-    after. ``i_stream.ready`` does not depend on ``i_stream``.
+    ``o_stream``: accumulators int32 of as many columns as :func:`drained_columns` says; of each
+    tile all rows in turn, of each row all columns. Two accumulator banks: one tile drains while the
+    next streams. Back-pressure: ``o_stream`` may stall at will; then ``i_stream`` stops at the end
+    of the tile after. ``i_stream.ready`` does not depend on ``i_stream``.
     """
 
-    def __init__(
-        self, rows: int, columns: int, weight_bits: int, tile_rows: int, cells: Cells
-    ) -> None:
-        """Choose the groups."""
+    def __init__(self, rows: int, groups: Sequence[Group], tile_rows: int) -> None:
+        """Choose the columns that are drained together."""
         self.rows = rows
-        self.columns = columns
-        self.weight_bits = weight_bits
         self.tile_rows = tile_rows
+        columns = sum(group.columns for group in groups)
+        # Slices of wider weights are a matter of the producer's, and this one has none; but a group
+        # that could take them costs what it costs in an accelerator.
+        widths = {group.weight_bits for group in groups if group.takes_slices}
         self.array = SystolicArray(
             rows=rows,
-            columns=columns,
-            group_columns=group_columns(rows, columns),
-            weight_bits=weight_bits,
+            groups=groups,
+            lanes=drained_columns(rows, columns),
             tile_rows=tile_rows,
-            cells=cells,
+            slice_widths=sorted(widths),
         )
+        weight_bits = sum(len(getattr(self.array, f"weights{g}")) for g in range(len(groups)))
         word = data.StructLayout(
             {
                 "activations": 8 * rows,
@@ -89,25 +104,20 @@ class SystolicArrayTop(wiring.Component):
                 "swap": 1,
                 "last": 1,
                 "reserved": 2,
-                "weights": columns * weight_bits,
+                "weights": weight_bits,
             }
         )
         super().__init__(
             {
                 "i_stream": In(stream.Signature(word)),
-                "o_stream": Out(stream.Signature(32 * self.array.group_columns)),
+                "o_stream": Out(stream.Signature(32 * self.array.lanes)),
             }
         )
-
-    def leaves(self) -> dict[str, wiring.Component]:
-        """Modules that are emitted once each and instantiated by name."""
-        return self.array.leaves()
 
     def elaborate(self, platform: object) -> Elaboratable:
         """Bookkeeping of rows and banks in front, the drain behind."""
         m = Module()
         m.submodules.array = array = self.array
-        groups = array.groups
         row_bits = bits_for(self.tile_rows - 1)
 
         # In: at most two tiles are complete and not drained, so the bank of the current one is
@@ -152,40 +162,47 @@ class SystolicArrayTop(wiring.Component):
             array.entry.last.eq(register(m, payload.last, "entry_last")),
             array.entry.bank.eq(register(m, bank, "entry_bank")),
             array.entry.row.eq(register(m, row_now, "entry_row")),
-            array.weights.eq(register(m, payload.weights, "weights")),
-            array.weight_row.eq(register(m, weight_row, "weight_chain_row")),
-            array.weight_valid.eq(
-                register(m, taken & payload.weight_valid, "weight_valid", reset=True)
-            ),
         ]
+        weights = register(m, payload.weights, "weights")
+        weight_chain_row = register(m, weight_row, "weight_chain_row")
+        weight_valid = register(m, taken & payload.weight_valid, "weight_valid", reset=True)
+        start = 0
+        for g in range(len(array.groups)):
+            word = getattr(array, f"weights{g}")
+            m.d.comb += [
+                word.eq(weights[start : start + len(word)]),
+                getattr(array, f"weight_row{g}").eq(weight_chain_row),
+                getattr(array, f"weight_valid{g}").eq(weight_valid),
+            ]
+            start += len(word)
 
         # Out: complete banks alternate; a queue with credits takes what the memory's latency has
         # under way.
         m.submodules.room = room = Credits(8)
-        m.submodules.outputs = outputs = Fifo(32 * array.group_columns, 8)
+        m.submodules.outputs = outputs = Fifo(32 * array.lanes, 8)
         complete = Signal(2, name="complete")
         drain_bank = Signal(name="drain_bank")
         drain_row = Signal(row_bits, name="drain_row")
-        drain_group = Signal(len(array.drain_group), name="drain_group")
+        segment = Signal(len(array.drain_segment), name="segment")
         read = Signal(name="read")
-        group_end = Signal(name="group_end")
+        row_last = Signal(name="row_last")
         row_end = Signal(name="row_end")
         m.d.comb += [
             read.eq(complete.bit_select(drain_bank, 1) & room.available),
             room.take.eq(read),
-            group_end.eq(drain_group == groups - 1),
+            row_last.eq(segment == array.segments - 1),
             row_end.eq(drain_row == Mux(drain_bank, last_row[1], last_row[0])),
-            drained.eq(read & group_end & row_end),
+            drained.eq(read & row_last & row_end),
             array.drain_bank.eq(drain_bank),
             array.drain_row.eq(drain_row),
-            array.drain_group.eq(drain_group),
+            array.drain_segment.eq(segment),
             outputs.i_valid.eq(delay(m, read, _DRAIN_LATENCY, "read", reset=True)),
             outputs.i_payload.eq(array.drain_data),
             room.give.eq(self.o_stream.valid & self.o_stream.ready),
         ]
         with m.If(read):
-            m.d.sync += drain_group.eq(Mux(group_end, 0, drain_group + 1))
-            with m.If(group_end):
+            m.d.sync += segment.eq(Mux(row_last, 0, segment + 1))
+            with m.If(row_last):
                 m.d.sync += drain_row.eq(Mux(row_end, 0, drain_row + 1))
         finished = Cat(drained & ~drain_bank, drained & drain_bank)
         m.d.sync += [
@@ -217,10 +234,11 @@ class _SystolicArrayUnit(Unit):
     doc = (
         "Matrix product, accumulators = activations @ weights, exact int32, on a "
         "weight-stationary array of `rows` (reduction) x `columns` cells with weights of "
-        "`weight_bits` bits: -1 and +1 for 1, symmetric two's complement otherwise. Products of "
-        "any size are cut into tiles of at most `tile_rows` rows x `columns` columns and passes "
-        "of `rows` reduction steps; weights of the next pass load while one streams. int8 or "
-        "uint8 activations."
+        "`weight_bits` bits: -1 and +1 for 1, symmetric two's complement otherwise; with `groups` "
+        "column j of the product has the width of column j modulo the columns of all groups. "
+        "Products of any size are cut into tiles of at most `tile_rows` rows x `columns` columns "
+        "and passes of `rows` reduction steps; weights of the next pass load while one streams. "
+        "int8 or uint8 activations."
     )
     parameters = (
         Parameter(
@@ -258,9 +276,18 @@ class _SystolicArrayUnit(Unit):
         Parameter(
             name="cells",
             default="digits",
-            choices=("digits", "multiplier"),
+            choices=("digits", "multiplier", "dual"),
             build=True,
-            doc="digits: adders that select multiples, no DSP; multiplier: a DSP block a cell",
+            doc="digits: adders that select multiples, no DSP; multiplier: a DSP block a cell; "
+            "dual: two columns of 8 bits in a cascade of DSP blocks",
+        ),
+        Parameter(
+            name="groups",
+            default=NO_GROUPS,
+            form=f"KIND:COLUMNS:BITS,... or {NO_GROUPS!r}",
+            build=True,
+            doc="several groups of columns as an accelerator has them, the widest first, in the "
+            "place of columns, weight_bits and cells: dual:4:8,digits:4:4",
         ),
     )
     inputs = (
@@ -269,30 +296,85 @@ class _SystolicArrayUnit(Unit):
     )
     outputs = (Entry(name="accumulators", axes=("M", "N"), dtypes=("int32",)),)
 
+    def check_together(self, values: Values) -> None:
+        """Dual columns have 8 bits; groups say what three other parameters say otherwise."""
+        if values["groups"] == NO_GROUPS:
+            if values["cells"] == "dual" and values["weight_bits"] != 8:
+                raise UsageError(
+                    f"--weight-bits must be 8 with --cells dual, not {values['weight_bits']}",
+                    nearest=8,
+                )
+            return
+        for parameter in self.parameters:
+            given = values[parameter.name]
+            if parameter.name in ("columns", "weight_bits", "cells") and given != parameter.default:
+                raise UsageError(
+                    f"{parameter.option} must be left out with --groups, which says it, not {given}"
+                )
+        try:
+            parse_groups(str(values["groups"]))
+        except ConfigError as error:
+            raise UsageError(f"--groups: {error.what}", nearest=error.nearest) from error
+
+    def groups(self, values: Values) -> tuple[Group, ...]:
+        """The groups of the array."""
+        if values["groups"] != NO_GROUPS:
+            return parse_groups(str(values["groups"]))
+        columns, weight_bits = integer(values, "columns"), integer(values, "weight_bits")
+        return (_Uniform(str(values["cells"]), columns, weight_bits),)
+
+    def columns(self, values: Values) -> int:
+        """Columns of all groups."""
+        return sum(group.columns for group in self.groups(values))
+
+    def _kinds(self, values: Values) -> list[Columns]:
+        """The columns of each group."""
+        rows = integer(values, "rows")
+        return [
+            columns_of(g.kind, rows=rows, weight_bits=g.weight_bits, carry=g.takes_slices)
+            for g in self.groups(values)
+        ]
+
+    def _members(self, values: Values, count: int) -> list[tuple[Group, npt.NDArray[np.bool_]]]:
+        """Which of ``count`` columns of a matrix belong to each group."""
+        place = np.arange(count) % self.columns(values)
+        found, start = [], 0
+        for group in self.groups(values):
+            found.append((group, (place >= start) & (place < start + group.columns)))
+            start += group.columns
+        return found
+
     def component(self, values: Values) -> wiring.Component:
         """The array between its streams."""
-        return SystolicArrayTop(
-            integer(values, "rows"),
-            integer(values, "columns"),
-            integer(values, "weight_bits"),
-            integer(values, "tile_rows"),
-            "multiplier" if values["cells"] == "multiplier" else "digits",
-        )
+        rows, tile_rows = integer(values, "rows"), integer(values, "tile_rows")
+        return SystolicArrayTop(rows, self.groups(values), tile_rows)
 
     def parts(self, component: wiring.Component) -> dict[str, wiring.Component]:
-        """Column and column group."""
-        leaves: dict[str, wiring.Component] = component.leaves()
+        """Columns, strips and their memories."""
+        leaves: dict[str, wiring.Component] = component.array.leaves()
+        return leaves
+
+    def synthesis_parts(self, component: wiring.Component) -> dict[str, wiring.Component]:
+        """Dual columns in DSP blocks."""
+        leaves: dict[str, wiring.Component] = component.array.synthesis_leaves()
         return leaves
 
     def reference(self, vectors: Vectors, values: Values) -> dict[str, npt.NDArray[Any]]:
-        """By :func:`hwgen.numerics.matmul.matmul`."""
-        return {
-            "accumulators": matmul(
-                vectors["activations"],
-                vectors["weights"],
-                weight_bits=integer(values, "weight_bits"),
-            )
-        }
+        """By :func:`hwgen.numerics.matmul.matmul`, every column at its own width."""
+        activations, weights = vectors["activations"], vectors["weights"]
+        out = np.zeros((len(activations), weights.shape[1]), np.int32)
+        members = self._members(values, weights.shape[1])
+        for group, inside in members:
+            try:  # 1 is a weight of every width
+                weight_format(group.weight_bits).check(np.where(inside, weights, 1), "weights")
+            except FormatError as error:
+                if len(members) > 1:
+                    error.why = f"its column belongs to {group}"
+                raise
+            if inside.any():
+                product = matmul(activations, weights[:, inside], weight_bits=group.weight_bits)
+                out[:, inside] = product
+        return {"accumulators": out}
 
     def pack_weights(self, weights: npt.NDArray[Any], values: Values) -> npt.NDArray[np.uint8]:
         """[K, N] -> [column tiles, passes, R, bytes]: rows as they enter, padded with zero bits.
@@ -300,21 +382,28 @@ class _SystolicArrayUnit(Unit):
         Padding rows meet activations of 0, padding columns are dropped, so their weights have no
         effect.
         """
-        rows, columns, bits = (integer(values, n) for n in ("rows", "columns", "weight_bits"))
+        rows, columns = integer(values, "rows"), self.columns(values)
         k, n = weights.shape
-        # At one bit a set bit is -1.
-        codes = (weights < 0).astype(np.int8) if bits == 1 else weights.astype(np.int8)
-        codes = np.pad(codes, ((0, -k % rows), (0, -n % columns)))
-        blocks = codes.reshape(-1, rows, codes.shape[1] // columns, columns)
+        padded = np.pad(weights, ((0, -k % rows), (0, -n % columns)))
+        blocks = padded.reshape(-1, rows, padded.shape[1] // columns, columns)
         blocks = blocks.transpose(2, 0, 1, 3)[:, :, ::-1, :]
-        packed = pack_bits(blocks.reshape(-1, columns), bits)
+        fields = blocks.reshape(-1, columns)
+        planes, start = [], 0
+        for group, kind in zip(self.groups(values), self._kinds(values), strict=True):
+            part = fields[:, start : start + group.columns]
+            # At one bit a set bit is -1; a carry is 0.
+            codes = part < 0 if group.weight_bits == 1 else part & ((1 << group.weight_bits) - 1)
+            planes.append(bit_planes(codes, kind.cell_bits))
+            start += group.columns
+        packed = np.packbits(np.concatenate(planes, axis=1), axis=1, bitorder="little")
         return packed.reshape(*blocks.shape[:3], -1)
 
     def packed_weight_bytes(self, values: Values, shape: tuple[int, int] | None = None) -> int:
         """Bytes of packed weights: of one pass, or of a matrix [K, N] with its padding."""
-        rows, columns, bits = (integer(values, n) for n in ("rows", "columns", "weight_bits"))
+        rows, columns = integer(values, "rows"), self.columns(values)
+        bits = sum(group.columns * group.weight_bits for group in self.groups(values))
         passes = 1 if shape is None else -(-shape[0] // rows) * -(-shape[1] // columns)
-        return passes * -(-rows * columns * bits // 8)
+        return passes * -(-rows * bits // 8)
 
     def figures(
         self,
@@ -323,19 +412,23 @@ class _SystolicArrayUnit(Unit):
         modules: Mapping[str, Mapping[str, float]],
     ) -> dict[str, Any]:
         """Per cell: the whole unit and its columns alone; bytes of a pass's packed weights."""
-        cells = integer(values, "rows") * integer(values, "columns")
+        rows = integer(values, "rows")
+        cells = rows * self.columns(values)
         facts: dict[str, Any] = {"macs_per_cycle": cells}
         for name in ("lut", "ff", "dsp"):
             facts[f"{name}_per_mac"] = resources[name] / cells
-        for module, total in modules.items():
-            if "_column_" in module:
-                for name in ("lut", "ff"):
-                    facts[f"column_{name}_per_mac"] = total[name] / integer(values, "rows")
+        groups = self.groups(values)
+        for group, kind in zip(groups, self._kinds(values), strict=True):
+            total = modules[leaf_name(self.module, kind.module)]
+            which = f"{group.kind}_w{group.weight_bits}_" if len(groups) > 1 else ""
+            for name in ("lut", "ff"):
+                facts[f"{which}column_{name}_per_mac"] = total[name] / (rows * kind.width)
         return facts | {"packed_weight_bytes": self.packed_weight_bytes(values)}
 
     def encode(self, vectors: Vectors, values: Values) -> Words:
         """Rows of each pass with the weights of the next one beside them."""
-        rows, columns, tile_rows = (integer(values, n) for n in ("rows", "columns", "tile_rows"))
+        rows, tile_rows = integer(values, "rows"), integer(values, "tile_rows")
+        columns = self.columns(values)
         activations = vectors["activations"]
         weights = self.pack_weights(vectors["weights"], values)
         given = np.pad(activations, ((0, 0), (0, -activations.shape[1] % rows))).view(np.uint8)
@@ -374,15 +467,15 @@ class _SystolicArrayUnit(Unit):
                 words[start : start + rows, rows + 1 :] = block
                 flags[start : start + rows] |= WEIGHT
             start += length
-        groups = columns // group_columns(rows, columns)
-        outputs = sum(t.rows.stop - t.rows.start for t in tiles) * groups
+        segments = columns // drained_columns(rows, columns)
+        outputs = sum(t.rows.stop - t.rows.start for t in tiles) * segments
         return Words(words, outputs)
 
     def decode(
         self, words: npt.NDArray[np.uint8], vectors: Vectors, values: Values
     ) -> dict[str, npt.NDArray[Any]]:
         """Tiles back into their places, without padding columns."""
-        columns, tile_rows = (integer(values, n) for n in ("columns", "tile_rows"))
+        columns, tile_rows = self.columns(values), integer(values, "tile_rows")
         shape = (len(vectors["activations"]), vectors["weights"].shape[1])
         lines = np.ascontiguousarray(words).view("<i4").reshape(-1, columns)
         out = np.zeros((shape[0], shape[1] + -shape[1] % columns), np.int32)

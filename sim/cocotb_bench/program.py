@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hwgen.columns import MAXIMUM_GROUPS, dense
 from hwgen.config import AcceleratorConfig
 from hwgen.isa.build import begin
 from hwgen.isa.instructions import (
     BEAT_BYTES,
-    CONSTANT_BYTES,
     OFFSET_BITS,
     DrainMode,
     Engine,
@@ -53,7 +53,7 @@ def bench_config(memory_ports: int, *, small: bool = False) -> AcceleratorConfig
     """A configuration that holds the frame; ``small``: quicker to build."""
     return AcceleratorConfig(
         rows=16,
-        columns=16,
+        groups=dense(16),
         softmax_vec=8 if small else 32,
         memory_ports=memory_ports,
         # Both functions of the softmax are tested.
@@ -141,14 +141,16 @@ class _Builder:
             data.extend(bytes(-len(data) % beat))
 
         for tile in range(tiles):
-            for bias, multiplier, shift in constants[tile * columns : (tile + 1) * columns]:
+            live = min(columns, n - tile * columns)
+            for c in range(columns):
+                bias, multiplier, shift = constants[tile * columns + c]
                 record = bias.to_bytes(4, "little", signed=True) + multiplier.to_bytes(2, "little")
-                data += (record + bytes([shift])).ljust(CONSTANT_BYTES, b"\0")
+                place = self.place_of(tile * columns + c, c, live) if c < live else 0
+                data += record + bytes([shift, place])
             fill()
             for p in range(passes):
                 block = padded[p * rows : (p + 1) * rows, tile * columns : (tile + 1) * columns]
-                data += block[::-1].tobytes()
-                fill()
+                data += self.planes(block[::-1])
         beats = len(data) // beat
         ports = config.memory_ports
         split = np.frombuffer(bytes(data), np.uint8).reshape(beats, ports, BEAT_BYTES)
@@ -160,9 +162,29 @@ class _Builder:
             port_stride=(offsets[-1] - offsets[0]) // max(1, ports - 1) // BEAT_BYTES,
             tiles=tiles,
             constant_beats=config.constant_beats,
-            weight_beats=passes * config.weight_beats_per_pass,
+            weight_beats=beats // tiles - config.constant_beats,
             beats=beats,
         )
+
+    def place_of(self, channel: int, column: int, live: int) -> int:
+        """Byte 7 of a column's record: lane pair, end of the half word, end of the tile."""
+        if column % 2:
+            return 0
+        pairs = self.config.lanes // 2
+        pair, last = channel // 2 % pairs, column + 2 >= live
+        return pair | 64 * (last or pair == pairs - 1) | 128 * last
+
+    def planes(self, block: Int) -> bytes:
+        """Bit planes of a pass of 8-bit columns, rows in the order of the cascade."""
+        beat = self.config.wide_beat_bits // 8
+        height = max(1, 8 * beat // block.shape[1])
+        data = bytearray()
+        for first in range(0, len(block), height):
+            cells = block[first : first + height].reshape(-1)
+            for bit in range(8):
+                plane = sum((int(cell) >> bit & 1) << index for index, cell in enumerate(cells))
+                data += plane.to_bytes(-(-len(cells) // (8 * beat)) * beat, "little")
+        return bytes(data)
 
     def matmul(
         self,
@@ -180,11 +202,16 @@ class _Builder:
         tiles, passes = -(-n // self.config.columns), -(-k // self.config.rows)
         loops = {"tiles": tiles, "passes": passes, "slices": 1, "stride": stride or m}
         kind, base, limit = operand
-        given = {} if kind == StationarySource.WEIGHTS else waits
-        self.emit("STATIONARY", given, source=kind, base=base, limit=limit, **loops)
-        self.emit("MATMUL", waits, base=source, rows=m, signed=signed, **loops)
-        fields = {"zero_point": 0, "low": -128, "high": 127, "slot": 0} | drain
+        packed = kind == StationarySource.WEIGHTS
+        given = {} if packed else waits
+        planes = {f"planes{group}": 8 * (packed and group == 0) for group in range(MAXIMUM_GROUPS)}
+        self.emit(
+            "STATIONARY", given, source=kind, base=base, limit=limit, carry=0, **loops, **planes
+        )
+        self.emit("MATMUL", waits, base=source, rows=m, signed=signed, slice_bits=0, **loops)
+        fields = {"zero_point": 0, "low": -128, "high": 127, "slot": 0, "offset": 0} | drain
         fields |= {"stride": stride or m, "rows": m, "tiles": tiles, "columns": n}
+        fields["tile_columns"] = self.config.columns
         return self.emit("DRAIN", waits, **fields)
 
 

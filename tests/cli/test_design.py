@@ -160,7 +160,7 @@ def test_a_design_is_run_simulated_and_equal(
     graph = IntegerGraph.load("d/graph.safetensors")
     assert (values["images"], values["layers_checked"]) == (2, len(graph.tensors))
     config = values["config"]
-    assert (config["rows"], config["columns"], config["softmax_vec"]) == (16, 8, 16)
+    assert (config["rows"], config["groups"], config["softmax_vec"]) == (16, ["dual:8:8"], 16)
     assert (config["queue_depth"], config["burst_beats"], config["outstanding"]) == (3, 4, 3)
     assert (config["memory_ports"], values["row_blocks"], values["notes"]) == (2, 2, [])
     # The prediction for another memory compiles the graph anew: with the design's row blocks.

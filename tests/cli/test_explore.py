@@ -12,17 +12,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hwgen.boards import get_board
 from hwgen.cli import main
 from hwgen.emit.manifest import Manifest
 from hwgen.explore.search import MARGIN
 from hwgen.frontend.models import MODELS
 from hwgen.graph.spec import ModelSpec
+from hwgen.graph.weight_bits import DEFAULT_WEIGHT_BITS, parse_weight_bits
+from hwgen.report.terminal import Reporter
 from hwgen.stages.design import Design, Shapes
+from hwgen.stages.explore import ExploreRequest, explore
 
 Command = Callable[..., Any]
 
@@ -52,7 +57,10 @@ def test_a_front(call: Command) -> None:
         assert design["weight_bits"]["blocks.0.qkv"] == 8
         assert (design["fabric_mhz"], design["dsp_mhz"]) == (300, None)
         assert design["config"]["rows"] == 16
-        assert design["cascades"] == {"used": design["config"]["columns"] // 2, "placeable": 152}
+        assert design["cascades"] == {
+            "used": sum(int(group.split(":")[1]) for group in design["config"]["groups"]) // 2,
+            "placeable": 152,
+        }
     with Path("front.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [float(row["fps"]) for row in table] == pytest.approx(rates, abs=1e-3)
@@ -191,6 +199,26 @@ def test_a_model_file_and_a_board_file(call: Command) -> None:
     assert done.json["designs"][0]["fabric_mhz"] == 200
     command = done.json["designs"][0]["command"]
     assert "run mine.json --checkpoint FILE --board './my board.toml'" in command
+
+
+def test_the_command_says_the_widths() -> None:
+    spec = MODELS["digits"]
+    request = replace(
+        ExploreRequest.of(
+            "digits",
+            board=get_board("zcu102"),
+            board_source="zcu102",
+            fps=15000,
+            choices={"rows": (16,), "columns": (16,), "memory_ports": (1,), "row_blocks": (1,)},
+            workers=1,
+        ),
+        weight_bits=parse_weight_bits("4,blocks.*.fc1=6").of(spec),
+    )
+    found = explore(request, Reporter(quiet=True))
+    command = found.command(found.answer.designs[0])
+    assert "--weight-bits '4,blocks.*.fc1=6'" in command
+    plain = replace(request, weight_bits=DEFAULT_WEIGHT_BITS.of(spec))
+    assert "--weight-bits" not in replace(found, request=plain).command(found.answer.designs[0])
 
 
 def test_a_family_without_a_resource_model_is_refused(call: Command) -> None:

@@ -46,6 +46,7 @@ def test_help_says_what_narrow_weights_buy(capsys: pytest.CaptureFixture[str]) -
         text = " ".join(capsys.readouterr().out.split())
         assert "Below 8 the accuracy changes and nothing else" in text
         assert "bytes, cycles and LUTs are those of 8" in text
+        assert "4,blocks.*.fc1=6,head=4" in text
         assert "--softmax-lanes" in text
 
 
@@ -53,8 +54,10 @@ def test_help_says_what_narrow_weights_buy(capsys: pytest.CaptureFixture[str]) -
     ("options", "nearest"),
     [
         (("--rows", 24), 16),
-        (("--columns", 24), 16),
-        (("--rows", 64, "--columns", 16), 32),
+        (("--columns", 23), 22),
+        (("--rows", 64, "--columns", 16), "dual:32:8"),
+        (("--groups", "dual:16:4"), 8),
+        (("--groups", "digits:16:4,dual:16:8"), "dual:16:8,digits:16:4"),
         (("--ports", 7), 6),
         (("--softmax-lanes", 48), 32),
         (("--clock", 2000), 1000),
@@ -119,7 +122,7 @@ def test_notes_are_shown_as_a_table(
 def test_options_decide_the_design(graph: str, call: Command) -> None:
     options = {
         "--rows": ("rows", 32),
-        "--columns": ("columns", 16),
+        "--groups": ("groups", ["dual:20:8", "digits:6:4"]),
         "--ports": ("memory_ports", 3),
         "--clock": ("clock_mhz", 200),
         "--max-row-length": ("max_row_length", 100),
@@ -146,7 +149,7 @@ def test_options_decide_the_design(graph: str, call: Command) -> None:
     assert done.json["notes"] == []
     # Bytes per cycle follow the clock.
     assert done.json["memory_bandwidth"] == pytest.approx(14e9 / 200e6)
-    assert {f"--{option.option[2:]}" for option in OPTIONS} == {*options, "--row-blocks"}
+    assert {o.option for o in OPTIONS} == {*options, "--columns", "--row-blocks"}
 
 
 @pytest.mark.usefixtures("no_verilog")

@@ -66,6 +66,36 @@ def test_graph_is_written_and_repeatable(hwgen: Command, tmp_path: Path) -> None
     assert (tmp_path / "a").read_bytes() != (tmp_path / "c").read_bytes()
 
 
+def test_widths_by_layer(hwgen: Command, tmp_path: Path) -> None:
+    """A text and a file that say the same give the same graph; the graph has what they say."""
+    (tmp_path / "w.toml").write_text('"blocks.*" = 4\n"blocks.*.fc1" = 6\nhead = 7\n')
+    text = "4,blocks.*.fc1=6,head=7"
+    assert hwgen("quantize", "digits", "-o", "a", "--weight-bits", "w.toml").status == 0
+    done = hwgen("quantize", "digits", "-o", "b", "--weight-bits", text, "--json")
+    assert "weights of 4, 6, 7 bits change the accuracy" in done.err
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    graph = IntegerGraph.load(tmp_path / "a")
+    widths = {op.name: op.weight_bits for op in graph.ops if hasattr(op, "weight_bits")}
+    assert (widths["embedding"], widths["head"]) == (8, 7)
+    assert {widths[f"blocks.{i}.fc1"] for i in range(4)} == {6}
+    assert {widths[f"blocks.{i}.{part}"] for i in range(4) for part in ("qkv", "fc2")} == {4}
+    assert done.json["layer_weight_bits"] == widths and done.json["weight_bits"] == [4, 6, 7, 8]
+    done = hwgen("quantize", "digits", "-o", "c", "--weight-bits", text)
+    assert re.search(rf"weight_bits +{re.escape(text)} ", done.out)
+    # The file is an input: no output replaces it.
+    done = hwgen("quantize", "digits", "-o", "w.toml", "--weight-bits", "w.toml", "--force")
+    assert done.status == 2 and "another file than the input, not w.toml" in done.err
+
+
+def test_widths_that_name_no_layer(hwgen: Command, tmp_path: Path) -> None:
+    spec = ("quantize", "digits", "-o", "g", "--json", "--weight-bits")
+    fails(hwgen(*spec, "blocks.*.fc3=4"), 2, "'blocks.*.fc3' matches none", "blocks.*.fc2")
+    fails(hwgen(*spec, "w.json"), 1, "w.json: File must be readable")
+    (tmp_path / "w.json").write_text('{"heads": 4}')
+    fails(hwgen(*spec, "w.json"), 1, "w.json: Weight widths", "'heads'", "nearest", "head")
+    assert not (tmp_path / "g").exists()
+
+
 def test_quality_is_measured_on_images_held_back(hwgen: Command, tmp_path: Path) -> None:
     images = digits_dataset()[2][:20]
     np.savez(tmp_path / "c.npz", images=images)

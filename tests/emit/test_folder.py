@@ -128,8 +128,8 @@ def test_names_choose_no_place(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"schema": "other"}, "must have the schema"),
-        ({"schema_version": 1}, "must have schema version 3, not 1; generate the design again"),
-        ({"schema_version": True}, "must have schema version 3, not true"),
+        ({"schema_version": 1}, "must have schema version 4, not 1; generate the design again"),
+        ({"schema_version": True}, "must have schema version 4, not true"),
         ({"board": "zcu102"}, "board must be a table, not 'zcu102'"),
         ({"board": {}}, r"board.name must be stated, and is missing \(and 8 more faults\)"),
         ({"counters": {}}, "counters must be those of this version"),
@@ -190,8 +190,11 @@ def test_numbers_of_the_configuration_are_integers(key: str) -> None:
     good = AcceleratorConfig().to_json()
     flag = isinstance(good[key], bool)
     for kind in (float, str, int) if flag else (float, str, bool):
-        value = [kind(n) for n in good[key]] if key == "bank_words" else kind(good[key])
-        legal = "true or false" if flag else "(an integer|a tuple of integers)"
+        if key == "groups":
+            value: object = kind(2)
+        else:
+            value = [kind(n) for n in good[key]] if key == "bank_words" else kind(good[key])
+        legal = "true or false" if flag else "(an integer|a tuple of integers|a list of column)"
         with pytest.raises(ConfigError, match=f"{key} must be {legal}"):
             AcceleratorConfig.from_json(good | {key: value})
     assert AcceleratorConfig.from_json(good) == AcceleratorConfig()

@@ -11,12 +11,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hwgen.columns import dense
 from hwgen.graph.interpreter import run_boundaries
 from hwgen.isa.instructions import BEAT_BYTES
 from hwgen.numerics.softmax import SoftmaxFunction
 from hwgen.program.buffer_plan import preset_config
 from hwgen.program.cycle_model import MemoryModel, predict
-from hwgen.program.lowering import lower
+from hwgen.program.lower import lower
 from hwgen.sim.frame import Memory, run_frames
 
 from ..program.frames import frame_setup
@@ -53,7 +54,7 @@ def test_every_boundary_equals_the_reference(name: str) -> None:
     model = spec(**changes)
     softmax = SoftmaxFunction.sole() if name in SOLE else SoftmaxFunction.fractional()
     graph = random_graph(model, seed=7, softmax=softmax)
-    config = preset_config(graph, rows=rows, columns=columns, memory_ports=ports)
+    config = preset_config(graph, rows=rows, groups=dense(columns), memory_ports=ports)
     program = lower(graph, config)
     setup = frame_setup(program, config)
     images = np.stack([random_image(model, seed) for seed in range(2)])

@@ -16,7 +16,7 @@ from hwgen.explore.space import Candidate, Choices, candidates
 from hwgen.frontend.models import MODELS
 from hwgen.graph.spec import ModelSpec
 from hwgen.program.cycle_model import MemoryModel, predict
-from hwgen.program.lowering import lower
+from hwgen.program.lower import lower
 
 pytestmark = pytest.mark.command
 

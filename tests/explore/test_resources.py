@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from hwgen.columns import dense, parse_groups
 from hwgen.config import AcceleratorConfig
 from hwgen.errors import ConfigError, FormatError
 from hwgen.explore.memories import block_ram, cheapest, lut_ram
@@ -138,7 +139,7 @@ def space() -> Iterator[AcceleratorConfig]:
             for columns in legal_columns(rows, 16384):
                 for ports in (1, 3, 5, 6):
                     yield sized_config(
-                        MODELS[model], rows=rows, columns=columns, memory_ports=ports
+                        MODELS[model], rows=rows, groups=dense(columns), memory_ports=ports
                     )
 
 
@@ -152,7 +153,7 @@ def test_every_legal_design_has_an_estimate() -> None:
 
 
 def test_cascades_are_the_array() -> None:
-    config = sized_config(MODELS["deit_tiny"], rows=64, columns=128)
+    config = sized_config(MODELS["deit_tiny"], rows=64, groups=dense(128))
     assert cascades(config) == 64
     assert estimate_resources(config).modules["array"]["dsp"] == 64 * config.rows
 
@@ -162,7 +163,10 @@ def test_more_costs_more(ports: int) -> None:
     def counts(**changes: Any) -> tuple[float, ...]:
         shape = {"rows": 32, "columns": 64, "softmax_vec": 16} | changes
         spec = MODELS[shape.pop("model", "deit_tiny")]
-        estimate = estimate_resources(sized_config(spec, memory_ports=ports, **shape))
+        groups = dense(shape.pop("columns"))
+        estimate = estimate_resources(
+            sized_config(spec, memory_ports=ports, groups=groups, **shape)
+        )
         return tuple(getattr(estimate, name) for name in RESOURCES)
 
     base = counts()
@@ -181,9 +185,10 @@ def test_more_costs_more(ports: int) -> None:
     assert counts(model="deit_base")[3] > base[3]
 
 
-def test_accelerators_that_cannot_be_built_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"weight_bits .* must be 8"):
-        estimate_resources(AcceleratorConfig(weight_bits=4))
+def test_arrays_that_were_not_fitted_are_refused() -> None:
+    for groups in ("dual:16:8,digits:16:4", "dual:24:8", "digits:16:8"):
+        with pytest.raises(ConfigError, match=r"groups must be 8-bit DSP columns"):
+            estimate_resources(AcceleratorConfig(groups=parse_groups(groups)))
 
 
 # The file -----------------------------------------------------------------------------------------

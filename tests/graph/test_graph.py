@@ -298,7 +298,7 @@ def function_of(document):
         (lambda d, a: function_of(d).update(vec=0), "vec must be at least 1, not 0"),
         (lambda d, a: function_of(d).update(divider_bits=4), "divider_bits must be absent in mode"),
         (lambda d, a: function_of(d).pop("vec"), "SoftmaxFunction must have the fields"),
-        (lambda d, a: d.update(schema_version=1), "must be 4, .*made by version 1: quantise again"),
+        (lambda d, a: d.update(schema_version=1), "must be 5, .*made by version 1: quantise again"),
         (lambda d, a: d["metadata"].update(assumed=[]), "assumed must be an object"),
         (lambda d, a: d["metadata"].update(assumed={"x": 1}), "must have a value and a source"),
         (

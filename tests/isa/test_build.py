@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from hwgen.columns import dense
 from hwgen.config import AcceleratorConfig
 from hwgen.errors import ProgramError
 from hwgen.isa.build import begin, build_identity, check_begin
@@ -15,7 +16,7 @@ CONFIG = AcceleratorConfig()
 
 def test_identity_follows_the_hardware_and_nothing_else() -> None:
     changes = [
-        {"rows": 32, "columns": 32},
+        {"rows": 32, "groups": dense(32)},
         {"queue_depth": 4},
         {"bank_words": (64, 64, 64, 64, 64, 64, 65)},
         {"instruction_check": False},

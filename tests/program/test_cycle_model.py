@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import pytest
 
+from hwgen.columns import dense
 from hwgen.frontend.models import get_model
 from hwgen.isa.instructions import Engine
 from hwgen.program.buffer_plan import preset_config
@@ -12,7 +13,7 @@ from hwgen.program.cycle_model import (
     predict,
     predict_schedule,
 )
-from hwgen.program.lowering import lower
+from hwgen.program.lower import lower
 from hwgen.program.skeleton import skeleton_graph
 
 from .graphs import spec
@@ -23,7 +24,7 @@ ZCU102 = MemoryModel(bytes_per_cycle=46.67, latency=100)
 
 def prediction(model, rows: int, columns: int, memory=ZCU102, **options) -> CyclePrediction:
     graph = skeleton_graph(model)
-    config = preset_config(graph, rows=rows, columns=columns, **options)
+    config = preset_config(graph, rows=rows, groups=dense(columns), **options)
     return predict(lower(graph, config, skeleton=True), memory)
 
 
@@ -36,7 +37,7 @@ def test_busy_and_stalls_are_the_cycles() -> None:
 
 def test_the_schedule_is_that_of_the_prediction() -> None:
     graph = skeleton_graph(spec())
-    program = lower(graph, preset_config(graph, rows=16, columns=16), skeleton=True)
+    program = lower(graph, preset_config(graph, rows=16, groups=dense(16)), skeleton=True)
     result, schedule = predict(program, ZCU102), predict_schedule(program, ZCU102)
     for engine in Engine:
         spans = schedule[engine]
@@ -56,7 +57,7 @@ def test_never_faster_than_the_array_or_the_memory() -> None:
     model = spec(image_size=32, width=64, depth=3)
     for bandwidth in (1.0, 4.0, 16.0):
         graph = skeleton_graph(model)
-        config = preset_config(graph, rows=16, columns=16)
+        config = preset_config(graph, rows=16, groups=dense(16))
         program = lower(graph, config, skeleton=True)
         result = predict(program, MemoryModel(bandwidth, 50))
         beats = sum(i.fields["beats"] for i in program.instructions if i.opcode == "LOAD_TILES")

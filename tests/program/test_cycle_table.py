@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hwgen.columns import dense
 from hwgen.frontend.models import ModelSpec, get_model
 from hwgen.graph.interpreter import run
 from hwgen.program.buffer_plan import preset_config
 from hwgen.program.cycle_model import MemoryModel, predict
-from hwgen.program.lowering import lower
+from hwgen.program.lower import lower
 from hwgen.sim.frame import Memory, run_frames
 
 from .frames import frame_setup
@@ -60,7 +61,7 @@ def test_predicted_and_simulated_cycles(
     model = model_of(name, tmp_path)
     graph = random_graph(model, seed=5)
     rows, columns, ports = DESIGNS[name]
-    config = preset_config(graph, rows=rows, columns=columns, memory_ports=ports)
+    config = preset_config(graph, rows=rows, groups=dense(columns), memory_ports=ports)
     program = lower(graph, config)
     # Before the simulation: the prediction knows nothing of it.
     predicted = [predict(program, MemoryModel(b, latency)).cycles for latency, b in MEMORIES]

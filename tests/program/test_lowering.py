@@ -8,17 +8,17 @@ import dataclasses
 import numpy as np
 import pytest
 
+from hwgen.columns import dense
 from hwgen.config import PARAMETERS
 from hwgen.errors import ConfigError, DoesNotFitError, FormatError, MismatchError, ProgramError
 from hwgen.graph.interpreter import run_boundaries
 from hwgen.isa.build import begin
 from hwgen.isa.instructions import DrainMode, Engine, Instruction, decode, encode
 from hwgen.numerics.softmax import SoftmaxFunction
-from hwgen.program import lowering
 from hwgen.program.buffer_plan import bank_words_for, plan_buffers, preset_config, row_blocks
 from hwgen.program.cycle_model import MemoryModel, predict
 from hwgen.program.interpreter import run_program
-from hwgen.program.lowering import lower
+from hwgen.program.lower import lower, product
 from hwgen.program.program import Program
 from hwgen.program.skeleton import skeleton_graph
 from hwgen.sim.boundaries import parse
@@ -56,7 +56,7 @@ def test_every_boundary_equals_the_graph_interpreters(
     model: str, rows: int, columns: int, blocks: int | None
 ) -> None:
     graph = random_graph(MODELS[model], 1)
-    config = preset_config(graph, rows=rows, columns=columns, blocks=blocks)
+    config = preset_config(graph, rows=rows, groups=dense(columns), blocks=blocks)
     check(graph, lower(graph, config, blocks=blocks), seeds=(None, 1))
 
 
@@ -65,7 +65,7 @@ def test_every_boundary_with_row_shifts(model: str) -> None:
     function = SoftmaxFunction.fractional(len(model) % 4, 1 + len(model) % 5)
     graph = random_graph(MODELS[model], 1, softmax=function)
     for rows, columns, blocks in DESIGNS[:3]:
-        config = preset_config(graph, rows=rows, columns=columns, blocks=blocks)
+        config = preset_config(graph, rows=rows, groups=dense(columns), blocks=blocks)
         program = lower(graph, config, blocks=blocks)
         check(graph, program, seeds=(None, 1))
         modes = {i["mode"] for i in program.instructions if i.opcode == "DRAIN"}
@@ -75,7 +75,7 @@ def test_every_boundary_with_row_shifts(model: str) -> None:
 def test_row_shifts_are_waited_for() -> None:
     """A SOFTMAX must not overwrite a slot that a DRAIN still reads, nor DRAIN read it early."""
     graph = random_graph(spec(), 2, softmax=SoftmaxFunction.fractional())
-    program = lower(graph, preset_config(graph, rows=16, columns=32))
+    program = lower(graph, preset_config(graph, rows=16, groups=dense(32)))
     tracked = [
         (i, label)
         for i, label in zip(program.instructions, program.labels, strict=True)
@@ -100,7 +100,7 @@ def test_row_shifts_are_waited_for() -> None:
 def test_position_words_come_before_tiles_that_wait_for_them() -> None:
     """More tiles a piece than accumulator banks: their load ends only when some are drained."""
     graph = random_graph(spec(width=400, heads=2, head_dim=16, depth=1), 1)
-    config = preset_config(graph, rows=16, columns=8)
+    config = preset_config(graph, rows=16, groups=dense(8))
     check(graph, lower(graph, config), seeds=(None, 1))
 
 
@@ -120,26 +120,26 @@ def test_graphs_under_test_are_alive() -> None:
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_narrow_weights_run_on_wide_columns(bits: int) -> None:
     graph = random_graph(spec(depth=1), 1, weight_bits=bits)
-    check(graph, lower(graph, preset_config(graph, rows=16, columns=16)))
+    check(graph, lower(graph, preset_config(graph, rows=16, groups=dense(16))))
 
 
 @pytest.mark.parametrize("ports", [1, 2, 3, 4])
 @pytest.mark.parametrize("columns", [16, 32])
 def test_memory_ports(ports: int, columns: int) -> None:
     graph = random_graph(spec(depth=1), 1)
-    config = preset_config(graph, rows=16, columns=columns, memory_ports=ports)
+    config = preset_config(graph, rows=16, groups=dense(columns), memory_ports=ports)
     check(graph, lower(graph, config))
 
 
 @pytest.mark.parametrize("vec", [8, 16, 64])
 def test_softmax_slices(vec: int) -> None:
     graph = random_graph(spec(depth=1), 1, softmax=SoftmaxFunction.sole(vec))
-    check(graph, lower(graph, preset_config(graph, rows=16, columns=16)))
+    check(graph, lower(graph, preset_config(graph, rows=16, groups=dense(16))))
 
 
 def test_accumulator_banks_shallower_than_the_tokens() -> None:
     graph = random_graph(MODELS["long"], 1)
-    config = preset_config(graph, rows=16, columns=16, tile_rows=20)
+    config = preset_config(graph, rows=16, groups=dense(16), tile_rows=20)
     program = lower(graph, config)
     assert max(i["rows"] for i in program.instructions if i.opcode == "MATMUL") <= 20
     check(graph, program, seeds=(None, 1))
@@ -153,7 +153,7 @@ def test_the_smallest_queues_and_fifos(
     """No program waits for ever where every queue and FIFO has its least legal size."""
     graph = random_graph(MODELS[model], 1)
     config = preset_config(
-        graph, rows=rows, columns=columns, blocks=blocks, queue_depth=2, burst_beats=1,
+        graph, rows=rows, groups=dense(columns), blocks=blocks, queue_depth=2, burst_beats=1,
         read_fifo_beats=2, outstanding=1,
     )  # fmt: skip
     least = max(2 * config.constant_beats, PARAMETERS["constant_fifo_beats"].low)
@@ -165,7 +165,7 @@ def test_the_smallest_queues_and_fifos(
 
 def test_random_orders_of_events_agree() -> None:
     graph = random_graph(MODELS["long"], 2)
-    program = lower(graph, preset_config(graph, rows=16, columns=16))
+    program = lower(graph, preset_config(graph, rows=16, groups=dense(16)))
     check(graph, program, seeds=range(12))
 
 
@@ -203,7 +203,7 @@ def test_missing_thresholds_are_found(operation: str, engine: Engine) -> None:
     (Not all are listed: those of the logits on q and k follow here from the two accumulator banks.)
     """
     graph = random_graph(spec(), 2)
-    program = lower(graph, preset_config(graph, rows=16, columns=32))
+    program = lower(graph, preset_config(graph, rows=16, groups=dense(32)))
     broken = [
         _with_wait(i, engine, 0) if label == operation else i
         for i, label in zip(program.instructions, program.labels, strict=True)
@@ -216,7 +216,7 @@ def test_missing_thresholds_are_found(operation: str, engine: Engine) -> None:
 def test_a_missing_write_after_read_threshold_is_found() -> None:
     """Parameters of a later LayerNorm must not come before the earlier one has used the slot."""
     graph = random_graph(MODELS["long"], 2)
-    program = lower(graph, preset_config(graph, rows=16, columns=16))
+    program = lower(graph, preset_config(graph, rows=16, groups=dense(16)))
     instructions = list(program.instructions)
     loads = [n for n, i in enumerate(instructions) if i.opcode == "LOAD_LAYERNORM"]
     assert any(instructions[n].waits[Engine.LAYERNORM] for n in loads)
@@ -229,7 +229,7 @@ def test_a_missing_write_after_read_threshold_is_found() -> None:
 
 def test_deadlock_is_named() -> None:
     graph = random_graph(spec(depth=1), 2)
-    program = lower(graph, preset_config(graph, rows=16, columns=16))
+    program = lower(graph, preset_config(graph, rows=16, groups=dense(16)))
     instructions = list(program.instructions)
     number = next(n for n, i in enumerate(instructions) if i.opcode == "SOFTMAX")
     instructions[number] = _with_wait(instructions[number], Engine.DRAIN, 60_000)
@@ -239,7 +239,7 @@ def test_deadlock_is_named() -> None:
 
 def test_a_matmul_that_waits_for_its_own_drain_deadlocks() -> None:
     graph = random_graph(spec(depth=1), 2)
-    program = lower(graph, preset_config(graph, rows=16, columns=16))
+    program = lower(graph, preset_config(graph, rows=16, groups=dense(16)))
     instructions = list(program.instructions)
     number = next(n for n, i in enumerate(instructions) if i.opcode == "MATMUL")
     own = 1 + sum(i.opcode == "DRAIN" for i in instructions[:number])
@@ -251,7 +251,7 @@ def test_a_matmul_that_waits_for_its_own_drain_deadlocks() -> None:
 def test_loads_too_far_ahead_of_their_matmuls_deadlock() -> None:
     """More LOAD_TILES in front of their MATMUL than queues hold: found, not hung."""
     graph = random_graph(spec(), 2)
-    program = lower(graph, preset_config(graph, rows=16, columns=16))
+    program = lower(graph, preset_config(graph, rows=16, groups=dense(16)))
     first = [i for i in program.instructions if i.opcode == "LOAD_TILES"]
     rest = [i for i in program.instructions if i.opcode != "LOAD_TILES"]
     place = next(n for n, i in enumerate(rest) if i.opcode == "STATIONARY")
@@ -264,7 +264,7 @@ def test_loads_too_far_ahead_of_their_matmuls_deadlock() -> None:
 
 def test_same_graph_same_bytes(tmp_path) -> None:
     graph = random_graph(spec(), 2)
-    config = preset_config(graph, rows=16, columns=16)
+    config = preset_config(graph, rows=16, groups=dense(16))
     first, second = lower(graph, config), lower(random_graph(spec(), 2), config)
     assert first.to_bytes() == second.to_bytes()
     first.save(tmp_path / "a")
@@ -279,7 +279,7 @@ def test_load_refuses_other_files(tmp_path) -> None:
     with pytest.raises(ProgramError, match="must be a program"):
         Program.load(tmp_path / "x")
     graph = random_graph(spec(depth=1), 2)
-    data = lower(graph, preset_config(graph, rows=16, columns=16)).to_bytes()
+    data = lower(graph, preset_config(graph, rows=16, groups=dense(16))).to_bytes()
     (tmp_path / "y").write_bytes(data[:200])
     with pytest.raises((ProgramError, FormatError)):
         Program.load(tmp_path / "y")
@@ -287,7 +287,7 @@ def test_load_refuses_other_files(tmp_path) -> None:
 
 def test_image_begins_with_the_instructions() -> None:
     graph = random_graph(spec(depth=1), 2)
-    program = lower(graph, preset_config(graph, rows=16, columns=16))
+    program = lower(graph, preset_config(graph, rows=16, groups=dense(16)))
     for number, instruction in enumerate(program.instructions):
         assert decode(program.image[32 * number : 32 * number + 32], number) == instruction
     assert program.instructions[0] == begin(program.config)
@@ -296,7 +296,7 @@ def test_image_begins_with_the_instructions() -> None:
 
 def test_the_interpreter_refuses_what_the_hardware_refuses() -> None:
     graph = random_graph(spec(depth=1), 2)
-    program = lower(graph, preset_config(graph, rows=16, columns=16))
+    program = lower(graph, preset_config(graph, rows=16, groups=dense(16)))
     image = random_image(graph.spec)
     for bit in (3, 130, 32 * 8 + 200, 5 * 32 * 8 + 255):
         damaged = bytearray(program.image)
@@ -315,14 +315,14 @@ def test_the_interpreter_refuses_what_the_hardware_refuses() -> None:
 
 def test_boundary_table_is_what_the_simulation_reads() -> None:
     graph = random_graph(MODELS["odd"], 2)
-    program = lower(graph, preset_config(graph, rows=16, columns=8, blocks=2), blocks=2)
+    program = lower(graph, preset_config(graph, rows=16, groups=dense(8), blocks=2), blocks=2)
     table = parse(program.boundaries_json())
     assert [b.name for b in table] == list(graph.tensors)
 
 
 def test_skeleton_has_the_same_instructions() -> None:
     graph = random_graph(MODELS["odd"], 2)
-    config = preset_config(graph, rows=16, columns=16, memory_ports=2)
+    config = preset_config(graph, rows=16, groups=dense(16), memory_ports=2)
     full, skeleton = lower(graph, config), lower(graph, config, skeleton=True)
     assert [i.opcode for i in full.instructions] == [i.opcode for i in skeleton.instructions]
     assert [i.waits for i in full.instructions] == [i.waits for i in skeleton.instructions]
@@ -336,7 +336,7 @@ def test_skeleton_has_the_same_instructions() -> None:
 def test_presets_fit_exactly() -> None:
     """One word less in any bank does not fit."""
     graph = random_graph(MODELS["mean"], 2)
-    config = preset_config(graph, rows=16, columns=16)
+    config = preset_config(graph, rows=16, groups=dense(16))
     lower(graph, config)
     assert config.bank_words == bank_words_for(graph, 16)
     for bank, words in enumerate(config.bank_words):
@@ -355,13 +355,13 @@ def test_a_large_model_is_refused_before_anything_is_packed(monkeypatch) -> None
     )  # fmt: skip
     graph = skeleton_graph(large)
     config = preset_config(
-        skeleton_graph(spec()), rows=64, columns=64, max_row_length=1024, max_channels=1024
+        skeleton_graph(spec()), rows=64, groups=dense(64), max_row_length=1024, max_channels=1024
     )
 
     def fail(*arguments: object) -> None:
         raise AssertionError("packed")
 
-    monkeypatch.setattr(lowering, "pack_tiles", fail)
+    monkeypatch.setattr(product, "pack_tiles", fail)
     with pytest.raises(DoesNotFitError, match="residual must be at most"):
         lower(graph, config)
 
@@ -375,13 +375,12 @@ def test_a_large_model_is_refused_before_anything_is_packed(monkeypatch) -> None
         ({"exponent_fraction_bits": 0}, "exponent_fraction_bits must be the graph's 2, not 0"),
         ({"max_row_length": 16}, "max_row_length must be at least the model's 17 tokens, not 16"),
         ({"max_channels": 31}, "max_channels must be at least the model's width 32, not 31"),
-        ({"weight_bits": 4}, "Weight width must be at most the column's 4 bits, not 8"),
     ],
 )
 def test_designs_that_cannot_run_the_model(changes: dict[str, int], message: str) -> None:
     function = SoftmaxFunction.sole() if "graph's 32" in message else SoftmaxFunction.fractional()
     graph = random_graph(spec(depth=1), 2, softmax=function)
-    config = preset_config(graph, rows=16, columns=16).replace(**changes)
+    config = preset_config(graph, rows=16, groups=dense(16)).replace(**changes)
     with pytest.raises(ConfigError, match=message):
         lower(graph, config)
 
@@ -389,13 +388,13 @@ def test_designs_that_cannot_run_the_model(changes: dict[str, int], message: str
 @pytest.mark.parametrize("vec", [8, 64])
 def test_lanes_are_free_where_slices_are_no_part_of_the_function(vec: int) -> None:
     graph = random_graph(spec(depth=1), 1, softmax=SoftmaxFunction.fractional())
-    check(graph, lower(graph, preset_config(graph, rows=16, columns=16, softmax_vec=vec)))
+    check(graph, lower(graph, preset_config(graph, rows=16, groups=dense(16), softmax_vec=vec)))
 
 
 def test_more_instructions_than_the_thresholds_count() -> None:
     """Refused before the schedule, whose time grows with the square of their number."""
     graph = skeleton_graph(spec(depth=22, heads=16, head_dim=2, image_size=20))
-    config = preset_config(graph, rows=16, columns=16, blocks=100)
+    config = preset_config(graph, rows=16, groups=dense(16), blocks=100)
     with pytest.raises(DoesNotFitError, match="instructions of LOAD must be at most 65,535, not"):
         lower(graph, config, skeleton=True, blocks=100)
 
@@ -410,6 +409,6 @@ def test_row_blocks() -> None:
 
 
 def test_placements_do_not_overlap() -> None:
-    plan = plan_buffers(MODELS["odd"], rows=16, columns=16, tile_rows=17)
+    plan = plan_buffers(MODELS["odd"], rows=16, value_columns=16, tile_rows=17)
     assert plan.key.base == plan.value.slices * 17
     assert plan.query.slices == 3 * plan.query.group_slices

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from hwgen.columns import dense
 from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import OFFSET_BITS
 from hwgen.numerics.ailayernorm import ailayernorm
@@ -24,7 +25,7 @@ OTHER_BANK = 1 << OFFSET_BITS
 
 def config(rows: int) -> AcceleratorConfig:
     return AcceleratorConfig(
-        rows=rows, columns=rows, max_channels=MAX_CHANNELS, constant_fifo_beats=1024
+        rows=rows, groups=dense(rows), max_channels=MAX_CHANNELS, constant_fifo_beats=1024
     )
 
 

@@ -12,7 +12,7 @@ import hwgen
 SOURCES = sorted(
     file
     for folder in ("rtl", "units")
-    for file in (Path(hwgen.__file__).parent / folder).glob("*.py")
+    for file in (Path(hwgen.__file__).parent / folder).rglob("*.py")
 )
 
 

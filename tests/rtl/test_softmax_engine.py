@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from hwgen.columns import dense
 from hwgen.config import AcceleratorConfig, softmax_fields
 from hwgen.isa.instructions import OFFSET_BITS, ROW_SHIFT_BANK
 from hwgen.numerics.softmax import SoftmaxFunction, SoftmaxMode
@@ -31,7 +32,7 @@ def config(rows: int, vec: int, mode: SoftmaxMode) -> AcceleratorConfig:
         function = SoftmaxFunction.sole(vec)
     return AcceleratorConfig(
         rows=rows,
-        columns=rows,
+        groups=dense(rows),
         softmax_vec=vec,
         max_row_length=MAX_LENGTH,
         tile_rows=TILE_ROWS,

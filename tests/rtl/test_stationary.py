@@ -1,91 +1,361 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weight gearbox and corner turn against bit strings and a transpose."""
+"""STATIONARY engine: what the shadow registers hold at every swap, exact cycles; corner turn."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 from amaranth.sim import Simulator
 
-from hwgen.rtl.stationary import CornerTurn, WeightGearbox
+from hwgen.columns import parse_groups
+from hwgen.config import AcceleratorConfig
+from hwgen.isa.instructions import MAXIMUM_GROUPS, OFFSET_BITS, StationarySource
+from hwgen.program.weight_timing import pass_timing
+from hwgen.rtl.corner_turn import CornerTurn
+from hwgen.rtl.ports import READ_LATENCY
+from hwgen.rtl.stationary import StationaryEngine
+
+from .planes import Weights, block_sizes, random_command, random_weights, row_value
+
+#: What a pass leaves in the shadow registers: per group the rows, none for a group without.
+Shadow = list[list[int]]
+
+BANK = 3 << OFFSET_BITS
+BANK_WORDS = 2048
 
 
-def reference_rows(data: bytes, beat_bits: int, row_bits: int, pass_rows: int) -> list[int]:
-    """Rows of the packed bit strings: every pass starts at a beat."""
-    pass_beats = -(-pass_rows * row_bits // beat_bits)
-    pass_bytes = pass_beats * beat_bits // 8
-    rows = []
-    for start in range(0, len(data), pass_bytes):
-        bits = int.from_bytes(data[start : start + pass_bytes], "little")
-        rows += [bits >> (row_bits * r) & ((1 << row_bits) - 1) for r in range(pass_rows)]
-    return rows
+@dataclass(frozen=True)
+class Operand:
+    """A command of V or K in the bank that is read."""
+
+    source: StationarySource
+    base: int
+    stride: int
+    tiles: int
+    passes: int
+    limit: int
+
+    def shadows(self, config: AcceleratorConfig, words: npt.NDArray[np.uint8]) -> list[Shadow]:
+        """From the definition, element by element."""
+        rows = config.rows
+        columns = config.attention_columns
+        valid = columns if self.source == StationarySource.COLUMNS else config.value_columns
+        shadows = []
+        for tile in range(self.tiles):
+            for number in range(self.passes):
+                cells = np.zeros((rows, columns), np.int64)
+                for chain_row in range(rows):
+                    index = number * rows + rows - 1 - chain_row
+                    for column in range(valid):
+                        channel, token = tile * valid + column, index
+                        if self.source == StationarySource.COLUMNS:
+                            channel, token = index, tile * valid + column
+                        if token < self.limit:
+                            word = self.base + channel // rows * self.stride + token
+                            cells[chain_row, column] = words[word, channel % rows]
+                shadow: Shadow = []
+                for group in config.groups:
+                    piece, cells = cells[:, : group.columns], cells[:, group.columns :]
+                    wide = group.weight_bits == 8
+                    shadow.append([row_value(row, 8) for row in piece] if wide else [])
+                shadows.append(shadow)
+        return shadows
 
 
-def run_gearbox(
-    unit: WeightGearbox, beats: list[int], count: int, valid: int, ready: int, seed: int
-) -> tuple[list[int], int]:
-    """Drive beats with the given chances per cent; the rows and the cycles they took."""
+Command = Weights | Operand
+
+
+@dataclass
+class Run:
+    """When things happened, cycles since the reset; passes in their order."""
+
+    full: list[int] = field(default_factory=list)
+    swapped: list[int] = field(default_factory=list)
+    done: list[int] = field(default_factory=list)
+    accepted: list[int] = field(default_factory=list)
+    beats: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Chances:
+    """Per cent, per cycle: a beat comes, a read is granted, a full pass is swapped."""
+
+    beat: int = 100
+    grant: int = 100
+    swap: int = 100
+
+
+def run_engine(
+    config: AcceleratorConfig,
+    commands: Sequence[Command],
+    *,
+    chances: Chances = Chances(),
+    swap_after: int = 4,
+    seed: int = 0,
+) -> Run:
+    """Run commands back to back; every pass is compared when it becomes full.
+
+    Args:
+        config: the design.
+        commands: in their order.
+        chances: of what the engine waits for.
+        swap_after: least cycles from full to the swap.
+        seed: of all contents and stalls.
+    """
     rng = np.random.default_rng(seed)
-    rows: list[int] = []
-    cycles = 0
+    words = rng.integers(0, 256, (BANK_WORDS, config.rows), dtype=np.uint8)
+    beats: list[int] = []
+    expected: list[Shadow] = []
+    payloads: list[dict[str, int]] = []
+    counts: list[int] = []
+    planes_names = [f"planes{g}" for g in range(MAXIMUM_GROUPS)]
+    for given in commands:
+        if isinstance(given, Weights):
+            more, passes = random_command(
+                rng, config.groups, given, config.rows, config.wide_beat_bits
+            )
+            beats += more
+            for codes in passes:
+                shadow: Shadow = [
+                    [row_value(row, group.cell_bits) for row in cells]
+                    for group, cells in zip(config.groups, codes, strict=False)
+                ]
+                expected.append(shadow + [[] for _ in config.groups[len(codes) :]])
+            counts.append(len(passes))
+            planes = (*given.planes, *[0] * (MAXIMUM_GROUPS - len(given.planes)))
+            fields = {"source": StationarySource.WEIGHTS, "slices": given.slices}
+            fields |= {"carry": given.carry, "tiles": given.tiles, "passes": given.passes}
+            payloads.append(fields | dict(zip(planes_names, planes, strict=True)))
+        else:
+            shadows = given.shadows(config, words)
+            expected += shadows
+            counts.append(len(shadows))
+            fields = {"source": given.source, "base": BANK + given.base, "stride": given.stride}
+            fields |= {"tiles": given.tiles, "passes": given.passes, "limit": given.limit}
+            payloads.append(fields | {"slices": 1})
+    ends = np.cumsum(counts).tolist()
+    engine = StationaryEngine(config)
+    groups = range(len(config.groups))
+    run = Run()
 
     async def bench(ctx) -> None:  # type: ignore[no-untyped-def]
-        nonlocal cycles
-        queue = list(beats)
-        offered = False
-        while len(rows) < count:
-            offered = bool(queue) and (offered or bool(rng.integers(100) < valid))
-            ctx.set(unit.i_stream.valid, offered)
-            ctx.set(unit.i_stream.payload, queue[0] if queue else 0)
-            ctx.set(unit.o_stream.ready, int(rng.integers(100) < ready))
-            taken = ctx.get(unit.i_stream.ready) and offered
-            if ctx.get(unit.o_stream.valid) and ctx.get(unit.o_stream.ready):
-                rows.append(ctx.get(unit.o_stream.payload))
-            await ctx.tick()
-            if taken:
-                queue.pop(0)
+        layout = engine.i_command.payload.shape()
+        shadow: Shadow = [[] for _ in groups]
+        flight: list[int | None] = [None] * READ_LATENCY
+        offered = was_full = False
+        held: int | None = None
+        beat = cycle = idle = 0
+        while len(run.swapped) < len(expected) or idle < 20:
+            idle += len(run.swapped) == len(expected)
+            # Inputs.
+            number = len(run.accepted)
+            ctx.set(engine.i_command.valid, number < len(payloads))
+            if number < len(payloads):
+                ctx.set(engine.i_command.payload, layout.const(payloads[number]))
+            offered = beat < len(beats) and (offered or rng.integers(100) < chances.beat)
+            ctx.set(engine.weights.valid, int(offered))
+            ctx.set(engine.weights.payload, beats[beat] if offered else 0)
+            ctx.set(engine.read.ready, int(rng.integers(100) < chances.grant))
+            address = flight.pop(0)
+            noise = rng.bytes(config.rows)
+            word = noise if address is None else words[address].tobytes()
+            ctx.set(engine.read.data, int.from_bytes(word, "little"))
+            # Rows, and what is full.
+            for g in groups:
+                if ctx.get(getattr(engine, f"weight_valid{g}")):
+                    assert ctx.get(getattr(engine, f"weight_row{g}")) == len(shadow[g])
+                    shadow[g].append(ctx.get(getattr(engine, f"weight_data{g}")))
+            full = ctx.get(engine.full)
+            if full and not was_full:
+                run.full.append(cycle)
+            if full:
+                passes = len(run.full)
+                assert shadow == expected[passes - 1], f"pass {passes - 1}"
+            due = full and cycle >= run.full[-1] + swap_after
+            swap = due and rng.integers(100) < chances.swap
+            ctx.set(engine.swapped, int(swap))
+            if swap:
+                run.swapped.append(cycle)
+                shadow = [[] for _ in groups]
+            was_full = full and not swap
+            # Handshakes.
+            if ctx.get(engine.done):
+                run.done.append(cycle)
+                assert len(run.full) == ends[len(run.done) - 1] - 1, "done with its last row"
+            if number < len(payloads) and ctx.get(engine.i_command.ready):
+                run.accepted.append(cycle)
+            if offered and ctx.get(engine.weights.ready):
+                beat += 1
                 offered = False
-            cycles += 1
-            assert cycles < 200 * count
+                run.beats.append(cycle)
+            wanted = ctx.get(engine.read.address) if ctx.get(engine.read.valid) else None
+            assert held is None or wanted == held, "a request holds until granted"
+            granted = wanted is not None and ctx.get(engine.read.ready)
+            if wanted is not None:
+                assert BANK <= wanted < BANK + BANK_WORDS
+            flight.append(wanted - BANK if wanted is not None and granted else None)
+            held = None if granted else wanted
+            await ctx.tick()
+            cycle += 1
+            assert cycle < 40_000, "stands still"
+        assert beat == len(beats)
+        assert len(run.done) == len(commands)
+        assert shadow == [[] for _ in groups]
 
-    simulator = Simulator(unit)
+    simulator = Simulator(engine)
     simulator.add_clock(1e-6)
     simulator.add_testbench(bench)
     simulator.run()
-    return rows, cycles
+    return run
+
+
+def design(text: str, *, rows: int = 16, ports: int = 1) -> AcceleratorConfig:
+    return AcceleratorConfig(
+        rows=rows, groups=parse_groups(text), memory_ports=ports, constant_fifo_beats=1024
+    )
+
+
+def values(config: AcceleratorConfig, *, tiles: int, passes: int, spare: int = 0) -> Operand:
+    """V of ``passes`` passes less ``spare`` rows."""
+    limit = passes * config.rows - spare
+    return Operand(StationarySource.ROWS, 5, limit + 3, tiles, passes, limit)
+
+
+def keys(config: AcceleratorConfig, *, tiles: int, passes: int, spare: int = 0) -> Operand:
+    """K of ``tiles`` tiles less ``spare`` columns."""
+    limit = tiles * config.attention_columns - spare
+    return Operand(StationarySource.COLUMNS, 40, limit + 1, tiles, passes, limit)
+
+
+#: One group as attention has it: half a word, a word, several; then odd and mixed ones.
+SHAPES = (
+    ("dual:8:8", 1),
+    ("dual:16:8", 1),
+    ("dual:32:8", 2),
+    ("dual:58:8", 4),
+    ("dual:6:8,digits:8:8,digits:10:4", 1),
+    ("dual:22:8,digits:6:6,digits:70:3,digits:10:1", 2),
+)
 
 
 @pytest.mark.parametrize(
-    ("beat_bits", "row_bits", "pass_rows"),
+    "chances", [Chances(), Chances(beat=50, grant=40, swap=5), Chances(beat=90, grant=90, swap=30)]
+)
+@pytest.mark.parametrize(("text", "ports"), SHAPES)
+def test_shadow_registers(text: str, ports: int, chances: Chances) -> None:
+    config = design(text, ports=ports)
+    rng = np.random.default_rng([ports, chances.swap])
+    weights = [random_weights(rng, config.groups) for _ in range(5)]
+    commands = [
+        weights[0],
+        weights[1],
+        values(config, tiles=3, passes=2, spare=5),
+        weights[2],
+        keys(config, tiles=2, passes=2, spare=3),
+        keys(config, tiles=1, passes=3, spare=1),
+        weights[3],
+        weights[4],
+        values(config, tiles=1, passes=1),
+    ]
+    run_engine(config, commands, chances=chances, seed=ports)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(40))
+def test_random_commands(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    text, ports = SHAPES[rng.integers(len(SHAPES))]
+    config = design(text, ports=ports)
+    commands: list[Command] = []
+    for _ in range(8):
+        tiles, passes = (int(n) for n in rng.integers(1, 4, 2))
+        make = (values, keys)[rng.integers(2)]
+        operand = make(config, tiles=tiles, passes=passes, spare=int(rng.integers(8)))
+        commands.append(random_weights(rng, config.groups) if rng.integers(2) else operand)
+    chances = Chances(*(int(rng.choice([10, 50, 100])) for _ in range(3)))
+    run_engine(config, commands, chances=chances, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "ports", "given"),
     [
-        (128, 128, 16),  # one to one
-        (128, 256, 32),  # several beats a row
-        (128, 32, 32),  # several rows a beat
-        (128, 160, 32),  # neither divides the other
-        (384, 80, 16),  # three ports, padding at the end of a pass
-        (768, 16, 16),  # less than a beat per pass
+        ("dual:16:8", 16, 1, Weights((8,), passes=4)),
+        ("dual:16:8", 16, 1, Weights((3,), passes=3)),
+        ("dual:58:8", 16, 4, Weights((4,), passes=3)),
+        ("dual:70:8", 16, 1, Weights((8,), passes=3)),
+        ("dual:16:8,digits:32:4", 32, 2, Weights((4, 4), carry=1, slices=2, passes=2)),
+        ("dual:140:8,digits:6:1", 16, 1, Weights((2, 1), passes=3)),
     ],
 )
-@pytest.mark.parametrize(("valid", "ready"), [(100, 100), (30, 90), (95, 20)])
-def test_gearbox_equals_bit_string(
-    beat_bits: int, row_bits: int, pass_rows: int, valid: int, ready: int
-) -> None:
-    passes = 4
-    pass_beats = -(-pass_rows * row_bits // beat_bits)
-    data = np.random.default_rng(5).bytes(passes * pass_beats * beat_bits // 8)
-    beats = [
-        int.from_bytes(data[i : i + beat_bits // 8], "little")
-        for i in range(0, len(data), beat_bits // 8)
-    ]
-    expected = reference_rows(data, beat_bits, row_bits, pass_rows)
-    unit = WeightGearbox(beat_bits=beat_bits, row_bits=row_bits, pass_rows=pass_rows)
-    rows, cycles = run_gearbox(unit, beats, len(expected), valid, ready, seed=1)
-    assert rows == expected
-    if valid == ready == 100:
-        assert cycles <= max(len(beats), len(expected)) + passes + 2
+def test_cycles_of_weights(text: str, rows: int, ports: int, given: Weights) -> None:
+    config = design(text, rows=rows, ports=ports)
+    timing = pass_timing(block_sizes(config.groups, given, rows, config.wide_beat_bits))
+    # Swaps wait until everything that has room has been taken.
+    run = run_engine(config, [given], swap_after=300)
+    waits = np.subtract(run.full[1:], run.swapped[:-1]).tolist()
+    assert waits == [timing.full] * (len(run.full) - 1)
+    if timing.taken is not None:
+        last_beats = run.beats[2 * timing.beats - 1 :: timing.beats]
+        assert np.subtract(last_beats, run.swapped[:-1]).tolist() == [timing.taken] * len(waits)
+    # The first pass: no row waits. Beats are taken from two cycles after the command on.
+    assert run.beats[0] == run.accepted[0] + 2
+    if timing.beats - 1 == run.beats[timing.beats - 1] - run.beats[0]:
+        assert run.full[0] == run.beats[timing.beats - 1] + timing.tail
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(16, 16), (16, 8), (32, 32)])
+#: V: command accepted, or swap -> full, beyond the words of a pass.
+VALUES_FULL = 6
+#: K: command accepted, or half of the corner turn free -> full, beyond the words of a pass and R;
+#: swap -> full, beyond R, when the operand has been turned.
+KEYS_FETCHED = 11
+KEYS_FULL = 5
+
+
+@pytest.mark.parametrize("columns", [8, 10, 16, 22, 32, 54])
+def test_cycles_of_values(columns: int) -> None:
+    config = design(f"dual:{columns}:8")
+    run = run_engine(config, [values(config, tiles=2, passes=2)])
+    words = config.rows * max(1, config.value_columns // config.rows)
+    starts = [run.accepted[0], *run.swapped[:-1]]
+    assert np.subtract(run.full, starts).tolist() == [words + VALUES_FULL] * 4
+
+
+@pytest.mark.parametrize("swap_after", [1, 200])
+@pytest.mark.parametrize("columns", [8, 10, 16, 22, 32, 54])
+def test_cycles_of_keys(columns: int, swap_after: int) -> None:
+    """Bound by the words (swaps at once), or the next pass turned ahead (swaps late)."""
+    config = design(f"dual:{columns}:8")
+    run = run_engine(config, [keys(config, tiles=2, passes=2)], swap_after=swap_after)
+    begins = run.accepted[0]
+    for number, full in enumerate(run.full):
+        if number:
+            begins += columns
+        if number >= 2:
+            begins = max(begins, run.full[number - 2] - 1)
+        there = begins + columns + config.rows + KEYS_FETCHED
+        free = run.swapped[number - 1] + config.rows + KEYS_FULL if number else 0
+        assert full == max(there, free)
+
+
+def test_weights_are_taken_ahead_of_their_turn() -> None:
+    """Beats of a command are taken while the pass before waits for its swap."""
+    config = design("dual:16:8,digits:16:4")
+    operand = keys(config, tiles=1, passes=1)
+    weights = Weights((4, 4))
+    run = run_engine(config, [weights, weights, operand, weights], swap_after=200)
+    # Two blocks of each group, a whole pass here.
+    size = len(run.beats) // 3
+    assert run.beats[2 * size - 1] < run.swapped[0]
+    # The next is accepted when the operand's turn has come, before it is loaded.
+    assert run.accepted[3] > run.accepted[2] >= run.done[1]
+    assert run.beats[3 * size - 1] < run.swapped[2]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(16, 16), (16, 8), (16, 6), (16, 10), (32, 32)])
 def test_corner_turn_is_a_transpose(rows: int, columns: int) -> None:
     rng = np.random.default_rng(rows + columns)
     halves = rng.integers(0, 256, (2, columns, rows), dtype=np.uint8)

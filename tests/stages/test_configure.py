@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hwgen.boards import Board, get_board
+from hwgen.columns import dense
 from hwgen.errors import DoesNotFitError, UsageError
 from hwgen.frontend.models import MODELS
 from hwgen.graph.spec import ModelSpec
@@ -43,7 +44,7 @@ def given(
 
 def test_without_options_it_is_the_preset_fitted_to_the_model() -> None:
     hardware = given(TINY)
-    expected = preset_config(skeleton_graph(TINY), **dict(ZCU102.preset), clock_mhz=300)
+    expected = preset_config(skeleton_graph(TINY), **ZCU102.preset.fields(), clock_mhz=300)
     assert hardware.config == expected
     assert hardware.row_blocks == len(row_blocks(197, 32, 197)) == 2
     assert hardware.notes == ()
@@ -77,7 +78,7 @@ def test_stated_rows_are_taken_and_the_rule_of_narrow_models_is_left() -> None:
 def test_memories_follow_the_stated_array() -> None:
     config = given(DIGITS, rows=64, columns=64, row_blocks=2).config
     assert config.bank_words == bank_words_for(
-        skeleton_graph(DIGITS), 64, columns=64, tile_rows=17, blocks=2
+        skeleton_graph(DIGITS), 64, value_columns=64, tile_rows=17, blocks=2
     )
     assert config.bank_words != given(DIGITS, rows=64, columns=64).config.bank_words
     wide = given(TINY, columns=1024, memory_ports=1).config
@@ -91,16 +92,16 @@ def test_memories_follow_the_stated_array() -> None:
             {"rows": 128},
             {"columns": 64},
             (
-                "columns = 64 is taken instead of 32: columns must be 64 or a multiple of 128 up to"
-                " 1024 with 128 rows, not 32"
+                "groups = dual:64:8 is taken instead of dual:32:8: groups must be at least 64"
+                " columns of 8 bits with 128 rows, not dual:32:8"
             ),
         ),
         (
             {"columns": 16},
             {"rows": 32},
             (
-                "rows = 32 is taken instead of 64: columns must be 32 or a multiple of 64 up to"
-                " 1024 with 64 rows, not 16"
+                "rows = 32 is taken instead of 64: groups must be at least 32 columns of 8 bits"
+                " with 64 rows, not dual:16:8"
             ),
         ),
         (
@@ -137,8 +138,12 @@ def test_row_blocks() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"rows": 64, "columns": 16}, r"--columns must be 32 or .* 64 rows, not 16; .*: 32$"),
-        ({"columns": 24}, r"--columns must be .*, not 24; nearest legal value: 16$"),
+        (
+            {"rows": 64, "columns": 16},
+            r"--columns must be at least 32 .* 64 rows, not dual:16:8; .*: dual:32:8$",
+        ),
+        ({"columns": 23}, r"--columns must be an even number .*, not 23; .* value: 22$"),
+        ({"columns": 32, "groups": dense(32)}, r"--columns must be absent with --groups"),
         (
             {"burst_beats": 32, "read_fifo_beats": 32},
             r"--read-fifo-beats must be at least 64 \(two bursts\), not 32; .*: 64$",

@@ -13,8 +13,8 @@ from hwgen.stages.options import BY_NAME, OPTIONS, DesignOptions
 FUNCTION = {"softmax_fractional", "exponent_fraction_bits", "divider_bits"}
 
 
-def test_every_parameter_but_width_and_function_is_an_option() -> None:
-    assert set(BY_NAME) == set(PARAMETERS) - {"weight_bits"} - FUNCTION | {"row_blocks"}
+def test_every_parameter_but_the_function_is_an_option() -> None:
+    assert set(BY_NAME) == set(PARAMETERS) - FUNCTION | {"columns", "groups", "row_blocks"}
     assert len({option.option for option in OPTIONS}) == len(OPTIONS)
     assert {o.name: o.option for o in OPTIONS if o.option != f"--{o.name.replace('_', '-')}"} == {
         "memory_ports": "--ports",
@@ -24,7 +24,10 @@ def test_every_parameter_but_width_and_function_is_an_option() -> None:
 
 
 def test_help_is_the_configurations_own() -> None:
+    assert "dual: two columns" in BY_NAME["groups"].help
     for option in OPTIONS:
+        if option.name == "groups":
+            continue
         assert option.parameter.doc[1:] in option.help
         assert option.parameter.legal in option.help
     assert BY_NAME["queue_depth"].help.endswith(f"Default: {AcceleratorConfig.queue_depth}.")

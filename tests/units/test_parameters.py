@@ -13,7 +13,7 @@ import pytest
 
 from hwgen.errors import FormatError, UsageError
 from hwgen.units import UNITS, load_vectors, save_vectors
-from hwgen.units.systolic_array import group_columns
+from hwgen.units.systolic_array import drained_columns
 
 DEFAULTS = {
     "systolic-array": {"rows": 16, "columns": 16, "weight_bits": 8},
@@ -89,8 +89,8 @@ def test_text_is_read() -> None:
     assert UNITS["requantise"].resolve({"low": "-127", "high": " 5"})["low"] == -127
 
 
-def test_groups_of_columns() -> None:
-    assert [group_columns(r, c) for r, c in ((16, 16), (5, 7), (64, 24), (4, 12), (16, 24))] == [
+def test_columns_that_are_drained_together() -> None:
+    assert [drained_columns(r, c) for r, c in ((16, 16), (5, 7), (64, 24), (4, 12), (16, 24))] == [
         8,
         7,
         24,

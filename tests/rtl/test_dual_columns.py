@@ -11,13 +11,16 @@ import numpy.typing as npt
 import pytest
 from amaranth.back import verilog
 
-from hwgen.rtl import dsp_column
-from hwgen.rtl.dsp_column import LATENCY, DspColumn, TwinColumn
+from hwgen.rtl.columns import dual
+from hwgen.rtl.columns.base import Leaf
+from hwgen.rtl.columns.dual import DualColumns
 from hwgen.sim.verilator import Build, Source, build
 
 pytestmark = pytest.mark.verilator
 
 ROWS = (1, 5, 8, 16, 32)
+#: Cycles from the activation of the last chain row to the sums.
+LATENCY = 4
 MOST = max(ROWS)
 SEGMENTS = MOST // 8
 #: Cycles after which every register holds a known value.
@@ -55,9 +58,14 @@ int main() {
 """
 
 
-def leaf_text(kind: type[DspColumn | TwinColumn], rows: int, name: str) -> str:
+def leaf_text(leaf: Leaf, name: str) -> str:
     """Verilog of a leaf."""
-    return verilog.convert(kind(rows), name=name, emit_src=False)
+    return verilog.convert(leaf, name=name, emit_src=False)
+
+
+def total_bits(rows: int) -> int:
+    """Width of a column's sum."""
+    return DualColumns(rows).sum_shape.width
 
 
 def bench_text(leaves: list[tuple[str, int]]) -> str:
@@ -65,7 +73,7 @@ def bench_text(leaves: list[tuple[str, int]]) -> str:
     ports = [f"  output [63:0] total_{i}," for i in range(len(leaves))]
     body = []
     for i, (name, rows) in enumerate(leaves):
-        bits = 2 * dsp_column._total_bits(rows)
+        bits = 2 * total_bits(rows)
         segments = -(-rows // 8)
         body += [
             f"  wire [{bits - 1}:0] of_{i};",
@@ -180,14 +188,14 @@ def simulated() -> tuple[dict[tuple[str, int], npt.NDArray[np.int64]], tuple[np.
     """Outputs [T, 2] of every leaf, and the stimulus."""
     texts = {}
     for rows in ROWS:
-        texts["twin", rows] = leaf_text(TwinColumn, rows, f"twin_{rows}")
-        texts["dsp", rows] = leaf_text(DspColumn, rows, f"dsp_{rows}")
+        texts["twin", rows] = leaf_text(DualColumns(rows).leaf(), f"twin_{rows}")
+        texts["dsp", rows] = leaf_text(DualColumns(rows).synthesis_leaf(), f"dsp_{rows}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dsp_column, "TAP_ROWS", 4)
-        texts["sparse", 32] = leaf_text(DspColumn, 32, "sparse_32")
-        patch.setattr(dsp_column, "TAP_ROWS", 2)
-        patch.setattr(dsp_column, "FIRST_TAP_ROWS", 6)
-        texts["late", 32] = leaf_text(DspColumn, 32, "late_32")
+        patch.setattr(dual, "TAP_ROWS", 4)
+        texts["sparse", 32] = leaf_text(DualColumns(32).synthesis_leaf(), "sparse_32")
+        patch.setattr(dual, "TAP_ROWS", 2)
+        patch.setattr(dual, "FIRST_TAP_ROWS", 6)
+        texts["late", 32] = leaf_text(DualColumns(32).synthesis_leaf(), "late_32")
     leaves = [(f"{kind}_{rows}", rows) for kind, rows in texts]
     assigns = "\n".join(f"    memcpy(to, &dut.total_{i}, 8); to += 8;" for i in range(len(leaves)))
     harness = HARNESS % {
@@ -215,7 +223,7 @@ def simulated() -> tuple[dict[tuple[str, int], npt.NDArray[np.int64]], tuple[np.
     assert len(words) == len(given[0])
     outputs = {}
     for i, key in enumerate(texts):
-        bits = dsp_column._total_bits(key[1])
+        bits = total_bits(key[1])
         lanes = []
         for lane in range(2):
             value = (words[:, i] >> np.uint64(lane * bits)).astype(np.int64) & ((1 << bits) - 1)

@@ -15,10 +15,12 @@ completes L, and is subtracted from P >> 18 to give H.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 from amaranth import Cat, ClockSignal, Const, Instance, Module, Signal, Value, signed
-from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
+
+from hwgen.rtl.columns.base import BROADCAST_ROWS, Columns, Leaf
 
 #: Bit of the second weight in the packed operand: 18 + 8 bits and a sign fit the 27-bit multiplier
 #: port for all weights, -128 included.
@@ -29,80 +31,59 @@ PRODUCT = 128 * 255
 TAP_ROWS = 2
 #: Rows after which the low lane still fits its bits.
 FIRST_TAP_ROWS = 4
-#: Rows that share the input ``weight_in``.
-SEGMENT_ROWS = 8
-#: Cycles from the activation of the last chain row to ``total``.
-LATENCY = 4
 
 
-def dual_column_name(rows: int) -> str:
-    """Verilog module name of the leaf, whichever of the two it is."""
-    return f"hwgen_column_dual_r{rows}_w8"
+@dataclass(frozen=True)
+class DualColumns(Columns):
+    """Two 8-bit columns a leaf."""
+
+    weight_bits: int = 8
+
+    width: ClassVar[int] = 2
+
+    @property
+    def latency(self) -> int:
+        """Activation, product, sum, and the register behind the split of the sums."""
+        return 4
+
+    @property
+    def name(self) -> str:
+        """Whichever of the two leaves it is."""
+        return f"dual_r{self.rows}_w8"
+
+    def leaf(self) -> Leaf:
+        """In plain logic."""
+        return TwinColumn(self)
+
+    def synthesis_leaf(self) -> Leaf:
+        """In DSP blocks."""
+        return DspColumn(self)
 
 
-def _total_bits(rows: int) -> int:
-    """Width of a column's sum."""
-    return 16 + ceil_log2(rows)
-
-
-class _DualColumn(wiring.Component):
-    """Ports of the leaf.
-
-    Two columns of R cells that share activations. ``weight_in`` holds a pair of weights for every
-    segment of 8 rows, the first column's lower; ``weight_enable[p]`` loads the shadow registers of
-    chain row p from its segment's pair; ``swap[p]`` copies them to the active ones in the cycle in
-    which chain row p registers the first activation of a pass. ``activation[p]`` (9 bits, signed,
-    -128..255) is the skewed activation. ``total`` holds both sums, the first column's lower,
-    :data:`LATENCY` cycles after the activation of the last chain row. One row of activations a
-    cycle; no back-pressure.
-    """
-
-    def __init__(self, rows: int) -> None:
-        """Ports for R rows."""
-        self.rows = rows
-        self.segments = -(-rows // SEGMENT_ROWS)
-        super().__init__(
-            {
-                "activation": In(9 * rows),
-                "swap": In(rows),
-                "weight_in": In(16 * self.segments),
-                "weight_enable": In(rows),
-                "total": Out(2 * _total_bits(rows)),
-            }
-        )
-
-
-class TwinColumn(_DualColumn):
+class TwinColumn(Leaf):
     """The leaf in plain logic: one multiplier a cell."""
 
     def elaborate(self, platform: object) -> Module:
         """Shadow, active, product and sum of every cell."""
         m = Module()
-        shape = signed(_total_bits(self.rows))
+        shape = self.columns.sum_shape
         sums: list[Value] = [Const(0, shape)] * 2
         for p in range(self.rows):
             held = Signal(signed(9), name=f"activation_{p}", reset_less=True)
             m.d.sync += held.eq(self.activation.word_select(p, 9))
-            pair = self.weight_in.word_select(p // SEGMENT_ROWS, 16)
             for c in range(2):
-                name = f"{c}_{p}"
-                shadow = Signal(8, name=f"shadow_{name}", reset_less=True)
-                active = Signal(8, name=f"active_{name}", reset_less=True)
-                product = Signal(signed(16), name=f"product_{name}", reset_less=True)
-                total = Signal(shape, name=f"sum_{name}", reset_less=True)
-                with m.If(self.weight_enable[p]):
-                    m.d.sync += shadow.eq(pair.word_select(c, 8))
-                with m.If(self.swap[p]):
-                    m.d.sync += active.eq(shadow)
+                active = self.weight(m, p, c)
+                product = Signal(signed(16), name=f"product_{c}_{p}", reset_less=True)
+                total = Signal(shape, name=f"sum_{c}_{p}", reset_less=True)
                 m.d.sync += [product.eq(held * active.as_signed()), total.eq(sums[c] + product)]
                 sums[c] = total
-        total = Signal(2 * _total_bits(self.rows), name="total_register", reset_less=True)
+        total = Signal(2 * shape.width, name="total_register", reset_less=True)
         m.d.sync += total.eq(Cat(sums))
         m.d.comb += self.total.eq(total)
         return m
 
 
-class DspColumn(_DualColumn):
+class DspColumn(Leaf):
     """The leaf as a cascade of R DSP48E2 blocks.
 
     All registers of a cell are the block's own: A2 and D hold the shadow weights, AD behind the
@@ -112,7 +93,7 @@ class DspColumn(_DualColumn):
     def elaborate(self, platform: object) -> Module:
         """The cascade, the count of the low lane's rounds, and the split."""
         m = Module()
-        bits = _total_bits(self.rows)
+        bits = self.columns.sum_shape.width
         cascade: Value = Const(0, 48)
         last = self.rows - 1
         taps = [*range(min(FIRST_TAP_ROWS - 1, last), last, TAP_ROWS), last]
@@ -167,7 +148,7 @@ class DspColumn(_DualColumn):
 
     def _cell(self, p: int, cascade: Value, next_cascade: Value, sums: Value) -> Instance:
         """One DSP block: P = AD * B + PCIN, AD = D + A."""
-        pair = self.weight_in.word_select(p // SEGMENT_ROWS, 16)
+        pair = self.weight_in.word_select(p // BROADCAST_ROWS, 16)
         first, second = pair[:8].as_signed(), pair[8:].as_signed()
         wide = Cat(first, first[-1].replicate(22))
         above = Cat(Const(0, LANE), second, second[-1].replicate(27 - 8 - LANE))

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention: q k^T, softmax and the weighted sum of v, head by head and block by block."""
+
+from __future__ import annotations
+
+from hwgen.graph.ops import AttentionLogits, AttentionValues, Softmax
+from hwgen.isa.instructions import (
+    OFFSET_BITS,
+    ROW_SHIFT_BANK,
+    DrainMode,
+    Engine,
+    StationarySource,
+)
+from hwgen.program.buffer_plan import INJECTION_CYCLES, ceil_div
+from hwgen.program.hazards import SHIFT_SLOTS, Access, slot_access
+from hwgen.program.lower.context import VECTOR_LATENCY, Lowering, Parts
+from hwgen.program.lower.product import (
+    Operand,
+    Result,
+    attention_format,
+    constants_only,
+    product,
+)
+from hwgen.program.schedule import Draft, Item
+
+
+def lower_attention(
+    low: Lowering, logits: AttentionLogits, softmax: Softmax, values: AttentionValues
+) -> None:
+    """Two score buffers: the logits of a head are made before the values of the head before."""
+    plan, config = low.plan, low.config
+    query, key, value = (low.produced[n] for n in (logits.query, logits.key, values.value))
+    tokens, padded = low.tokens, query.padded
+    keys = plan.scores[0]
+    key_form = attention_format(config.attention_columns)
+    value_form = attention_format(config.value_columns)
+    key_tiles = ceil_div(tokens, key_form.columns)
+    value_tiles = ceil_div(padded, value_form.columns)
+    key_records = constants_only(low, logits.multiplier, logits.shift, tokens, key_form)
+    value_records = constants_only(low, values.multiplier, values.shift, padded, value_form)
+    sum_passes = ceil_div(tokens, config.rows)
+    work: list[tuple[Item, Item, Item]] = []
+    pairs = [(rows, head) for rows in plan.blocks for head in range(logits.heads)]
+    for number, (rows, head) in enumerate(pairs):
+        slot = number % 2  # of the rows' shifts, one beside each score buffer
+        scores = plan.scores[slot]
+        m = rows[1] - rows[0]
+        here = (0, m)
+        part: dict[str, object] = {
+            "base": low.word(scores) - rows[0],
+            "stride": scores.stride,
+            "first_token": rows[0],
+            "tokens": m,
+            "first_channel": 0,
+            "channels": tokens,
+            "index": (head,),
+        }
+        slices = (head * query.group_slices, (head + 1) * query.group_slices)
+        dot = product(
+            low,
+            logits.name,
+            records=key_records,
+            form=key_form,
+            tiles=(0, key_tiles),
+            passes=query.group_slices,
+            stationary=Operand(
+                source=StationarySource.COLUMNS,
+                base=low.word(key, slices[0]),
+                stride=key.stride,
+                limit=tokens,
+                accesses=(low.access(key, slices, (0, tokens), False),),
+            ),
+            moving=Operand(
+                base=low.word(query, slices[0], rows[0]),
+                stride=query.stride,
+                accesses=(low.access(query, slices, rows, False),),
+            ),
+            rows=m,
+            result=Result(
+                placement=scores,
+                first=0,
+                columns=tokens,
+                tokens=here,
+                parts=[(logits.output, part)],
+            ),
+            cycles=key_tiles * query.group_slices * max(m, config.rows + INJECTION_CYCLES),
+        )
+        soft_parts: Parts = [(softmax.output, part)]
+        shifts_written: tuple[Access, ...] = ()
+        shifts_read: tuple[Access, ...] = ()
+        if softmax.shifts is not None:
+            first = (ROW_SHIFT_BANK << OFFSET_BITS) + slot * config.shift_words
+            row_shifts: dict[str, object] = {
+                "base": first - head,
+                "stride": 1,
+                "first_token": head,
+                "tokens": 1,
+                "first_channel": rows[0],
+                "channels": m,
+            }
+            soft_parts.append((softmax.shifts, row_shifts))
+            shifts_written = (slot_access(SHIFT_SLOTS, slot, True),)
+            shifts_read = (slot_access(SHIFT_SLOTS, slot, False),)
+        per_row = max(ceil_div(tokens, config.rows), ceil_div(tokens, config.softmax_vec))
+        soft = Item(
+            engine=Engine.SOFTMAX,
+            cycles=m * per_row + VECTOR_LATENCY,
+            drafts=[
+                Draft(
+                    opcode="SOFTMAX",
+                    fields={
+                        "source": low.word(scores),
+                        "source_stride": scores.stride,
+                        "destination": low.word(scores),
+                        "destination_stride": scores.stride,
+                        "rows": m,
+                        "length": tokens,
+                        "fraction_bits": softmax.fraction_bits,
+                        "slot": slot if softmax.shifts else 0,
+                    },
+                    accesses=(
+                        low.access(scores, (0, keys.slices), here, False),
+                        low.access(scores, (0, keys.slices), here, True),
+                        *shifts_written,
+                    ),
+                    label=softmax.name,
+                    parts=tuple(soft_parts),
+                )
+            ],
+        )
+        weighted = product(
+            low,
+            values.name,
+            records=value_records,
+            form=value_form,
+            tiles=(0, value_tiles),
+            passes=sum_passes,
+            stationary=Operand(
+                source=StationarySource.ROWS,
+                base=low.word(value, slices[0]),
+                stride=value.stride,
+                limit=tokens,
+                accesses=(low.access(value, slices, (0, tokens), False),),
+            ),
+            moving=Operand(
+                base=low.word(scores),
+                stride=scores.stride,
+                signed=False,
+                accesses=(low.access(scores, (0, keys.slices), here, False),),
+            ),
+            rows=m,
+            result=Result(
+                placement=query,
+                first=head * padded,
+                columns=padded,
+                tokens=rows,
+                mode=DrainMode.SHIFTED if softmax.shifts else DrainMode.INT8,
+                low=values.low,
+                high=values.high,
+                slot=slot if softmax.shifts else 0,
+                accesses=shifts_read,
+                parts=low.parts(values.output, query, rows, (head * padded, (head + 1) * padded)),
+            ),
+            cycles=value_tiles * sum_passes * max(m, config.rows + 2 * INJECTION_CYCLES),
+        )
+        work.append((dot, soft, weighted))
+    low.items += work[0][:2]
+    low.items += low.pending_value
+    for number, (dot, soft, _) in enumerate(work[1:]):
+        low.items += [dot, soft, work[number][2]]
+    low.items.append(work[-1][2])
+    low.pending_value = []
+    low.produced[values.output] = query

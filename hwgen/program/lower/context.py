@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lowering an operation needs: addresses, accesses, boundaries, the image, the items."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hwgen.config import AcceleratorConfig
+from hwgen.errors import DoesNotFitError
+from hwgen.graph.ops import LayerNorm, Linear
+from hwgen.isa.build import begin
+from hwgen.isa.instructions import (
+    BEAT_BYTES,
+    BY_NAME,
+    INSTRUCTION_BYTES,
+    OFFSET_BITS,
+    WAIT_BITS,
+    Instruction,
+    encode,
+)
+from hwgen.program.buffer_plan import BufferPlan, GraphLike, Placement, ceil_div, round_up
+from hwgen.program.hazards import Access, HazardTracker
+from hwgen.program.program import Boundary, Part, Program
+from hwgen.program.schedule import Item, schedule
+
+_PAGE = 4096
+#: Estimated latency from the last row of a tile to its last word written, and of a vector unit.
+DRAIN_LATENCY = 60
+VECTOR_LATENCY = 80
+
+#: Boundary pieces: tensor, and the fields of Part without engine and count.
+Parts = list[tuple[str, dict[str, object]]]
+
+
+@dataclass
+class Image:
+    """The data of the memory image behind the instructions; 4096-aligned sections."""
+
+    skeleton: bool
+    size: int = 0
+    sections: list[tuple[int, bytes]] = field(default_factory=list)
+
+    def add(self, size: int, data: bytes | None) -> int:
+        """Reserve a section; returns its address in units of 16 bytes."""
+        address = self.size
+        if not self.skeleton:
+            assert data is not None and len(data) <= size
+            self.sections.append((address, data))
+        self.size = round_up(address + size, _PAGE)
+        return address // BEAT_BYTES
+
+
+class Lowering:
+    """State of one compilation."""
+
+    def __init__(
+        self, graph: GraphLike, config: AcceleratorConfig, plan: BufferPlan, skeleton: bool
+    ) -> None:
+        """Nothing is lowered yet."""
+        self.graph = graph
+        self.config = config
+        self.plan = plan
+        self.skeleton = skeleton
+        self.tokens = graph.spec.tokens
+        self.image = Image(skeleton)
+        self.items: list[Item] = []
+        self.layernorms = [op for op in graph.ops if isinstance(op, LayerNorm)]
+        self.tables = [op for op in graph.ops if isinstance(op, Linear) and op.table is not None]
+        #: where the tensors that are made lie, by name
+        self.produced: dict[str, Placement] = {}
+        #: items of v, issued behind the first attention logits
+        self.pending_value: list[Item] = []
+        self.output_words = 0
+
+    # Addresses ------------------------------------------------------------------------------
+
+    def word(self, placement: Placement, slice_index: int = 0, token: int = 0) -> int:
+        """Word address."""
+        offset = placement.base + slice_index * placement.stride + token
+        return self.config.bank(placement.role) << OFFSET_BITS | offset
+
+    def access(
+        self, placement: Placement, slices: tuple[int, int], tokens: tuple[int, int], write: bool
+    ) -> Access:
+        """What an instruction reads or writes of a tensor."""
+        bank = self.config.bank(placement.role)
+        return Access(bank, placement.base, placement.stride, *slices, *tokens, write)
+
+    def parts(
+        self,
+        tensor: str,
+        placement: Placement,
+        tokens: tuple[int, int],
+        columns: tuple[int, int],
+    ) -> Parts:
+        """Boundary pieces of some tokens and padded columns of a placed tensor."""
+        parts: Parts = []
+        groups = range(placement.groups)
+        if placement.padded == placement.channels:
+            groups = range(1)  # no padding between groups: one piece
+        width = placement.channels if len(groups) > 1 else placement.groups * placement.channels
+        for group in groups:
+            start = max(columns[0] - group * placement.padded, 0)
+            stop = min(columns[1] - group * placement.padded, width)
+            if start >= stop:
+                continue
+            column = group * placement.padded + start
+            parts.append(
+                (
+                    tensor,
+                    {
+                        "base": self.word(placement, column // placement.per_word),
+                        "stride": placement.stride,
+                        "first_token": tokens[0],
+                        "tokens": tokens[1] - tokens[0],
+                        "first_channel": group * placement.channels + start,
+                        "channels": stop - start,
+                        "skip": column % placement.per_word,
+                    },
+                )
+            )
+        return parts
+
+    # Estimates ------------------------------------------------------------------------------
+
+    def drain_tail(self, rows: tuple[int, int]) -> int:
+        """Cycles of DRAIN behind the last row of a tile."""
+        return self.config.segments * (rows[1] - rows[0]) + DRAIN_LATENCY
+
+    def layernorm_cycles(self, rows: tuple[int, int]) -> int:
+        """Cycles of a LayerNorm."""
+        groups = ceil_div(self.graph.spec.width, self.config.lanes)
+        return (rows[1] - rows[0]) * groups + VECTOR_LATENCY
+
+    # Finish ---------------------------------------------------------------------------------
+
+    def _check_counts(self) -> None:
+        """Refuse what the thresholds cannot count, before the work of ordering it."""
+        counts = Counter(BY_NAME[d.opcode].engine for item in self.items for d in item.drafts)
+        engine, count = counts.most_common(1)[0]
+        assert engine is not None
+        if count >= 1 << WAIT_BITS:
+            levers = ("fewer row blocks", "more array columns", "a smaller model")
+            raise DoesNotFitError(
+                f"instructions of {engine.name}", count, (1 << WAIT_BITS) - 1, levers=levers
+            )
+
+    def finish(self) -> Program:
+        """Order the items, find the thresholds, place the data, encode."""
+        self._check_counts()
+        order = schedule(self.items)
+        drafts = [draft for number in order for draft in self.items[number].drafts]
+        area = round_up((len(drafts) + 2) * INSTRUCTION_BYTES, _PAGE)
+        tracker = HazardTracker()
+        instructions: list[Instruction] = [begin(self.config)]
+        labels: list[str] = ["begin"]
+        pieces: dict[str, list[Part]] = {name: [] for name in self.graph.tensors}
+        for draft in drafts:
+            engine = BY_NAME[draft.opcode].engine
+            assert engine is not None
+            waits = tracker.issue(engine, draft.accesses)
+            fields = {key: int(value) for key, value in draft.fields.items()}
+            if draft.relocate:
+                fields["address"] += area // BEAT_BYTES
+            instructions.append(Instruction(draft.opcode, fields, waits))
+            labels.append(draft.label)
+            for tensor, values in draft.parts:
+                pieces[tensor].append(
+                    Part(engine=engine, count=tracker.counts[engine], **values)  # type: ignore[arg-type]
+                )
+        instructions.append(Instruction("END", {}, tuple(tracker.counts)))
+        labels.append("end")
+        image = b""
+        if not self.skeleton:
+            buffer = bytearray(area + self.image.size)
+            code = b"".join(encode(item, index) for index, item in enumerate(instructions))
+            buffer[: len(code)] = code
+            for start, data in self.image.sections:
+                buffer[area + start : area + start + len(data)] = data
+            image = bytes(buffer)
+        spec = self.graph.spec
+        pixels = spec.image_size**2 * spec.channels
+        return Program(
+            config=self.config,
+            instructions=tuple(instructions),
+            image=image,
+            input_shape=(spec.image_size, spec.image_size, spec.channels),
+            input_bytes=round_up(pixels, BEAT_BYTES),
+            output_bytes=self.output_words * self.config.rows,
+            classes=spec.classes,
+            boundaries=tuple(
+                Boundary(
+                    name=name,
+                    shape=tuple(tensor.shape),
+                    dtype=tensor.dtype,
+                    parts=tuple(pieces[name]),
+                )
+                for name, tensor in self.graph.tensors.items()
+            ),
+            macs=self.graph.macs(),
+            labels=tuple(labels),
+        )
+
+
+def padded_index(placement: Placement) -> np.ndarray:
+    """Padded column of every channel of a placed tensor."""
+    groups = np.arange(placement.groups)[:, None] * placement.padded
+    return (groups + np.arange(placement.channels)).reshape(-1)
+
+
+def clip_ranges(blocks: tuple[tuple[int, int], ...], rows: int) -> tuple[tuple[int, int], ...]:
+    """The part of token ranges below ``rows``."""
+    return tuple((start, min(stop, rows)) for start, stop in blocks if start < rows)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The image's codes and the patch embedding."""
+
+from __future__ import annotations
+
+from math import gcd
+
+from hwgen.errors import ConfigError
+from hwgen.graph.ops import Embedding, ImageCodes
+from hwgen.isa.instructions import BEAT_BYTES, BY_NAME, DrainMode, Engine
+from hwgen.program.buffer_plan import ceil_div
+from hwgen.program.lower.context import Lowering
+from hwgen.program.lower.layer import layer_item, segments, weight_layer
+from hwgen.program.lower.layer_norm import load_layernorm
+from hwgen.program.lower.mean_pool import load_ones
+from hwgen.program.packing import words_of_int16
+from hwgen.program.schedule import Draft, Item
+
+#: Output tiles that MATMUL can finish before DRAIN has taken any.
+_ACCUMULATOR_BANKS = 2
+
+
+def lower_image_codes(low: Lowering, op: ImageCodes) -> None:
+    """LOAD_IMAGE.
+
+    Raises:
+        ConfigError: image or patch beyond what the load unit counts.
+    """
+    spec, placement = low.graph.spec, low.plan.image
+    across = spec.image_size // spec.patch
+    line = spec.patch * spec.channels
+    size = min(16, gcd(line, 16))
+    fields = {
+        "address": 0,
+        "destination": low.word(placement),
+        "stride": placement.stride,
+        "patch_rows": across,
+        "lines": spec.patch,
+        "patches": across,
+        "groups": line // size,
+        "group_log2": size.bit_length() - 1,
+        "beats": ceil_div(spec.image_size**2 * spec.channels, BEAT_BYTES),
+    }
+    for item in BY_NAME["LOAD_IMAGE"].fields:
+        if fields[item.name] > item.maximum:
+            raise ConfigError(
+                f"LOAD_IMAGE.{item.name} must be at most {item.maximum}, not {fields[item.name]}",
+                where=op.name,
+                why="image size and patch are beyond what the load unit counts",
+            )
+    low.produced[op.output] = placement
+    draft = Draft(
+        opcode="LOAD_IMAGE",
+        fields=fields,
+        accesses=(low.access(placement, (0, placement.slices), (0, spec.patches), True),),
+        label=op.name,
+        parts=tuple(low.parts(op.output, placement, (0, spec.patches), (0, 1 << 30))),
+    )
+    low.items.append(Item(engine=Engine.LOAD, drafts=[draft]))
+
+
+def lower_embedding(low: Lowering, op: Embedding) -> None:
+    """Patches x weights, added to the position constants, which are loaded before."""
+    spec, residual, rows_bytes = low.graph.spec, low.plan.residual, low.config.rows
+    first = int(op.class_token)
+    layer = weight_layer(low, op, op.weights, op.requantise, low.plan.image, residual)
+    layer.mode, layer.token_offset = DrainMode.RESIDUAL, first
+    position = None if low.skeleton else words_of_int16(op.position, low.config).tobytes()
+    address = low.image.add(residual.slices * low.tokens * rows_bytes, position)
+    # Blocks of patches: the tokens of the row blocks without the class token.
+    blocks = [
+        (max(0, start - first), stop - first) for start, stop in low.plan.blocks if stop - first > 0
+    ]
+    tail = low.layernorm_cycles(blocks[0]) + low.drain_tail(blocks[0])
+    pieces = segments(
+        low,
+        layer,
+        blocks,
+        head=0,
+        tail=ceil_div(tail, layer.tile_cycles(low, blocks[-1])),
+        chunks=12,
+        single=12,
+    )
+    loaded = 0
+    for rows, tiles in pieces:
+        item = layer_item(low, layer, rows, tiles)
+        reached = ceil_div(tiles[1] * layer.form.columns, residual.per_word)
+        until = min(residual.slices, reached)
+        if until > loaded:
+            # The position constants, residual of the first addition, just before their tiles.
+            columns = (loaded * residual.per_word, until * residual.per_word)
+            load = Draft(
+                opcode="LOAD_WORDS",
+                fields={
+                    "address": address + loaded * low.tokens * rows_bytes // BEAT_BYTES,
+                    "words": (until - loaded) * low.tokens,
+                    "destination": low.word(residual, loaded),
+                },
+                accesses=(low.access(residual, (loaded, until), (0, low.tokens), True),),
+                label=op.name,
+                relocate=True,
+                parts=tuple(low.parts(op.output, residual, (0, 1), columns)) if first else (),
+            )
+            # Behind the tiles where they can be handed over before any is drained: the array
+            # starts earlier. More of them would wait for DRAIN, and DRAIN for these words.
+            item.drafts.insert(int(tiles[1] - tiles[0] <= _ACCUMULATOR_BANKS), load)
+            loaded = until
+        low.items.append(item)
+    if low.layernorms:
+        low.items[-1].drafts.insert(1, load_layernorm(low, 0))
+    if spec.pooling == "mean":
+        # Behind the tiles' STATIONARY: a queue of two holds no third load in front of it.
+        low.items[-1].drafts.append(load_ones(low))
+    low.produced[op.output] = residual

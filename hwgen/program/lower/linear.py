@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Linear layers, q, k and v among them."""
+
+from __future__ import annotations
+
+from hwgen.graph.ops import AttentionValues, LayerNorm, Linear, Op, QueryKeyValue, Requantise
+from hwgen.isa.instructions import DrainMode
+from hwgen.program.buffer_plan import ceil_div
+from hwgen.program.lower.context import Lowering, clip_ranges
+from hwgen.program.lower.layer import layer_item, segments, weight_layer
+
+
+def lower_query_key_value(low: Lowering, op: QueryKeyValue) -> None:
+    """Three layers of one input; v is issued behind the first attention logits."""
+    source = low.produced[op.input]
+    width = op.heads * op.head_dim
+    places = (low.plan.query, low.plan.key, low.plan.value)
+    layers = []
+    for index, (name, place) in enumerate(zip(op.outputs, places, strict=True)):
+        columns = slice(index * width, (index + 1) * width)
+        r = op.requantise
+        part = Requantise(
+            bias=r.bias[columns],
+            multiplier=r.multiplier[columns],
+            shift=r.shift[columns],
+            zero_point=r.zero_point,
+            low=r.low,
+            high=r.high,
+        )
+        layers.append(
+            weight_layer(low, op, op.weights[:, columns], part, source, place, name, columns)
+        )
+        low.produced[name] = place
+    query, key, value = layers
+    blocks = low.plan.blocks
+    # The head hides the LayerNorm of the second block: as many tiles of k, then q, as it takes.
+    wanted = low.layernorm_cycles(blocks[-1]) + low.drain_tail(blocks[-1])
+    for layer in (key, query, value):
+        tile_cycles = layer.tile_cycles(low, blocks[0])
+        head = min(layer.tiles, max(0, ceil_div(wanted, tile_cycles)))
+        wanted -= head * tile_cycles
+        items = [
+            layer_item(low, layer, rows, tiles)
+            for rows, tiles in segments(low, layer, blocks, head=head, tail=0)
+        ]
+        if layer is value:
+            low.pending_value = items
+        else:
+            low.items += items
+
+
+def lower_linear(low: Lowering, op: Linear, before: Op | None, after: Op | None) -> None:
+    """Head and tail by what comes before and after."""
+    source = low.produced[op.input]
+    rows = low.graph.tensors[op.input].shape[0]
+    destination = low.plan.hidden
+    if op.residual is not None:
+        destination = low.plan.residual
+    elif op.wide:
+        destination = low.plan.logits
+    layer = weight_layer(low, op, op.weights, op.requantise, source, destination)
+    layer.tensor = op.output
+    if op.residual is not None:
+        layer.mode = DrainMode.RESIDUAL
+    elif op.wide:
+        layer.mode = DrainMode.WIDE
+    elif op.table is not None:
+        layer.mode, layer.slot = DrainMode.TABLE, low.tables.index(op) % 2
+    blocks = low.plan.blocks if rows == low.tokens else clip_ranges(low.plan.blocks, rows)
+    head = tail = 0
+    last, first = layer.tile_cycles(low, blocks[-1]), layer.tile_cycles(low, blocks[0])
+    if isinstance(before, AttentionValues):
+        tail = layer.tiles
+    elif isinstance(before, LayerNorm):
+        # LayerNorm and drain of the second block, and something to do beside the last softmax.
+        wanted = low.layernorm_cycles(blocks[-1]) + low.drain_tail(blocks[-1])
+        head = ceil_div(2 * wanted, first)
+    elif isinstance(before, Linear):
+        head = ceil_div(low.drain_tail(blocks[-1]), first)
+    if isinstance(after, LayerNorm):
+        wanted = low.layernorm_cycles(blocks[0]) + low.drain_tail(blocks[0])
+        tail = max(tail, ceil_div(5 * wanted // 4, last))
+    elif isinstance(after, Linear):
+        tail = max(tail, ceil_div(low.drain_tail(blocks[0]), last))
+    for segment_rows, tiles in segments(low, layer, blocks, head=head, tail=tail):
+        low.items.append(layer_item(low, layer, segment_rows, tiles))
+    low.produced[op.output] = destination

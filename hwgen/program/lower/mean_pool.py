@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mean over the tokens: a row of ones times the tokens, which are the stationary operand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hwgen.graph.ops import MeanPool
+from hwgen.isa.instructions import StationarySource
+from hwgen.program.buffer_plan import INJECTION_CYCLES, ceil_div
+from hwgen.program.lower.context import Lowering
+from hwgen.program.lower.product import (
+    Operand,
+    Result,
+    attention_format,
+    constants_only,
+    product,
+)
+from hwgen.program.packing import words_of_bytes
+from hwgen.program.schedule import Draft
+
+
+def load_ones(low: Lowering) -> Draft:
+    """The row of ones, zero for tokens that do not count."""
+    ones = low.plan.ones
+    pool = next(op for op in low.graph.ops if isinstance(op, MeanPool))
+    values = np.zeros((1, low.tokens), np.uint8)
+    values[:, pool.first :] = 1
+    data = None if low.skeleton else words_of_bytes(values, low.config).tobytes()
+    return Draft(
+        opcode="LOAD_WORDS",
+        fields={
+            "address": low.image.add(ones.slices * low.config.rows, data),
+            "words": ones.slices,
+            "destination": low.word(ones),
+        },
+        accesses=(low.access(ones, (0, ones.slices), (0, 1), True),),
+        label=pool.name,
+        relocate=True,
+    )
+
+
+def lower_mean_pool(low: Lowering, op: MeanPool) -> None:
+    """One row."""
+    source, ones, pooled = low.produced[op.input], low.plan.ones, low.plan.pooled
+    config = low.config
+    form = attention_format(config.value_columns)
+    tiles = ceil_div(source.channels, form.columns)
+    item = product(
+        low,
+        op.name,
+        records=constants_only(low, op.multiplier, op.shift, source.channels, form),
+        form=form,
+        tiles=(0, tiles),
+        passes=ones.slices,
+        stationary=Operand(
+            source=StationarySource.ROWS,
+            base=low.word(source),
+            stride=source.stride,
+            limit=low.tokens,
+            accesses=(low.access(source, (0, source.slices), (0, low.tokens), False),),
+        ),
+        moving=Operand(
+            base=low.word(ones),
+            stride=ones.stride,
+            accesses=(low.access(ones, (0, ones.slices), (0, 1), False),),
+        ),
+        rows=1,
+        result=Result(
+            placement=pooled,
+            first=0,
+            columns=source.channels,
+            tokens=(0, 1),
+            parts=low.parts(op.output, pooled, (0, 1), (0, 1 << 30)),
+        ),
+        cycles=tiles * ones.slices * (config.rows + INJECTION_CYCLES),
+    )
+    low.items.append(item)
+    low.produced[op.output] = pooled

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A matmul of the array: LOAD_TILES, STATIONARY, MATMUL and DRAIN, and the STORE at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hwgen.columns import MAXIMUM_GROUPS
+from hwgen.isa.instructions import BEAT_BYTES, DrainMode, Engine, StationarySource
+from hwgen.program.buffer_plan import Placement, ceil_div
+from hwgen.program.hazards import Access, slot_access
+from hwgen.program.lower.context import Lowering, Parts
+from hwgen.program.packing import (
+    Bytes,
+    constant_records,
+    pack_tiles,
+    place_constants,
+    port_stride,
+    split_ports,
+)
+from hwgen.program.schedule import Draft, Item
+from hwgen.program.weight_planes import TileFormat, pass_beats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """Tile records in the image."""
+
+    address: int  #: of tile 0's record, units of 16 bytes, within the data
+    port_stride: int
+    constant_beats: int  #: wide beats of a tile's constants
+    weight_beats: int = 0  #: wide beats of a tile's packed weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operand:
+    """An operand in the activation memory: words base + slice * stride + token."""
+
+    base: int = 0
+    stride: int = 0
+    accesses: tuple[Access, ...] = ()
+    #: stationary only: rows or columns that exist
+    source: StationarySource = StationarySource.WEIGHTS
+    limit: int = 0
+    #: moving only
+    signed: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What DRAIN makes of the accumulators, and where."""
+
+    placement: Placement
+    first: int  #: padded channel that column 0 goes to
+    columns: int
+    tokens: tuple[int, int]
+    mode: DrainMode = DrainMode.INT8
+    zero_point: int = 0
+    low: int = -128
+    high: int = 127
+    slot: int = 0
+    accesses: tuple[Access, ...] = ()  #: beside the tensor's own
+    parts: Parts = field(default_factory=list)
+
+
+def attention_format(columns: int) -> TileFormat:
+    """Tiles whose stationary operand comes from the activation memory."""
+    return TileFormat(columns=columns, planes=(0,) * MAXIMUM_GROUPS)
+
+
+def constants_only(
+    low: Lowering, multiplier: int, shift: int, columns: int, form: TileFormat
+) -> Records:
+    """Records of a product without weights and bias: the same constants for all columns."""
+    live = constant_records(
+        np.zeros(columns), np.full(columns, multiplier), np.full(columns, shift)
+    )
+    placed = place_constants(live, tile_columns=form.columns, lanes=low.config.lanes)
+    data, stride = split_ports(_with_beats(low, placed, form), low.config)
+    return Records(
+        address=low.image.add(len(data), data),
+        port_stride=stride,
+        constant_beats=low.config.constant_beats_of(form.columns),
+    )
+
+
+def _with_beats(low: Lowering, constants: Bytes, form: TileFormat) -> Bytes:
+    size = low.config.constant_beats_of(form.columns) * low.config.wide_beat_bits // 8
+    out = np.zeros((len(constants), size), np.uint8)
+    out[:, : constants[0].size] = constants.reshape(len(constants), -1)
+    return out
+
+
+def weight_records(
+    low: Lowering,
+    form: TileFormat,
+    tiles: int,
+    passes: int,
+    weights: np.ndarray | None,
+    constants: Bytes | None,
+) -> Records:
+    """Records of a layer.
+
+    Args:
+        low: the compilation.
+        form: how the layer lies on the columns.
+        tiles: output tiles.
+        passes: passes of a weight slice.
+        weights: int8 [passes * rows, tiles * columns]; None in a skeleton.
+        constants: uint8 [columns, 8]; None in a skeleton.
+    """
+    config = low.config
+    constant_beats = config.constant_beats_of(form.columns)
+    weight_beats = form.slices * passes * pass_beats(config, form)
+    beats = tiles * (constant_beats + weight_beats)
+    stride = port_stride(beats)
+    size = ((config.memory_ports - 1) * stride + beats) * BEAT_BYTES
+    data = None
+    if weights is not None and constants is not None:
+        placed = place_constants(constants, tile_columns=form.columns, lanes=config.lanes)
+        data, stride = split_ports(pack_tiles(weights, placed, form, config), config)
+        size = len(data)
+    return Records(
+        address=low.image.add(size, data),
+        port_stride=stride,
+        constant_beats=constant_beats,
+        weight_beats=weight_beats,
+    )
+
+
+def product(
+    low: Lowering,
+    label: str,
+    *,
+    records: Records,
+    form: TileFormat,
+    tiles: tuple[int, int],
+    passes: int,
+    stationary: Operand,
+    moving: Operand,
+    rows: int,
+    result: Result,
+    cycles: int,
+) -> Item:
+    """The instructions of some tiles of a matmul over some tokens.
+
+    Args:
+        low: the compilation.
+        label: of the trace.
+        records: constants and weights.
+        form: columns, planes and slices.
+        tiles: range of tiles.
+        passes: slices of the moving operand.
+        stationary: K, V, or packed weights.
+        moving: activations.
+        rows: tokens.
+        result: what becomes of the accumulators; ``first`` and ``columns`` count from the range's
+            first tile.
+        cycles: estimate for the array.
+    """
+    count = tiles[1] - tiles[0]
+    beats = records.constant_beats + records.weight_beats
+    placement, tokens = result.placement, result.tokens
+    word, offset = divmod(result.first, placement.per_word)
+    slices = (word, ceil_div(result.first + result.columns, placement.per_word))
+    written = [low.access(placement, slices, tokens, True)]
+    if result.mode == DrainMode.RESIDUAL:
+        written.append(low.access(placement, slices, tokens, False))
+    loops = {"tiles": count, "passes": passes, "slices": form.slices}
+    planes = {
+        f"planes{group}": bits if stationary.source == StationarySource.WEIGHTS else 0
+        for group, bits in enumerate(form.planes)
+    }
+    drafts = [
+        Draft(
+            opcode="LOAD_TILES",
+            fields={
+                "address": records.address + tiles[0] * beats,
+                "port_stride": records.port_stride,
+                "tiles": count,
+                "constant_beats": records.constant_beats,
+                "weight_beats": records.weight_beats,
+                "beats": count * beats,
+            },
+            label=label,
+            relocate=True,
+        ),
+        Draft(
+            opcode="STATIONARY",
+            fields={
+                "source": stationary.source,
+                "base": stationary.base,
+                "stride": stationary.stride,
+                **loops,
+                "limit": stationary.limit,
+                **planes,
+                "carry": form.carry,
+            },
+            accesses=stationary.accesses,
+            label=label,
+        ),
+        Draft(
+            opcode="MATMUL",
+            fields={
+                "base": moving.base,
+                "stride": moving.stride,
+                "rows": rows,
+                **loops,
+                "signed": moving.signed,
+                "slice_bits": form.slice_bits,
+            },
+            accesses=moving.accesses,
+            label=label,
+        ),
+        Draft(
+            opcode="DRAIN",
+            fields={
+                "destination": low.word(placement, word, tokens[0]),
+                "stride": placement.stride,
+                "rows": rows,
+                "tiles": count,
+                "columns": result.columns,
+                "mode": result.mode,
+                "zero_point": result.zero_point,
+                "low": result.low,
+                "high": result.high,
+                "slot": result.slot,
+                "tile_columns": form.columns,
+                "offset": offset,
+            },
+            accesses=(*written, *result.accesses),
+            label=label,
+            parts=tuple(result.parts),
+        ),
+    ]
+    return Item(
+        engine=Engine.MATMUL,
+        drafts=drafts,
+        cycles=cycles,
+        drain_cycles=ceil_div(result.columns, low.config.lanes) * rows,
+        tail_cycles=low.drain_tail((0, rows)),
+    )
+
+
+def store(low: Lowering) -> None:
+    """The logits go out."""
+    logits = low.plan.logits
+    low.output_words = logits.slices
+    draft = Draft(
+        opcode="STORE",
+        fields={
+            "address": 0,
+            "source": low.word(logits),
+            "stride": logits.stride,
+            "words": logits.slices,
+        },
+        accesses=(low.access(logits, (0, logits.slices), (0, 1), False),),
+        label="store",
+    )
+    low.items.append(Item(engine=Engine.STORE, drafts=[draft]))
+
+
+__all__ = [
+    "Operand",
+    "Records",
+    "Result",
+    "attention_format",
+    "constants_only",
+    "product",
+    "slot_access",
+    "store",
+    "weight_records",
+]

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Columns of the array: a module per kind, and :func:`columns_of`, which finds it by its name.
+
+A new kind is a subclass of :class:`~hwgen.rtl.columns.base.Columns`, a line in ``_KINDS`` and, for
+complete accelerators, one in :mod:`hwgen.columns`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from hwgen.rtl.columns.base import BROADCAST_ROWS, Columns, broadcast_stages
+from hwgen.rtl.columns.digits import DigitColumns, SignColumns
+from hwgen.rtl.columns.dual import DualColumns
+from hwgen.rtl.columns.multiplier import MultiplierColumns
+
+
+def _digits(rows: int, weight_bits: int, carry: bool) -> Columns:
+    return SignColumns(rows) if weight_bits == 1 else DigitColumns(rows, weight_bits, carry)
+
+
+_KINDS: Mapping[str, Callable[[int, int, bool], Columns]] = {
+    "dual": lambda rows, weight_bits, carry: DualColumns(rows, weight_bits),
+    "digits": _digits,
+    "multiplier": lambda rows, weight_bits, carry: MultiplierColumns(rows, weight_bits),
+}
+
+
+def columns_of(kind: str, *, rows: int, weight_bits: int, carry: bool = False) -> Columns:
+    """Columns of a kind; ``carry``: cells have a bit for the carry of a weight slice."""
+    return _KINDS[kind](rows, weight_bits, carry)
+
+
+__all__ = ["BROADCAST_ROWS", "Columns", "broadcast_stages", "columns_of"]

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all kinds of columns have in common: what the array asks them, the ports of their leaves."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from amaranth import Module, Shape, Signal, Value, signed, unsigned
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+#: Rows that share one register stage of the weight broadcast.
+BROADCAST_ROWS = 8
+
+
+def broadcast_stages(rows: int) -> int:
+    """Register stages of the weight broadcast."""
+    return -(-rows // BROADCAST_ROWS)
+
+
+@dataclass(frozen=True)
+class Columns(ABC):
+    """Columns of R rows of one kind and width: all that the array has to know of them."""
+
+    rows: int
+    weight_bits: int
+
+    #: Columns of a leaf.
+    width: ClassVar[int] = 1
+    #: Rows that share one register of the cascade, and so one step of the skew.
+    rows_per_stage: ClassVar[int] = 1
+
+    @property
+    def cell_bits(self) -> int:
+        """Bits that a cell stores of a weight."""
+        return self.weight_bits
+
+    @property
+    def stages(self) -> int:
+        """Registers of a cascade; a row of activations meets one a cycle."""
+        return -(-self.rows // self.rows_per_stage)
+
+    @property
+    @abstractmethod
+    def latency(self) -> int:
+        """Cycles from the activation of the last chain row to ``total``."""
+
+    @property
+    def delay(self) -> int:
+        """Cycles from the entry of a row of activations to ``total``."""
+        return self.stages - 1 + self.latency
+
+    @property
+    def sum_shape(self) -> Shape:
+        """Exact width of a column's sum: R products, 9-bit activation x W-bit weight."""
+        return signed(9 + max(self.weight_bits, 2) - 1 + ceil_log2(self.rows))
+
+    @property
+    def activation_bits(self) -> int:
+        """Bits of the activations as a leaf takes them."""
+        return 9 * self.rows
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The end of the names of Verilog modules; equal columns have equal names."""
+
+    @property
+    def module(self) -> str:
+        """Verilog module name of the leaf; one module serves all columns of an array."""
+        return f"hwgen_column_{self.name}"
+
+    @abstractmethod
+    def leaf(self) -> Leaf:
+        """The leaf."""
+
+    def synthesis_leaf(self) -> Leaf | None:
+        """What synthesis for DSP48E2 takes in its place, if it is another one."""
+        return None
+
+    def shared(self, activations: Sequence[Value]) -> list[Value] | None:
+        """What a strip of columns registers once and gives to all its leaves, by chain row.
+
+        None: each leaf takes the skewed activations and registers them itself.
+        """
+        return None
+
+
+class Leaf(wiring.Component):
+    """Ports of every leaf: R multiply-accumulate cells in a cascade, weights double-buffered.
+
+    ``weight_in`` holds the cells of a row for every stage of the weight broadcast (8 rows), the
+    first column's lower; ``weight_enable[p]`` loads the shadow registers of chain row p from its
+    stage's; ``swap[p]`` copies them to the active ones in the cycle in which chain row p registers
+    the first activation of a pass. ``activation``: skewed, 9 bits per chain row (signed,
+    -128..255), or what :meth:`Columns.shared` makes of them, registered. ``total`` holds the sums,
+    the first column's lower, :attr:`Columns.latency` cycles after the activation of the last chain
+    row. One row of activations a cycle; no back-pressure.
+    """
+
+    def __init__(self, columns: Columns) -> None:
+        self.columns = columns
+        self.rows = rows = columns.rows
+        shape = columns.sum_shape
+        super().__init__(
+            {
+                "activation": In(columns.activation_bits),
+                "swap": In(rows),
+                "weight_in": In(columns.width * columns.cell_bits * broadcast_stages(rows)),
+                "weight_enable": In(rows),
+                "total": Out(
+                    shape if columns.width == 1 else unsigned(columns.width * shape.width)
+                ),
+            }
+        )
+
+    def weight(self, m: Module, p: int, column: int = 0) -> Signal:
+        """The active cell of chain row p, behind its shadow register."""
+        bits, width = self.columns.cell_bits, self.columns.width
+        name = f"{p}" if width == 1 else f"{column}_{p}"
+        shadow = Signal(bits, name=f"shadow_{name}", reset_less=True)
+        active = Signal(bits, name=f"active_{name}", reset_less=True)
+        given = self.weight_in.word_select(p // BROADCAST_ROWS * width + column, bits)
+        with m.If(self.weight_enable[p]):
+            m.d.sync += shadow.eq(given)
+        with m.If(self.swap[p]):
+            m.d.sync += active.eq(shadow)
+        return active

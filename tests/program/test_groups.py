@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random designs of mixed column groups run random models of mixed widths, exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hwgen.columns import ColumnGroup, Groups, parse_groups
+from hwgen.config import AcceleratorConfig
+from hwgen.graph.graph import IntegerGraph
+from hwgen.graph.interpreter import run_boundaries
+from hwgen.graph.ops import Embedding, Linear, QueryKeyValue
+from hwgen.numerics.softmax import SoftmaxFunction
+from hwgen.program.buffer_plan import preset_config
+from hwgen.program.interpreter import run_program
+from hwgen.program.lower import lower
+from hwgen.sim.compare import compare
+
+from .graphs import random_graph, random_image
+from .test_lowering import MODELS
+
+DESIGNS = 200
+
+
+def random_groups(rng: np.random.Generator, rows: int) -> Groups:
+    """One to four groups, at least ``rows / 2`` columns of 8 bits first."""
+    widths = sorted(rng.integers(1, 9, int(rng.integers(0, 4))).tolist(), reverse=True)
+    first = ColumnGroup("dual", 2 * int(rng.integers(rows // 4, rows)), 8)
+    rest = [ColumnGroup("digits", 2 * int(rng.integers(1, rows)), bits) for bits in widths]
+    return Groups((first, *rest))
+
+
+def random_design(seed: int) -> tuple[IntegerGraph, AcceleratorConfig, int | None]:
+    """A graph, a configuration that can run it, and its row blocks."""
+    rng = np.random.default_rng(seed)
+    model = list(MODELS.values())[seed % len(MODELS)]
+    rows = int(rng.choice([16, 32]))
+    layers = [
+        op.name
+        for op in random_graph(model).ops
+        if isinstance(op, Embedding | Linear | QueryKeyValue)
+    ]
+    graph = random_graph(
+        model,
+        seed,
+        weight_bits={name: int(rng.integers(1, 9)) for name in layers},
+        softmax=SoftmaxFunction.fractional() if rng.integers(2) else SoftmaxFunction.sole(),
+    )
+    blocks = None if rng.integers(2) else int(rng.integers(1, 4))
+    config = preset_config(
+        graph,
+        rows=rows,
+        groups=random_groups(rng, rows),
+        blocks=blocks,
+        memory_ports=int(rng.integers(1, 5)),
+    )
+    return graph, config, blocks
+
+
+@pytest.mark.parametrize("start", range(0, DESIGNS, 20))
+def test_random_designs_give_the_graphs_boundaries(start: int) -> None:
+    for seed in range(start, start + 20):
+        graph, config, blocks = random_design(seed)
+        program = lower(graph, config, blocks=blocks)
+        image = random_image(graph.spec, seed)
+        expected = run_boundaries(graph, image)
+        result = run_program(program, image, seed=seed if seed % 2 else None)
+        compare(expected, result.boundaries, where=f"design {seed}")
+        compare({"output": expected[graph.output.name][0]}, {"output": result.logits})
+
+
+def test_a_layer_runs_where_it_takes_the_fewest_passes() -> None:
+    """W8 on the wide columns or in two slices on all; narrow weights on all columns at once."""
+    for groups, bits, columns, slices in (
+        ("dual:16:8,digits:16:4", 4, 32, 1),
+        ("dual:16:8,digits:16:4", 8, 16, 1),
+        ("dual:16:8,digits:64:4", 8, 80, 2),
+        ("dual:16:8,digits:64:2", 3, 80, 2),
+        ("dual:16:8,digits:16:1", 1, 32, 1),
+        ("dual:16:8,digits:16:1", 2, 16, 1),
+    ):
+        model = MODELS["tiny"]
+        graph = random_graph(model, weight_bits=bits)
+        config = preset_config(graph, rows=16, groups=parse_groups(groups))
+        program = lower(graph, config, skeleton=True)
+        label = "blocks.0.fc1"
+        (drain, *_) = (
+            i
+            for i, name in zip(program.instructions, program.labels, strict=True)
+            if name == label and i.opcode == "DRAIN"
+        )
+        (matmul, *_) = (
+            i
+            for i, name in zip(program.instructions, program.labels, strict=True)
+            if name == label and i.opcode == "MATMUL"
+        )
+        assert (drain["tile_columns"], matmul["slices"]) == (columns, slices), (groups, bits)

@@ -1,0 +1,467 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The array of several column groups, cycle by cycle: layers one behind the other, exactly.
+
+Every layer runs on some of the groups, in slices where its weights are wider than the columns; what
+the array does not look at is random.
+"""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from hwgen.columns import ColumnGroup, parse_groups
+from hwgen.emit.verilog import convert, convert_leaf, external_modules
+from hwgen.numerics.formats import weight_format
+from hwgen.numerics.matmul import matmul, matmul_int64
+from hwgen.rtl.columns import columns_of
+from hwgen.rtl.systolic_array import SystolicArray
+from hwgen.sim.verilator import Build, Source, build
+from hwgen.sim.verilog_ports import Port, module_ports
+from hwgen.units.folder import VERILATOR_OPTIONS
+
+pytestmark = pytest.mark.verilator
+
+Array = npt.NDArray[np.int64]
+
+HARNESS = """
+#include "Vdut.h"
+#include "verilated.h"
+#include <cstdio>
+#include <cstring>
+#include <vector>
+int main() {
+  VerilatedContext context;
+  Vdut dut{&context};
+  std::vector<unsigned char> in(%(given)d), out(%(taken)d);
+  dut.clk = 0; dut.rst = 1; dut.eval();
+  for (int edge = 0; edge < 4; ++edge) { dut.clk = !dut.clk; dut.eval(); }
+  dut.rst = 0;
+  while (fread(in.data(), 1, in.size(), stdin) == in.size()) {
+    const unsigned char *at = in.data();
+%(inputs)s
+    dut.eval();
+    unsigned char *to = out.data();
+%(outputs)s
+    fwrite(out.data(), 1, out.size(), stdout);
+    dut.clk = 1; dut.eval();
+    dut.clk = 0; dut.eval();
+  }
+  return 0;
+}
+"""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an array is built of."""
+
+    rows: int
+    groups: str
+    lanes: int
+    tile_rows: int = 16
+
+    @property
+    def parts(self) -> tuple[ColumnGroup, ...]:
+        return parse_groups(self.groups)
+
+    @property
+    def slice_widths(self) -> tuple[int, ...]:
+        return tuple(sorted({group.weight_bits for group in self.parts if group.takes_slices}))
+
+    def delays(self) -> list[int]:
+        """Cycles from a row's entry to its sums, of every column in order, from the definition.
+
+        A strip is a cycle later than the one before it whose rows are as far apart.
+        """
+        delays: list[int] = []
+        strips = {1: 0, 2: 0}
+        before: tuple[int, int] | None = None
+        for g, group in enumerate(self.parts):
+            step = 2 if group.weight_bits == 1 else 1
+            latency = {1: 2, 2: 2, 3: 3, 4: 3, 5: 4, 6: 4, 7: 4, 8: 4}[group.weight_bits]
+            for _ in range(group.columns):
+                strip = (g, len(delays) // self.lanes)
+                strips[step] += strip != before
+                before = strip
+                delays.append(strips[step] - 1 + -(-self.rows // step) - 1 + latency)
+        return delays
+
+
+def memcpy(ports: Sequence[Port], pattern: str) -> str:
+    return "\n".join(pattern.format(name=port.cpp_name, size=port.bytes) for port in ports)
+
+
+class Compiled(NamedTuple):
+    """The simulation of an array."""
+
+    array: SystolicArray
+    executable: Path
+    given: list[Port]
+    taken: list[Port]
+
+
+@functools.cache
+def compiled(shape: Shape) -> Compiled:
+    array = SystolicArray(
+        rows=shape.rows,
+        groups=shape.parts,
+        lanes=shape.lanes,
+        tile_rows=shape.tile_rows,
+        slice_widths=shape.slice_widths,
+    )
+    text = convert(array, "array", array.leaves())
+    ports = module_ports(text, "array").values()
+    given = [p for p in ports if p.direction == "input" and p.name not in ("clk", "rst")]
+    taken = [p for p in ports if p.direction == "output"]
+    harness = HARNESS % {
+        "given": sum(port.bytes for port in given),
+        "taken": sum(port.bytes for port in taken),
+        "inputs": memcpy(given, "    memcpy(&dut.{name}, at, {size}); at += {size};"),
+        "outputs": memcpy(taken, "    memcpy(to, &dut.{name}, {size}); to += {size};"),
+    }
+    executable = build(
+        Build(
+            top="array",
+            verilog=(Source("array.v", text.encode()),),
+            harness=(Source("harness.cpp", harness.encode()),),
+            options=VERILATOR_OPTIONS,
+        )
+    )
+    return Compiled(array, executable, given, taken)
+
+
+def packed(values: Array, bits: int) -> npt.NDArray[np.uint8]:
+    """[T, n] fields of some bits -> [T, bytes], the first one lowest."""
+    planes = ((values[..., None] >> np.arange(bits)) & 1).astype(np.uint8)
+    return np.packbits(planes.reshape(len(values), -1), axis=1, bitorder="little")
+
+
+@dataclass
+class Layer:
+    """A product [M, K] @ [K, N] of one tile on the first ``used`` groups."""
+
+    activations: npt.NDArray[Any]  #: int8 or uint8
+    weights: Array
+    bits: int  #: of a weight
+    used: int
+
+    @property
+    def expected(self) -> Array:
+        if self.weights.min() == -128:  # no weight of a layer, but exact all the same
+            return matmul_int64(self.activations, self.weights)
+        return matmul(self.activations, self.weights, weight_bits=self.bits).astype(np.int64)
+
+
+@dataclass
+class Pass:
+    """Cells [R, n] of every group, in the order of the reduction; the activations [M, R]."""
+
+    cells: list[Array]
+    activations: npt.NDArray[Any]
+    shift: int  #: index of a slice width from 1, 0 for none
+
+
+def cells_of(group: ColumnGroup, weights: Array, s: int, slices: int, ws: int) -> Array:
+    """What the cells of a group store of slice s (from below) of weights."""
+    low = (weights >> (s * ws)) & ((1 << ws) - 1)
+    low -= (low >> (ws - 1)) << ws
+    carry = (weights >> (s * ws - 1)) & 1 if s else np.zeros_like(weights)
+    if group.weight_bits == 1:
+        return (weights < 0).astype(np.int64)
+    if slices == 1:
+        low, carry = weights, np.zeros_like(weights)
+    if group.takes_slices:
+        return (low & ((1 << group.weight_bits) - 1)) | carry << group.weight_bits
+    return (low + carry) & 255
+
+
+def passes_of(shape: Shape, layer: Layer, rng: np.random.Generator) -> list[Pass]:
+    """The passes of a layer: slices from the top one down, in each all of the reduction."""
+    groups = shape.parts
+    ws = min(group.weight_bits for group in groups[: layer.used])
+    slices = -(-layer.bits // ws) if layer.bits > ws else 1
+    rows = shape.rows
+    k, n = layer.weights.shape
+    a = np.pad(layer.activations, ((0, 0), (0, -k % rows)))
+    total = sum(group.columns for group in groups[: layer.used])
+    assert n <= total
+    w = np.pad(layer.weights, ((0, -k % rows), (0, total - n)), constant_values=1)
+    passes = []
+    for s in reversed(range(slices)):
+        for step in range(len(w) // rows):
+            block = w[step * rows : (step + 1) * rows]
+            cells, start = [], 0
+            for g, group in enumerate(groups):
+                if g < layer.used:
+                    part = block[:, start : start + group.columns]
+                    cells.append(cells_of(group, part, s, slices, ws))
+                else:
+                    anything = rng.integers(0, 1 << group.cell_bits, (rows, group.columns))
+                    cells.append(anything)
+                start += group.columns
+            shifted = step == 0 and s < slices - 1
+            shift = shape.slice_widths.index(ws) + 1 if shifted else 0
+            passes.append(Pass(cells, a[:, step * rows : (step + 1) * rows], shift))
+    return passes
+
+
+@dataclass
+class Timeline:
+    """Inputs by cycle, and what must come out."""
+
+    events: list[tuple[int, str, Any]] = field(default_factory=list)
+    complete: dict[int, int] = field(default_factory=dict)  #: bank by cycle
+    #: cycle of the data, layer, row, segment, offset
+    reads: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    end: int = 0
+
+
+def schedule(shape: Shape, layers: Sequence[Layer], rng: np.random.Generator) -> Timeline:
+    """All layers, as tightly as the array allows; sometimes looser."""
+    line = Timeline()
+    array = compiled(shape).array
+    rows, delays = shape.rows, shape.delays()
+    weights_from = 2  # the last pass's swap
+    entry_from = 2
+    drain_from = 2
+    bank_from = [2, 2]  # first pass
+    second_from = [2, 2]  # second pass
+    minimum = array.minimum_pass_rows
+    for index, layer in enumerate(layers):
+        bank = index % 2
+        m = len(layer.activations)
+        passes = passes_of(shape, layer, rng)
+        bubbles = rng.choice([0.0, 0.0, 0.3])
+        last_rows = np.zeros(m, np.int64) - minimum
+        for number, one in enumerate(passes):
+            # Weights, a row a cycle; sometimes with pauses.
+            pauses = rng.random(rows) < rng.choice([0.0, 0.0, 0.2])
+            times = weights_from + np.cumsum(pauses) + np.arange(rows)
+            for p, t in enumerate(times):
+                line.events.append(
+                    (t, "weights", (p, [cells[rows - 1 - p] for cells in one.cells]))
+                )
+            first = max(entry_from, int(times[-1]) + 1)
+            first = max(first, bank_from[bank] if number == 0 else 0)
+            first = max(first, second_from[bank] if number == 1 else 0)
+            entries = first + np.arange(m) + np.cumsum(rng.random(m) < bubbles)
+            entries += max(0, int((last_rows + minimum - entries).max()))
+            last_rows = entries
+            for r, t in enumerate(entries):
+                entry = {
+                    "valid": 1,
+                    "first": number == 0,
+                    "last": number == len(passes) - 1 and r == m - 1,
+                    "bank": bank,
+                    "row": r,
+                    "shift": one.shift,
+                }
+                signed = layer.activations.dtype == np.int8
+                line.events.append((t, "row", (one.activations[r], signed, r == 0, entry)))
+            weights_from = max(int(entries[0]), int(times[-1]) + 1)
+            entry_from = int(entries[-1]) + 1
+        # Every strip has written: the slowest one says so.
+        done = int(entries[-1]) + max(delays) + 2
+        line.complete[done] = bank
+        scans = [(s, int(rng.integers(shape.lanes))) for s in range(array.segments)]
+        scans += [(s, 0) for s in range(array.segments)]
+        start = max(done, drain_from)
+        for s, offset in scans:
+            for r in range(m):
+                line.events.append((start + r, "drain", (bank, r, s, offset)))
+                line.reads.append((start + r + 3, index, r, s, offset))
+            start += m
+        drain_from = start
+        # The bank's next tile begins while the last rows are read.
+        bank_from[bank] = start - m - array.first_write_delay + 1
+        second_from[bank] = start - array.first_write_delay + 1
+    line.end = drain_from + 4
+    return line
+
+
+def stimulus(shape: Shape, line: Timeline, rng: np.random.Generator) -> dict[str, Array]:
+    """Fields [T, n] of every input; random where nothing is said."""
+    end = line.end
+    array = compiled(shape).array
+    widths = {name: member.width for name, member in array.layout}
+    ports: dict[str, Array] = {
+        "activations": rng.integers(0, 256, (end, shape.rows)),
+        "signed_codes": rng.integers(0, 2, (end, 1)),
+        "swap": np.zeros((end, 1), np.int64),
+        "drain_bank": rng.integers(0, 2, (end, 1)),
+        "drain_row": rng.integers(0, shape.tile_rows, (end, 1)),
+        "drain_segment": rng.integers(0, array.segments, (end, 1)),
+        "drain_offset": rng.integers(0, shape.lanes, (end, 1)),
+    }
+    for g, group in enumerate(shape.parts):
+        ports[f"weight_valid{g}"] = np.zeros((end, 1), np.int64)
+        ports[f"weight_row{g}"] = rng.integers(0, shape.rows, (end, 1))
+        ports[f"weights{g}"] = rng.integers(0, 1 << group.cell_bits, (end, group.columns))
+    entry = rng.integers(0, 1 << sum(widths.values()), end) & ~1
+    for t, kind, what in line.events:
+        if kind == "weights":
+            p, cells = what
+            for g, row in enumerate(cells):
+                ports[f"weight_valid{g}"][t] = 1
+                ports[f"weight_row{g}"][t] = p
+                ports[f"weights{g}"][t] = row
+        elif kind == "row":
+            codes, signed, swap, fields = what
+            ports["activations"][t] = codes.astype(np.int64) & 255
+            ports["signed_codes"][t] = signed
+            ports["swap"][t] = swap
+            word, place = 0, 0
+            for name, width in widths.items():
+                word |= int(fields[name]) << place
+                place += width
+            entry[t] = word
+        else:
+            for name, value in zip(("bank", "row", "segment", "offset"), what, strict=True):
+                ports[f"drain_{name}"][t] = value
+    return ports | {"entry": entry[:, None]}
+
+
+def run(shape: Shape, layers: Sequence[Layer], seed: int = 0) -> None:
+    """Layers through the simulated array; every word that it drains, every pulse."""
+    rng = np.random.default_rng([seed, shape.rows])
+    line = schedule(shape, layers, rng)
+    ports = stimulus(shape, line, rng)
+    _, executable, given, taken = compiled(shape)
+    columns = []
+    for port in given:
+        values = ports.pop(port.name)
+        assert port.width % values.shape[1] == 0, port
+        columns.append(packed(values, port.width // values.shape[1]))
+        assert columns[-1].shape[1] == port.bytes
+    assert not ports
+    done = subprocess.run(
+        [executable],
+        input=np.concatenate(columns, axis=1).tobytes(),
+        capture_output=True,
+        check=True,
+    )
+    words = np.frombuffer(done.stdout, np.uint8).reshape(line.end, -1)
+    outputs, at = {}, 0
+    for port in taken:
+        outputs[port.name] = words[:, at : at + port.bytes]
+        at += port.bytes
+    complete = np.zeros(line.end, np.int64)
+    for t, bank in line.complete.items():
+        complete[t] |= 1 << bank
+    np.testing.assert_array_equal(outputs["bank_complete"][:, 0], complete)
+    data = np.ascontiguousarray(outputs["drain_data"]).view("<i4")
+    expected = [layer.expected for layer in layers]
+    checked = 0
+    for t, index, r, segment, offset in line.reads:
+        lanes = np.arange(shape.lanes)
+        places = (segment + (lanes < offset)) * shape.lanes + lanes
+        valid = places < expected[index].shape[1]
+        wanted = expected[index][r, places[valid]]
+        got = data[t, valid]
+        assert np.array_equal(got, wanted), (index, r, segment, offset, got, wanted)
+        checked += valid.sum()
+    assert checked >= sum(values.size for values in expected)
+
+
+def random_layer(shape: Shape, rng: np.random.Generator) -> Layer:
+    """A layer that the array can run."""
+    groups = shape.parts
+    used = int(rng.integers(1, len(groups) + 1))
+    narrowest = groups[used - 1].weight_bits
+    bits = int(rng.integers(1, 9)) if narrowest > 1 else 1
+    m = int(rng.choice([1, 2, shape.tile_rows - 1, shape.tile_rows]))
+    k = int(rng.choice([1, shape.rows, 2 * shape.rows + 1, 3 * shape.rows - 1]))
+    n = sum(group.columns for group in groups[:used]) - int(rng.choice([0, 0, 1]))
+    dtype = (np.int8, np.uint8)[rng.integers(2)]
+    limits = np.iinfo(dtype)
+    largest = weight_format(bits).maximum
+    weights = rng.integers(-largest, largest + 1, (k, n))
+    activations = rng.integers(limits.min, limits.max + 1, (m, k)).astype(dtype)
+    if bits == 1:
+        weights = rng.choice([-1, 1], (k, n))
+    elif rng.random() < 0.3:  # whole columns at the ends of all slices
+        ends = [-largest, largest, largest // 2 + 1, -(largest // 2) - 1, 0x55 & largest]
+        weights = np.tile(rng.choice(ends, n), (k, 1))
+        activations[:] = rng.choice([limits.min, limits.max])
+    return Layer(activations, weights, bits, used)
+
+
+SHAPES = [
+    Shape(4, "dual:6:8,digits:4:4,digits:6:1", 2),
+    Shape(16, "digits:10:4", 8),
+    Shape(5, "digits:4:3,digits:6:2", 3),
+    Shape(8, "dual:2:8,digits:2:8,digits:8:2", 4),
+    Shape(32, "dual:4:8,digits:4:1", 16),
+    Shape(9, "digits:2:7,digits:4:5,digits:2:1", 4, 3),
+    Shape(7, "dual:10:8", 4),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.rows}-{shape.groups}")
+def test_layers_follow_each_other(shape: Shape) -> None:
+    rng = np.random.default_rng(shape.rows)
+    run(shape, [random_layer(shape, rng) for _ in range(40)])
+
+
+@pytest.mark.parametrize(("groups", "slices"), [("4", 2), ("3", 3), ("2", 4)])
+def test_every_weight_of_eight_bits_in_slices(groups: str, slices: int) -> None:
+    """All 256 weights, -128 too, on cells of their own; then whole columns of each."""
+    shape = Shape(16, f"dual:2:8,digits:14:{groups}", 8)
+    weights = np.arange(-128, 128).reshape(16, 16)
+    layers = [Layer(np.eye(16, dtype=np.int8), weights, 8, 2)]
+    for first in range(-128, 128, 16):
+        columns = np.tile(np.arange(first, first + 16), (32, 1))
+        ends = np.repeat(np.array([[-128], [127]], np.int8), 32, axis=1)
+        layers.append(Layer(ends, columns, 8, 2))
+        layers.append(Layer(np.full((3, 32), 255, np.uint8), columns, 8, 2))
+    rng = np.random.default_rng(1)
+    passes = passes_of(shape, layers[0], rng)
+    assert len(passes) == slices
+    assert [one.shift for one in passes] == [0] + [1] * (slices - 1)
+    run(shape, layers)
+
+
+def random_shape(rng: np.random.Generator) -> Shape:
+    """Rows 4..32, one to four groups of mixed kinds and widths."""
+    rows = int(rng.integers(4, 33))
+    count = int(rng.integers(1, 5))
+    widths = sorted(rng.integers(1, 9, count).tolist(), reverse=True)
+    parts = [
+        f"{rng.choice(['dual', 'digits']) if bits == 8 else 'digits'}"
+        f":{2 * rng.integers(1, 8)}:{bits}"
+        for bits in widths
+    ]
+    lanes = int(rng.integers(1, 13))
+    return Shape(rows, ",".join(parts), lanes, int(rng.integers(3, 40)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(24))
+def test_random_arrays(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shape = random_shape(rng)
+    run(shape, [random_layer(shape, rng) for _ in range(60)], seed)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.rows}-{shape.groups}")
+def test_what_the_array_says_of_itself(shape: Shape) -> None:
+    array = compiled(shape).array
+    groups = shape.parts
+    half = any(group.weight_bits == 1 for group in groups)
+    assert array.first_write_delay == (-(-shape.rows // 2) if half else shape.rows)
+    assert array.minimum_pass_rows == (4 if shape.slice_widths else 3)
+    strips = [piece.strip for piece in array.pieces]
+    assert sum(strip.count for strip in strips) == sum(group.columns for group in groups)
+    texts = {name: convert_leaf(leaf, "x", name) for name, leaf in array.synthesis_leaves().items()}
+    dual = columns_of("dual", rows=shape.rows, weight_bits=8).module
+    assert list(texts) == [dual] * any(group.kind == "dual" for group in groups)
+    assert all(external_modules(text) == {"DSP48E2"} for text in texts.values())
