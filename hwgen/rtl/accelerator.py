@@ -67,7 +67,7 @@ class Accelerator(wiring.Component):
             tile_rows=config.tile_rows,
             slice_widths=config.slice_widths,
         )
-        self.drain = DrainEngine(config, first_write_delay=config.rows)
+        self.drain = DrainEngine(config, first_write_delay=self.array.first_write_delay)
 
     def leaves(self) -> dict[str, wiring.Component | str]:
         """Modules, or their Verilog, that are emitted once each and instantiated by name."""
