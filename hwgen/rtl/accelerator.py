@@ -31,7 +31,7 @@ from hwgen.rtl.pipeline import register
 from hwgen.rtl.registers import AXIL_CHANNELS, Registers
 from hwgen.rtl.sequencer import FETCH_FIFO_BEATS, Sequencer
 from hwgen.rtl.softmax_engine import SoftmaxEngine
-from hwgen.rtl.stationary import StationaryEngine, WeightGearbox
+from hwgen.rtl.stationary import StationaryEngine
 from hwgen.rtl.store import STORE_BURST_BEATS, StoreEngine
 from hwgen.rtl.systolic_array import SystolicArray
 
@@ -94,14 +94,6 @@ class Accelerator(wiring.Component):
         sequencer = in_core("sequencer", Sequencer(config))
         memory = in_core("memory", self.memory)
         array = in_core("array", self.array)
-        gearbox = in_core(
-            "gearbox",
-            WeightGearbox(
-                beat_bits=config.wide_beat_bits,
-                row_bits=config.columns * 8,
-                pass_rows=config.rows,
-            ),
-        )
         load = in_core("load", LoadEngine(config))
         stationary = in_core("stationary", StationaryEngine(config))
         matmul = in_core("matmul", MatmulEngine(config))
@@ -192,8 +184,7 @@ class Accelerator(wiring.Component):
             wiring.connect(m, unit.write, getattr(memory, f"write{index}"))
 
         # Weights and constants.
-        wiring.connect(m, load.o_weights, gearbox.i_stream)
-        wiring.connect(m, gearbox.o_stream, stationary.weights)
+        wiring.connect(m, load.o_weights, stationary.weights)
         wiring.connect(m, load.o_constants, constants.i_stream)
         wiring.connect(m, constants.o_stream, drain.i_constants)
         m.d.comb += [
@@ -214,9 +205,11 @@ class Accelerator(wiring.Component):
             array.signed_codes.eq(matmul.signed_codes),
             array.swap.eq(matmul.swap),
             array.entry.eq(matmul.entry),
-            array.weight_valid0.eq(stationary.weight_valid),
-            array.weight_row0.eq(stationary.weight_row),
-            array.weights0.eq(stationary.weight_data),
+            *(
+                getattr(array, port).eq(getattr(stationary, port.replace("weights", "weight_data")))
+                for g in range(len(config.groups))
+                for port in (f"weight_valid{g}", f"weight_row{g}", f"weights{g}")
+            ),
             array.drain_bank.eq(drain.drain_bank),
             array.drain_row.eq(drain.drain_row),
             array.drain_segment.eq(drain.drain_segment),

@@ -188,7 +188,7 @@ class OperandFetch(wiring.Component):
         # Word w of chain row p: token f_pass * R + (R-1-p), slice of channel (tile * C) // R + w
         # with C = value_columns.
         r_row = Signal(range(rows), name="r_row")  # chain row being requested
-        r_word = Signal(range(words), name="r_word")
+        r_word = Signal(range(max(2, words)), name="r_word")
         r_last_word = r_word == words - 1
         r_token = Signal(13, name="r_token")
         r_slice_base = Signal(WORD_ADDRESS_BITS, name="r_slice_base")
@@ -256,7 +256,7 @@ class OperandFetch(wiring.Component):
         # what is handed out.
         is_columns = command.source == StationarySource.COLUMNS
         c_column = Signal(range(square_columns[0]), name="c_column")
-        c_square = Signal(range(squares), name="c_square")
+        c_square = Signal(range(max(2, squares)), name="c_square")
         c_token = Signal(13, name="c_token")
         c_pass_base = Signal(WORD_ADDRESS_BITS, name="c_pass_base")
         half_free = ~filled.bit_select(f_half, 1)

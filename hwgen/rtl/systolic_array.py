@@ -58,18 +58,18 @@ class Group(Protocol):
 
 def entry_layout(tile_rows: int, slice_widths: Sequence[int] = ()) -> data.StructLayout:
     """What travels with a row of activations: its accumulator address and its pass."""
-    return data.StructLayout(
-        {
-            "valid": 1,
-            "first": 1,  # first pass of the tile: overwrite the accumulator
-            "last": 1,  # last row of the last pass: the bank is complete
-            "bank": 1,
-            "row": bits_for(tile_rows - 1),
-            # 0, or i in the first pass of a slice but the tile's first: the accumulator is shifted
-            # left by slice_widths[i-1] before the addition.
-            "shift": ceil_log2(len(slice_widths) + 1),
-        }
-    )
+    fields = {
+        "valid": 1,
+        "first": 1,  # first pass of the tile: overwrite the accumulator
+        "last": 1,  # last row of the last pass: the bank is complete
+        "bank": 1,
+        "row": bits_for(tile_rows - 1),
+    }
+    if slice_widths:
+        # 0, or i in the first pass of a slice but the tile's first: the accumulator is shifted left
+        # by slice_widths[i-1] before the addition.
+        fields["shift"] = ceil_log2(len(slice_widths) + 1)
+    return data.StructLayout(fields)
 
 
 @dataclass(frozen=True)

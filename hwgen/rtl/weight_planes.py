@@ -93,7 +93,7 @@ class BlockAssembler(wiring.Component):
                 "take": In(1),
                 "beat": In(beat_bits),
                 "bits": In(group.cell_bits),
-                "part": In(range(self.shape.plane_beats)),
+                "part": In(range(max(2, self.shape.plane_beats))),
                 "clear": In(group.cell_bits),
                 "last": In(1),
                 "final": In(1),
@@ -223,7 +223,7 @@ class WeightPlanes(wiring.Component):
 
         # The command: groups in use but one, and the index of every group's top plane.
         carry = Signal(name="carry")
-        prefix = Signal(range(count), name="prefix")
+        prefix = Signal(range(max(2, count)), name="prefix")
         tops = [Signal(range(MAXIMUM_PLANES), name=f"top_{g}") for g in range(count)]
         starting = register(m, accepted, "starting", reset=True)
         with m.If(accepted):
@@ -290,7 +290,7 @@ class WeightPlanes(wiring.Component):
         plane = Signal(range(MAXIMUM_PLANES), name="plane")
         at_top = ~in_carry & (plane == top)
         parts = [assembler.shape.plane_beats for assembler in self.assemblers]
-        part = Signal(range(max(parts)), name="part")
+        part = Signal(range(max(2, *parts)), name="part")
         last_part = Cat(block[g] & (part == parts[g] - 1) for g in range(count)).any()
         taken = self.i_stream.valid & self.i_stream.ready
         m.d.comb += block_ends.eq(taken & last_part & at_top)
@@ -309,7 +309,7 @@ class WeightPlanes(wiring.Component):
                 m.d.sync += [in_carry.eq(0), plane.eq(plane + ~in_carry)]
         # The cell bits of a plane, and those above the top one.
         own = Cat(~in_carry & (plane == bit) for bit in range(MAXIMUM_PLANES))
-        above = Cat(at_top & (plane < bit) for bit in range(MAXIMUM_PLANES))
+        above = Cat(Const(0, 1), *(at_top & (plane < bit) for bit in range(1, MAXIMUM_PLANES)))
         unsigned = carry & ~slices.first
         room = []
         for g, (group, assembler) in enumerate(zip(self.groups, self.assemblers, strict=True)):
