@@ -110,7 +110,9 @@ class Job:
                 chunks.setdefault((self.offset + column) // lanes, []).append(column)
             yield list(chunks.values())
 
-    def constants(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint16], npt.NDArray]:
+    def constants(
+        self,
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint16], npt.NDArray[np.uint8]]:
         """Of the columns that are written; a dead one behind an odd number."""
         rng = np.random.default_rng(self.seed)
         count = self.columns + self.columns % 2
