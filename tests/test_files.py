@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import os
 import stat
@@ -80,6 +81,29 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
         replace_file(path, fail)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_is_swept_at_once_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody's sweep comes between the making of the folder and its lock, or has it already."""
+    mkdir, places = os.mkdir, []
+
+    def swept(path: Path, mode: int) -> None:
+        mkdir(path, mode)
+        places.append(path)
+        if len(places) == 1:
+            files.sweep(tmp_path)
+        if len(places) == 2:
+            handles.append(os.open(path, os.O_RDONLY))
+            fcntl.flock(handles[0], fcntl.LOCK_EX)
+
+    handles: list[int] = []
+    monkeypatch.setattr(os, "mkdir", swept)
+    with files.unfinished_folder(tmp_path) as folder:
+        assert folder.is_dir()
+        assert len(places) == 3
+    os.close(handles[0])
 
 
 def test_the_longest_names_can_be_written(tmp_path: Path) -> None:

@@ -7,6 +7,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
 
+from hwgen.config import AcceleratorConfig
+from hwgen.program.weight_planes import TileFormat, pass_blocks
+
 #: A block of a pass: its group, its chain rows, its wide beats.
 BlockSize = tuple[int, int, int]
 
@@ -58,3 +61,9 @@ def pass_timing(blocks: tuple[BlockSize, ...]) -> PassTiming:
         taken=taken if taken > 0 else None,
         tail=end - last,
     )
+
+
+def layer_timing(config: AcceleratorConfig, form: TileFormat) -> PassTiming:
+    """Timing of a pass of a layer."""
+    blocks = pass_blocks(config, form)
+    return pass_timing(tuple((b.group, b.rows, b.planes * b.plane_beats) for b in blocks))

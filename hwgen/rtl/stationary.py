@@ -91,6 +91,14 @@ class StationaryEngine(wiring.Component):
         with m.If(accepted & is_weights & ~idle):
             m.d.sync += [ahead.eq(given_uses), any_ahead.eq(1)]
 
+        # Shadow registers. A group is open from the swap of the pass before until its last row.
+        full = Signal(name="full")
+        open_groups = Signal(count, name="open_groups")
+        m.d.comb += [self.full.eq(full), operand.room.eq(~full)]
+        free = ~full | self.swapped
+        with m.If(self.swapped):
+            m.d.sync += [full.eq(0), open_groups.eq(uses)]
+
         pass_loaded = Signal(name="pass_loaded")
         final = Signal(name="final")  # the pass of weights that is being loaded is the last one
         with m.FSM(name="stationary"):
@@ -98,9 +106,10 @@ class StationaryEngine(wiring.Component):
                 m.d.comb += idle.eq(1)
                 with m.If(any_ahead):
                     m.d.sync += [uses.eq(ahead), any_ahead.eq(0)]
+                    m.d.sync += open_groups.eq(Mux(free, ahead, 0))
                     m.next = "Weights"
                 with m.Elif(accepted & is_weights):
-                    m.d.sync += uses.eq(given_uses)
+                    m.d.sync += [uses.eq(given_uses), open_groups.eq(Mux(free, given_uses, 0))]
                     m.next = "Weights"
                 with m.Elif(accepted):
                     m.next = "Operand"
@@ -114,23 +123,18 @@ class StationaryEngine(wiring.Component):
                     m.d.comb += self.done.eq(1)
                     m.next = "Idle"
 
-        # Shadow registers. A group is closed from its last row of a pass on, all groups from the
-        # last row of the pass on, until the swap.
-        full = Signal(name="full")
-        closed = Signal(count, name="closed")
-        m.d.comb += [self.full.eq(full), operand.room.eq(~full)]
+        # Rows.
         last_seen = Signal(name="last_seen")
         ending: list[Value] = []
         start = 0
         for g, group in enumerate(config.groups):
             rows = getattr(planes, f"o_stream{g}")
-            open_now = uses[g] & ~closed[g]
-            ends = rows.valid & open_now & rows.payload.last
+            valid, row, cells = rows.valid & open_groups[g], rows.payload.row, rows.payload.cells
+            ends = valid & rows.payload.last
             ending.append(ends)
             with m.If(ends):
-                m.d.sync += closed[g].eq(1)
-            m.d.comb += rows.ready.eq(open_now)
-            valid, row, cells = rows.valid & open_now, rows.payload.row, rows.payload.cells
+                m.d.sync += open_groups[g].eq(0)
+            m.d.comb += rows.ready.eq(open_groups[g])
             if group.weight_bits == 8:
                 piece = operand.cells[8 * start : 8 * (start + group.columns)]
                 start += group.columns
@@ -143,13 +147,11 @@ class StationaryEngine(wiring.Component):
             ]
         # Group 0 has a block in every pass of weights, and says whether it is the last pass.
         first = planes.o_stream0.payload
-        m.d.comb += final.eq(Mux(closed[0], last_seen, first.final))
+        m.d.comb += final.eq(Mux(open_groups[0], first.final, last_seen))
         with m.If(ending[0]):
             m.d.sync += last_seen.eq(first.final)
-        through = [~uses[g] | closed[g] | ends for g, ends in enumerate(ending)]
+        through = [~open_groups[g] | ends for g, ends in enumerate(ending)]
         m.d.comb += pass_loaded.eq(Cat(ending).any() & reduce(and_, through))
-        with m.If(self.swapped):
-            m.d.sync += [full.eq(0), closed.eq(0)]
         with m.If(pass_loaded | (operand.valid & operand.last)):
-            m.d.sync += [full.eq(1), closed.eq(~0)]
+            m.d.sync += full.eq(1)
         return m

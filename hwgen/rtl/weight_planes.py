@@ -144,7 +144,7 @@ class BlockAssembler(wiring.Component):
         # Rows: place in the pass and in the block, and the last one of either, known ahead.
         row = Signal(range(rows), name="row")
         last_row = Signal(name="last_row")
-        index = Signal(range(block_rows), name="index")
+        index = Signal(range(max(2, block_rows)), name="index")
         last_index = Signal(init=block_rows == 1, name="last_index")
         given = self.o_stream.valid & self.o_stream.ready
         m.d.comb += leaving.eq(given & last_index)
@@ -282,7 +282,6 @@ class WeightPlanes(wiring.Component):
             m.d.sync += active.eq(1)
         with m.Elif(tile_ends & tiles.last):
             m.d.sync += active.eq(0)
-
         m.d.comb += self.i_command.ready.eq(~(starting | active))
 
         # Beats of a block: carries first, then bit 0 upwards.
@@ -294,14 +293,14 @@ class WeightPlanes(wiring.Component):
         last_part = Cat(block[g] & (part == parts[g] - 1) for g in range(count)).any()
         taken = self.i_stream.valid & self.i_stream.ready
         m.d.comb += block_ends.eq(taken & last_part & at_top)
-        narrow = Cat(group.takes_slices for group in self.groups)
+        narrow = [g for g, group in enumerate(self.groups) if group.takes_slices]
         with m.If(starting):
-            m.d.sync += [part.eq(0), plane.eq(0), in_carry.eq(carry & narrow[0])]
+            m.d.sync += [part.eq(0), plane.eq(0), in_carry.eq(carry & (0 in narrow))]
         with m.Elif(block_ends):
             m.d.sync += [
                 part.eq(0),
                 plane.eq(0),
-                in_carry.eq(carry & (following[:count] & narrow).any()),
+                in_carry.eq(carry & Cat(following[g] for g in narrow).any()),
             ]
         with m.Elif(taken):
             m.d.sync += part.eq(Mux(last_part, 0, part + 1))

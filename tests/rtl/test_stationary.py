@@ -148,7 +148,7 @@ def run_engine(
         flight: list[int | None] = [None] * READ_LATENCY
         offered = was_full = False
         held: int | None = None
-        beat = cycle = idle = 0
+        beat = cycle = idle = moved = 0
         while len(run.swapped) < len(expected) or idle < 20:
             idle += len(run.swapped) == len(expected)
             # Inputs.
@@ -167,6 +167,7 @@ def run_engine(
             # Rows, and what is full.
             for g in groups:
                 if ctx.get(getattr(engine, f"weight_valid{g}")):
+                    moved = cycle
                     assert ctx.get(getattr(engine, f"weight_row{g}")) == len(shadow[g])
                     shadow[g].append(ctx.get(getattr(engine, f"weight_data{g}")))
             full = ctx.get(engine.full)
@@ -201,7 +202,7 @@ def run_engine(
             held = None if granted else wanted
             await ctx.tick()
             cycle += 1
-            assert cycle < 40_000, "stands still"
+            assert cycle - moved < 2000, "stands still"
         assert beat == len(beats)
         assert len(run.done) == len(commands)
         assert shadow == [[] for _ in groups]
@@ -243,7 +244,12 @@ SHAPES = (
 
 
 @pytest.mark.parametrize(
-    "chances", [Chances(), Chances(beat=50, grant=40, swap=5), Chances(beat=90, grant=90, swap=30)]
+    "chances",
+    [
+        Chances(),
+        Chances(beat=50, grant=40, swap=15),
+        pytest.param(Chances(beat=90, grant=90, swap=30), marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize(("text", "ports"), SHAPES)
 def test_shadow_registers(text: str, ports: int, chances: Chances) -> None:
