@@ -247,10 +247,11 @@ def cell_value(group: ColumnGroup, code: int) -> int:
     return low - (low >> (bits - 1) << bits) + (code >> bits)
 
 
-def test_a_beat_every_cycle() -> None:
+@pytest.mark.parametrize("text", ["dual:16:8", "dual:16:8,digits:16:8"])
+def test_a_beat_every_cycle(text: str) -> None:
     """Nothing is lost between blocks or passes where the rows do not bind."""
-    groups = parse_groups("dual:16:8,digits:16:8")
-    run = check(groups, 16, 1, [Weights((8, 8), passes=5)])
+    groups = parse_groups(text)
+    run = check(groups, 16, 1, [Weights((8,) * len(groups), passes=5)])
     assert run.beat_cycles == list(range(2, 2 + len(run.beat_cycles)))
 
 
