@@ -278,9 +278,9 @@ def check_fits(
         raise DoesNotFitError(
             error.resource, error.demand, error.bound, error.unit, with_nearest(), where=where
         ) from error
-    _check_placement(hardware.config, board)
     needed = memory_blocks(hardware.config)
     if needed <= bound:
+        _check_placement(hardware.config, board)
         return hardware
     raise DoesNotFitError(
         "Block RAM for activations",
