@@ -117,7 +117,35 @@ class SimulationError(HwgenError):
 
 
 class ToolError(HwgenError):
-    """An external tool is missing or failed."""
+    """An external tool is missing or failed.
+
+    Args:
+        what: the statement.
+        where: file and line, or the folder.
+        why: the reason.
+        detail: the telling lines of the tool's own output.
+    """
+
+    def __init__(
+        self,
+        what: str = "",
+        *,
+        where: str | None = None,
+        why: str | None = None,
+        detail: str = "",
+    ) -> None:
+        """Keep the tool's lines as an attribute."""
+        super().__init__(what, where=where, why=why)
+        self.detail = detail
+
+    def bare(self) -> ToolError:
+        """The same without the tool's lines."""
+        return ToolError(self.what, where=self.where, why=self.why)
+
+    def __str__(self) -> str:
+        """The sentence of the base class; below it the tool's lines."""
+        text = super().__str__()
+        return f"{text}\n{self.detail}" if self.detail else text
 
 
 class UsageError(HwgenError):

@@ -56,8 +56,12 @@ def _remove_left_over(path: Path) -> None:
 
 def _locked(path: Path, handle: int) -> bool:
     """Lock a new file or folder; False if somebody's sweep was faster."""
-    with contextlib.suppress(OSError):  # a file system without locks: nobody sweeps there either
+    try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:  # it is being swept: it may still be there, but not for long
+        return False
+    except OSError:  # a file system without locks: nobody sweeps there either
+        pass
     return path.exists()
 
 
@@ -72,7 +76,10 @@ def unfinished_folder(parent: Path, mode: int = 0o777) -> Iterator[Path]:
     while True:
         path = parent / _new_name()
         os.mkdir(path, mode)
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:  # swept already
+            continue
         if _locked(path, handle):
             break
         os.close(handle)

@@ -10,6 +10,7 @@ are files with a schema version, and a flow can start from any of them.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,15 @@ from typing import Any
 
 from hwgen.boards import DEFAULT_BOARD, Board, get_board
 from hwgen.emit.folder import check_replaceable
-from hwgen.errors import HwgenError, MismatchError, SimulationError, UsageError
+from hwgen.emit.manifest import Manifest
+from hwgen.errors import (
+    ConfigError,
+    FormatError,
+    HwgenError,
+    MismatchError,
+    SimulationError,
+    UsageError,
+)
 from hwgen.explore.evaluate import processors
 from hwgen.explore.space import VARIED, Choices
 from hwgen.frontend.expected import Agreement
@@ -29,6 +38,7 @@ from hwgen.graph.ops import Softmax
 from hwgen.graph.spec import ModelSpec
 from hwgen.outputs import check_distinct
 from hwgen.program.skeleton import skeleton_graph
+from hwgen.reading import printable, show
 from hwgen.report.results import AccuracyResult, SimulationResult, SynthesisResult, design_digest
 from hwgen.report.terminal import Reporter
 from hwgen.sim.frame import Memory
@@ -197,7 +207,7 @@ def run_all(request: Request, settings: Settings, reporter: Reporter) -> Evidenc
     Top-1 is measured on every held-out image that has a label; simulated are ``settings.images``.
     """
     # Everything that the user can have got wrong, before minutes of work.
-    _check_folder(request, settings)
+    _check_folder(request.spec.name, settings.board.name, settings)
     _check_hardware(request, settings)
     images = settings.image_set(request.spec)
     labelled = images
@@ -262,7 +272,7 @@ def find_design(
         InfeasibleError: no design meets it.
         KeyboardInterrupt: the search was interrupted.
     """
-    _check_folder(request, settings)
+    _check_folder(request.spec.name, settings.board.name, settings)
     stated = dict(settings.options.values)
     clock = stated.pop("clock_mhz", settings.board.clock.mhz)
     assert isinstance(clock, int)
@@ -318,10 +328,23 @@ def missed_rate(evidence: Evidence, fps: float | None) -> SimulationError | None
     )
 
 
-def _check_folder(request: Request, settings: Settings) -> None:
-    """Refuse a place where the design folder must not go."""
-    folder = settings.folder(design_name(request.spec.name, settings.board.name))
+def _check_folder(model: str, board: str, settings: Settings) -> None:
+    """Refuse a place where the design folder must not go.
+
+    Names that differ in spaces, dots, dashes and underscores only share a default folder: a design
+    of the one does not silently take the place of the other's.
+    """
+    folder = settings.folder(design_name(model, board))
     check_replaceable(folder, inputs=settings.inputs, force=settings.force)
+    with contextlib.suppress(FormatError):  # no design, or one of another version
+        found = Manifest.load(folder)
+        if settings.out is None and (found.model, found.board.name) != (model, board):
+            raise ConfigError(
+                f"Design folder must be free or of model {show(model)} on {board}, and is of"
+                f" {show(found.model)} on {found.board.name}; name another with -o",
+                where=printable(str(folder)),
+                why="both names make the same folder name",
+            )
 
 
 def _check_hardware(request: Request, settings: Settings) -> None:
@@ -347,12 +370,11 @@ def generate_all(
     The file is written as soon as the program has been checked.
     """
     if isinstance(start, Design):
-        name = start.name
+        model, board = start.model, start.board.name
     else:
-        name = design_name(start.spec.name, settings.board.name)
-    folder = settings.folder(name)
-    check_distinct((folder, design_out))
-    check_replaceable(folder, inputs=settings.inputs, force=settings.force)
+        model, board = start.spec.name, settings.board.name
+    check_distinct((settings.folder(design_name(model, board)), design_out))
+    _check_folder(model, board, settings)
 
     def keep_design(stage: str, artefact: Any) -> None:
         if design_out is not None and isinstance(artefact, Lowered):
@@ -404,6 +426,7 @@ def describe_evidence(evidence: Evidence) -> dict[str, Any]:
         "notes": list(manifest.notes),
         "predicted_cycles": manifest.program.predicted_cycles,
         "macs": manifest.program.macs,
+        "weight_bytes": manifest.program.weight_bytes,
     }
     if evidence.simulation is not None:
         # The manifest's prediction is for the board's memory; the simulation has one for its own.

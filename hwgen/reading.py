@@ -132,8 +132,10 @@ def check_version(values: Any, version: int, *, what: str, where: str | None, re
         )
 
 
-def validate(values: Any, model: type[T], *, where: str | None = None) -> T:
+def validate(values: Any, model: type[T], *, where: str | None = None, context: object = None) -> T:
     """An object of the model from plain values: tables, lists, texts, numbers, booleans, None.
+
+    ``context`` is handed to the model's validators.
 
     Raises:
         FormatError: the first fault, and how many more there are.
@@ -141,7 +143,7 @@ def validate(values: Any, model: type[T], *, where: str | None = None) -> T:
     try:
         _check_plain(values, (), 0)
         checked: T = _adapter(cast(Any, model)).validate_json(
-            json.dumps(values, allow_nan=False), strict=True
+            json.dumps(values, allow_nan=False), strict=True, context=context
         )
     except FormatError as error:
         raise FormatError(error.what, where=where) from error
@@ -360,6 +362,8 @@ _EXPECTED: Mapping[str, str] = {
     "too_short": "a list of at least {min_length} entries",
     "tuple_type": "a list",
 }
+#: Most missing keys that a line names.
+_MISSING_SHOWN = 6
 _MISSING = ("missing", "missing_keyword_only_argument", "missing_argument")
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
@@ -372,13 +376,18 @@ def _first_fault(error: ValidationError, model: type, where: str | None) -> Form
         if fault["type"] != "default_factory_not_called"
     ]
     faults.sort(key=lambda fault: fault["type"] in _MISSING)  # often one that is misspelt below
-    fault, more = faults[0], len(faults) - 1
+    # All that are missing are named in one sentence.
+    count = sum(fault["type"] in _MISSING for fault in faults)
+    named = min(count, _MISSING_SHOWN) if count == len(faults) else 1
+    fault, more = faults[0], len(faults) - named
     why = f"and {more} more fault{'s' * (more > 1)}" if more else None
     kind, place, value = fault["type"], fault["loc"], fault["input"]
     context = fault.get("ctx", {})
     nearest: object = None
     if kind in _MISSING:
-        what = f"{_path(place)} must be stated, and is missing"
+        keys = [_path(fault["loc"]) for fault in faults[:_MISSING_SHOWN]]
+        listed = ", ".join(keys[:-1]) + " and " * (len(keys) > 1) + keys[-1]
+        what = f"{listed} must be stated, and {'are' if len(keys) > 1 else 'is'} missing"
     elif kind in _UNKNOWN:
         known = _keys(model, place[:-1])
         what = f"{_path(place)} must be a known key"

@@ -140,8 +140,6 @@ class DrainWithArray(wiring.Component):
         with m.If(push & ~fifo.i_stream.ready):
             m.d.sync += self.fault.eq(1)
         gap, supply = Signal(16), Signal(2)
-        with m.If(feed[Feed.PACE]):
-            m.d.sync += Cat(gap, supply).eq(given)
         held, offered = Signal(), Signal()
         taps = Cat(noise[5], noise[11], noise[20], noise[27])
         chance = Mux(supply == Supply.SLOW, taps.all(), noise[5] | (supply == Supply.ALWAYS))
@@ -184,6 +182,10 @@ class DrainWithArray(wiring.Component):
                 for b in range(2):
                     with m.If(bank == b):
                         m.d.sync += number[b].eq(tile)
+
+        with m.If(feed[Feed.PACE]):
+            m.d.sync += Cat(gap, supply).eq(given)
+            m.d.sync += countdown.eq(0)
 
         # The array.
         there = Mux(

@@ -27,6 +27,7 @@ from hwgen.isa.registers import (
     WATCHDOG_RESET,
     Cause,
 )
+from hwgen.processes import started
 from hwgen.reading import MAX_DESIGN_FILE_BYTES, read_bytes
 from hwgen.sim import boundaries as boundary_table
 from hwgen.sim.boundaries import Boundary, Part
@@ -490,31 +491,24 @@ def _run(
     stopped: list[int] = []  # image and cycle of a failure within a frame
     with (
         (folder / "errors").open("w+") as errors,
-        subprocess.Popen(
-            [str(executable), str(folder / "settings")],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
+        started(
+            [str(executable), str(folder / "settings")], stdout=subprocess.PIPE, stderr=errors
         ) as process,
     ):
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                key, *numbers = line.split()
-                values = [int(number) for number in numbers]
-                if key == "progress":
-                    done = values[0] + _part_done(values[1], expected_cycles)
-                    report(f"image {values[0]}: {values[1]} cycles", done / frames)
-                elif key == "stopped":
-                    stopped = values
-                else:
-                    lines.append(values)
-                if key == "frame":
-                    report(f"image {values[0]}: done", (values[0] + 1) / frames)
-            process.wait()
-        except BaseException:
-            process.kill()
-            raise
+        assert process.stdout is not None
+        for line in process.stdout:
+            key, *numbers = line.split()
+            values = [int(number) for number in numbers]
+            if key == "progress":
+                done = values[0] + _part_done(values[1], expected_cycles)
+                report(f"image {values[0]}: {values[1]} cycles", done / frames)
+            elif key == "stopped":
+                stopped = values
+            else:
+                lines.append(values)
+            if key == "frame":
+                report(f"image {values[0]}: done", (values[0] + 1) / frames)
+        process.wait()
         errors.seek(0)
         why = errors.read().strip()
     if process.returncode:

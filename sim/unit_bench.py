@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from hwgen.errors import SimulationError
 from hwgen.files import scratch_folder
+from hwgen.processes import started
 from hwgen.sim.verilator import Build, Progress, Source, build
 from hwgen.sim.verilog_ports import Port, module_ports
 
@@ -181,7 +182,7 @@ def run_unit(
     executable = build(
         Build(
             top=top,
-            verilog=(Source("unit.v", text.encode()),),
+            verilog=(Source(f"{top}.v", text.encode()),),
             harness=(Source("bench.cpp", source.encode()),),
             options=tuple(options),
         ),
@@ -195,12 +196,13 @@ def run_unit(
         command = [str(executable), str(given), str(len(packed)), str(returned), str(output_count)]
         command += [str(mode.seed), str(mode.valid_percent), str(mode.ready_percent)]
         command += [str(int(mode.ready_after_valid)), str(ceiling)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            why = done.stderr.strip() or f"the simulation ended with status {done.returncode}"
+        with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            out, err = process.communicate()
+        if process.returncode:
+            why = err.strip() or f"the simulation ended with status {process.returncode}"
             raise SimulationError(f"{why} (seed {mode.seed})", where=top)
         words = np.frombuffer(returned.read_bytes(), np.uint8)
-    figures = dict(line.split() for line in done.stdout.splitlines())
+    figures = dict(line.split() for line in out.splitlines())
     return UnitRun(
         words.reshape(-1, streams["o_payload"].bytes), int(figures["cycles"]), int(figures["first"])
     )

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from hwgen.cache import cache_folder, fill_once, is_sound
 from hwgen.errors import FormatError, ToolError
+from hwgen.processes import end, run_tool
 from hwgen.reading import MAX_DESIGN_FILE_BYTES, read_bytes
 
 #: Receives a sentence and the fraction done (0 ... 1).
@@ -30,11 +31,15 @@ Progress = Callable[[str, float], None]
 WAIVERS = Path(__file__).parent / "waivers.vlt"
 
 #: Changes when the way in which a simulation is built changes.
-_RECIPE = "2"
+_RECIPE = "3"
 
 #: Bytes of Verilator's C++ that are compiled as one unit: what they share is read once, and memory
 #: stays bounded.
 _UNIT_BYTES = 2_000_000
+
+#: Up to this many bytes of it one unit holds everything, the harness, too: a second of work goes
+#: into Verilator's headers in every unit, more than into the design itself.
+_SMALL_BYTES = 1_200_000
 
 #: Of the code that runs every cycle. -O2 takes three times as long to compile and is 4 % faster.
 _OPTIMISE = "-O1"
@@ -102,6 +107,7 @@ class Build:
     harness: tuple[Source, ...]  #: ``.cpp`` files, and headers that they include
     options: tuple[str, ...] = ()  #: further Verilator options
     trace: bool = False  #: with VCD tracing
+    vpi: bool = False  #: with Verilator's VPI
     defines: tuple[str, ...] = ()  #: macros of the harness
     libraries: tuple[str, ...] = ()  #: further arguments of the linker
 
@@ -116,6 +122,8 @@ class Build:
 
         add(_RECIPE, toolchain.identity, os.uname().machine)
         add(*_CXX_FLAGS, self.top, str(self.trace), *self.options, "|", *self.defines)
+        if self.vpi:
+            add("vpi")
         if self.libraries:
             add("libraries", *self.libraries)
         for source in (*self.verilog, *self.harness, Source.of(WAIVERS)):
@@ -170,39 +178,6 @@ def find_toolchain() -> Toolchain:
     )
 
 
-def run_tool(
-    command: Sequence[str], *, cwd: Path, what: str, environment: dict[str, str] | None = None
-) -> str:
-    """Run a tool, kill it on an interrupt, and return its output.
-
-    Raises:
-        ToolError: it failed; carries the first lines that name an error.
-    """
-    with subprocess.Popen(
-        command,
-        cwd=cwd,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    ) as process:
-        try:
-            output, _ = process.communicate()
-        except BaseException:
-            process.kill()
-            raise
-    if process.returncode:
-        lines = output.splitlines()
-        telling = [line for line in lines if "rror" in line or "Warning" in line] or lines[-10:]
-        raise ToolError(
-            f"{what} must succeed, but ended with status {process.returncode}:\n"
-            + "\n".join(telling[:12])
-        )
-    return output
-
-
 @dataclass(frozen=True)
 class _Job:
     """One call of the compiler."""
@@ -232,6 +207,21 @@ def _units(folder: Path, name: str, files: Sequence[Path], flags: tuple[str, ...
     return jobs
 
 
+def _jobs(work: Path, spec: Build, files: Sequence[Path], flags: tuple[str, ...]) -> list[_Job]:
+    """Jobs for Verilator's files and the harness."""
+    harness = [work / source.name for source in spec.harness if source.name.endswith(".cpp")]
+    if sum(file.stat().st_size for file in files) <= _SMALL_BYTES:
+        return _units(work, "simulation", [*files, *harness], (*flags, _OPTIMISE))
+    # Start-up code runs once: not worth optimising.
+    slow = [file for file in files if "__Slow" in file.name or "__Syms" in file.name]
+    fast = [file for file in files if file not in slow]
+    jobs = _units(work, "unit", fast, (*flags, _OPTIMISE))
+    jobs += _units(work, "slow_unit", slow, (*flags, "-O0"))
+    return jobs + [
+        _Job(path, path.with_suffix(".o"), (*flags, "-O2"), path.stat().st_size) for path in harness
+    ]
+
+
 def _compile_all(
     toolchain: Toolchain,
     jobs: Sequence[_Job],
@@ -245,12 +235,14 @@ def _compile_all(
     jobs = sorted(jobs, key=lambda job: (-job.size, job.source.name))
     total = sum(job.size for job in jobs) or 1
     done_bytes = 0
+    running: set[int] = set()
     with ThreadPoolExecutor(workers) as pool:
         pending: dict[Future[str], int] = {}
         for job in jobs:
             command = [*toolchain.compiler, *job.flags, "-c", str(job.source)]
             command += ["-o", str(job.target)]
-            future = pool.submit(run_tool, command, cwd=cwd, what=f"Compiling {job.source.name}")
+            what = f"Compiling {job.source.name}"
+            future = pool.submit(run_tool, command, cwd=cwd, what=what, running=running)
             pending[future] = job.size
         try:
             while pending:
@@ -260,7 +252,9 @@ def _compile_all(
                     future.result()
                 progress("compiling the simulation", 0.2 + 0.75 * done_bytes / total)
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for group in tuple(running):
+                end(group)
             raise
 
 
@@ -270,16 +264,16 @@ def _runtime_flags(toolchain: Toolchain, trace: bool) -> tuple[str, ...]:
     return (*_CXX_FLAGS, *tracing, f"-I{include}", f"-I{include / 'vltstd'}")
 
 
-def _runtime(toolchain: Toolchain, trace: bool, progress: Progress) -> list[Path]:
-    """Verilator's own runtime as objects, compiled once per tool version."""
+def _runtime(toolchain: Toolchain, names: Sequence[str], progress: Progress) -> list[Path]:
+    """Files of Verilator's own runtime as objects, compiled once per tool version."""
     text = f"{_RECIPE}|{toolchain.identity}|{_CXX_FLAGS}"
-    text += f"|{os.uname().machine}|{trace}"
+    text += f"|{os.uname().machine}|{'|'.join(names)}"
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
-    names = ["verilated", "verilated_threads", *(["verilated_vcd_c"] if trace else [])]
     folder = cache_folder() / "verilator" / f"runtime-{key}"
 
     def make(partial: Path) -> None:
-        flags = (*_runtime_flags(toolchain, trace), "-O2")
+        # With tracing, a forward declaration is all that the headers have more.
+        flags = (*_runtime_flags(toolchain, True), "-O2")
         include = toolchain.root / "include"
         jobs = [_Job(include / f"{name}.cpp", partial / f"{name}.o", flags, 1) for name in names]
         _compile_all(toolchain, jobs, cwd=partial, progress=lambda *_: None)
@@ -304,7 +298,11 @@ def build(spec: Build, progress: Progress | None = None) -> Path:
     if is_sound(folder):
         report("simulation found in the cache", 1.0)
         return executable
-    runtime = _runtime(toolchain, spec.trace, report)
+    runtime = _runtime(toolchain, ("verilated", "verilated_threads"), report)
+    if spec.trace:
+        runtime += _runtime(toolchain, ("verilated_vcd_c",), report)
+    if spec.vpi:
+        runtime += _runtime(toolchain, ("verilated_vpi",), report)
 
     def make(partial: Path) -> None:
         work = partial / "work"
@@ -317,6 +315,7 @@ def build(spec: Build, progress: Progress | None = None) -> Path:
             *("--cc", "-O3", "--no-timing", "--prefix", "Vdut", "-Mdir", "obj"),
             *("--x-assign", "fast", "--x-initial", "unique", "--top-module", spec.top),
             *(("--trace-vcd",) if spec.trace else ()),
+            *(("--vpi",) if spec.vpi else ()),
             *spec.options,
             str(WAIVERS),
             *(source.name for source in spec.verilog),
@@ -326,16 +325,7 @@ def build(spec: Build, progress: Progress | None = None) -> Path:
         generated = work / "obj"
         flags = (*_runtime_flags(toolchain, spec.trace), "-Iobj", "-I.")
         flags += tuple(f"-D{define}" for define in spec.defines)
-        files = sorted(generated.glob("*.cpp"))
-        # Start-up code runs once: not worth optimising.
-        slow = [file for file in files if "__Slow" in file.name or "__Syms" in file.name]
-        fast = [file for file in files if file not in slow]
-        jobs = _units(generated, "unit", fast, (*flags, _OPTIMISE))
-        jobs += _units(generated, "slow_unit", slow, (*flags, "-O0"))
-        for source in spec.harness:
-            if source.name.endswith(".cpp"):
-                path = work / source.name
-                jobs.append(_Job(path, path.with_suffix(".o"), (*flags, "-O2"), len(source.data)))
+        jobs = _jobs(work, spec, sorted(generated.glob("*.cpp")), flags)
         _compile_all(toolchain, jobs, cwd=work, progress=report)
         report("linking the simulation", 0.97)
         objects = [str(job.target) for job in jobs] + [str(path) for path in runtime]

@@ -6,7 +6,10 @@ from __future__ import annotations
 import pytest
 
 #: Files of few and long tests, longest first.
-LONG = ("test_top.py", "test_run.py", "test_killed.py", "test_readme.py", "test_frames.py")
+LONG = (
+    *("test_top.py", "test_run.py", "test_killed.py", "test_readme.py", "test_frames.py"),
+    *("test_debugging.py", "test_icarus.py", "test_design.py", "test_library.py"),
+)
 
 
 @pytest.hookimpl(trylast=True)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import os
 import stat
@@ -82,6 +83,29 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_folder_that_is_swept_at_once_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody's sweep comes between the making of the folder and its lock, or has it already."""
+    mkdir, places = os.mkdir, []
+
+    def swept(path: Path, mode: int) -> None:
+        mkdir(path, mode)
+        places.append(path)
+        if len(places) == 1:
+            files.sweep(tmp_path)
+        if len(places) == 2:
+            handles.append(os.open(path, os.O_RDONLY))
+            fcntl.flock(handles[0], fcntl.LOCK_EX)
+
+    handles: list[int] = []
+    monkeypatch.setattr(os, "mkdir", swept)
+    with files.unfinished_folder(tmp_path) as folder:
+        assert folder.is_dir()
+        assert len(places) == 3
+    os.close(handles[0])
+
+
 def test_the_longest_names_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / ("n" * 255)
     replace_file(path, lambda stream: None)
@@ -123,6 +147,7 @@ def save_result(path: Path) -> None:
         cycles=1,
         clock_mhz=300,
         macs=1,
+        weight_bytes=1,
         macs_per_cycle=1,
         busy_cycles=1,
         stall_cycles={},

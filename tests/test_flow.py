@@ -151,6 +151,7 @@ RESULT = SimulationResult(
     cycles=40_000,
     clock_mhz=300,
     macs=2_380_928,
+    weight_bytes=52_000,
     macs_per_cycle=256,
     busy_cycles=20_000,
     stall_cycles={"idle": 20_000},

@@ -14,6 +14,7 @@ from hwgen.errors import (
     HwgenError,
     InfeasibleError,
     MismatchError,
+    ToolError,
     UnexpectedLogitsError,
 )
 
@@ -47,7 +48,11 @@ class Output:
 
 def describe_error(error: BaseException) -> dict[str, Any]:
     """A failure as the JSON object that ``--json`` prints."""
+    # As in the objects of results: whoever reads them need not know which it is.
     values: dict[str, Any] = {"error": sentence(error), "kind": type(error).__name__}
+    values |= {"notes": list(getattr(error, "__notes__", ())), "warnings": []}
+    if isinstance(error, ToolError) and error.detail:
+        values |= {"error": sentence(error.bare()), "detail": error.detail.splitlines()}
     if isinstance(error, MismatchError):
         values["first_difference"] = error.first_difference
         values["matches_reference"] = False

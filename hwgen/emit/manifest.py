@@ -106,6 +106,7 @@ class ProgramFacts:
     output_bytes: int  #: OUTPUT_SIZE: the output region, bytes
     classes: int  #: logits, int16 little endian from the output region's start
     macs: int  #: multiply-accumulates of the graph's matmuls per frame, no padding
+    weight_bytes: int  #: packed weights that are streamed per frame, padding to beats included
     predicted_cycles: int  #: of a frame, by the cycle model
     watchdog_cycles: int  #: value for WATCHDOG with the board's memory
 

@@ -6,22 +6,31 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, cast
+
+from pydantic import AfterValidator, Field, PlainValidator, with_config
 
 from hwgen.errors import FormatError
-from hwgen.reading import show
+from hwgen.reading import STRICT, show, validate
 
 Value = bool | int | float | str | tuple[bool | int | float | str, ...]
+
+
+def _tuple(value: object) -> object:
+    """The object checks what it holds."""
+    return tuple(value) if isinstance(value, list) else value
+
 
 _MAX_TEXT = 400
 _MAX_ENTRIES = 256
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Assumption:
     """One value and its source: ``model table``, ``model file``, ``config.json``, ``default`` …"""
 
-    value: Value
+    value: Annotated[Value, PlainValidator(_tuple)]
     source: str
 
     def __post_init__(self) -> None:
@@ -44,18 +53,6 @@ class Assumption:
         value = list(self.value) if isinstance(self.value, tuple) else self.value
         return {"value": value, "source": self.source}
 
-    @classmethod
-    def from_json(cls, item: object) -> Assumption:
-        """Inverse of :meth:`to_json`.
-
-        Raises:
-            FormatError: it is something else.
-        """
-        if not isinstance(item, Mapping) or set(item) != {"value", "source"}:
-            raise FormatError(f"assumption must have a value and a source, not {show(item)}")
-        value = item["value"]
-        return cls(value=tuple(value) if isinstance(value, list) else value, source=item["source"])
-
 
 def _check(value: object, what: str, kinds: tuple[type, ...]) -> None:
     good = type(value) in kinds
@@ -68,19 +65,28 @@ def _check(value: object, what: str, kinds: tuple[type, ...]) -> None:
         raise FormatError(f"{what} of an assumption must be {names}, not {show(value)}")
 
 
+def _check_names(assumed: Mapping[str, Assumption]) -> Mapping[str, Assumption]:
+    for name in assumed:
+        _check(name, "name", (str,))
+    return assumed
+
+
+#: As files have them: by name.
+Assumptions = Annotated[
+    Mapping[str, Assumption], Field(max_length=_MAX_ENTRIES), AfterValidator(_check_names)
+]
+
+
 def assumptions_to_json(assumed: Mapping[str, Assumption]) -> dict[str, Any]:
     """The mapping ``assumed`` of results: name -> value and source, in alphabetical order."""
     return {name: assumption.to_json() for name, assumption in sorted(assumed.items())}
 
 
-def assumptions_from_json(item: object) -> dict[str, Assumption]:
+def assumptions_from_json(item: object) -> Mapping[str, Assumption]:
     """Inverse of :func:`assumptions_to_json`.
 
     Raises:
         FormatError: it is something else.
     """
-    if not isinstance(item, Mapping) or len(item) > _MAX_ENTRIES:
-        raise FormatError(f"assumed must be an object of assumptions, not {show(item)}")
-    for name in item:
-        _check(name, "name", (str,))
-    return {name: Assumption.from_json(value) for name, value in item.items()}
+    assumed: Mapping[str, Assumption] = validate(item, cast(Any, Assumptions))
+    return assumed

@@ -15,13 +15,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import PlainValidator, ValidationInfo, with_config
 
 from hwgen.errors import FormatError, ModelError
 from hwgen.graph import ops as graph_ops
-from hwgen.graph.assumption import Assumption, assumptions_from_json, assumptions_to_json
+from hwgen.graph.assumption import Assumptions, assumptions_to_json
 from hwgen.graph.ops import (
     AttentionLogits,
     AttentionValues,
@@ -51,7 +52,7 @@ from hwgen.numerics.requantise import (
     check_constants,
 )
 from hwgen.numerics.softmax import SoftmaxFunction
-from hwgen.reading import load_json, printable, shorten, show
+from hwgen.reading import STRICT, check_version, load_json, printable, shorten, show, validate
 
 SCHEMA_VERSION = 5
 METADATA_KEY = "hwgen.graph"
@@ -89,6 +90,7 @@ OP_TYPES: dict[str, type[Op]] = {
 }
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class GraphMetadata:
     """Where a graph comes from: for reports, never for arithmetic."""
@@ -111,7 +113,7 @@ class GraphMetadata:
     #: Per softmax, what the weights of a row sum to: mean and minimum over rows and images.
     softmax_mass: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     #: What the weights do not say, by name.
-    assumed: Mapping[str, Assumption] = field(default_factory=dict)
+    assumed: Assumptions = field(default_factory=dict)
 
     def quality(self) -> dict[str, Any]:
         """What quantisation cost, as plain values."""
@@ -245,34 +247,68 @@ class IntegerGraph:
                 f"{where}: must be a graph (metadata entry {METADATA_KEY!r}), it has none;"
                 " a checkpoint becomes a graph with 'hwgen quantize'"
             )
+        file = graph_ops.FileArrays(arrays)
         try:
-            document = load_json(metadata[METADATA_KEY], where=where)
-            version = document.get("schema_version")
-            if version != SCHEMA_VERSION:
-                raise FormatError(
-                    f"schema_version must be {SCHEMA_VERSION}, but the graph was made by version"
-                    f" {show(version)}: quantise again"
-                )
-            used: set[str] = set()
-            ops = tuple(_decode_op(item, arrays, used) for item in document["ops"])
-            tensors = [_decode(Tensor, item, "tensors", {}, used) for item in document["tensors"]]
-            graph = cls(
-                spec=ModelSpec.from_json(document["spec"]),
-                ops=ops,
-                tensors={tensor.name: tensor for tensor in tensors},
-                metadata=_decode(GraphMetadata, document["metadata"], "metadata", {}, used),
+            values = load_json(metadata[METADATA_KEY], where=where)
+            check_version(
+                values, SCHEMA_VERSION, what="Graph", where=where, remedy="quantise again"
             )
-            left = sorted(set(arrays) - used)
-            if left or len(tensors) != len(graph.tensors):
+            document = validate(values, _Document, context=file)
+            _check_stated(values, document, "")
+            graph = cls(
+                spec=document.spec,
+                ops=document.ops,
+                tensors={tensor.name: tensor for tensor in document.tensors},
+                metadata=document.metadata,
+            )
+            if left := [*file.left()]:
                 raise FormatError(f"every array must belong to one operation, not {left[:5]}")
+            if len(document.tensors) != len(graph.tensors):
+                raise FormatError("names of tensors must be unique, and are not")
         except (FormatError, ModelError) as error:
-            raise FormatError(f"{where}: {shorten(error.what, _MESSAGE)}") from error
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise FormatError(
-                f"{where}: graph description is malformed: {type(error).__name__}:"
-                f" {shorten(str(error), _MESSAGE)}"
-            ) from error
+            text = shorten(error.what, _MESSAGE)
+            raise FormatError(text, where=where, why=error.why, nearest=error.nearest) from error
         return graph
+
+
+def _op(value: object, info: ValidationInfo) -> Op:
+    """An operation; its key ``type`` says which."""
+    if not isinstance(value, dict):
+        raise ValueError("a table")
+    kind = value.get("type")
+    if not isinstance(kind, str) or kind not in OP_TYPES:
+        raise FormatError(f"type must be one of {', '.join(OP_TYPES)}, not {show(kind)}")
+    fields = {key: item for key, item in value.items() if key != "type"}
+    return validate(fields, OP_TYPES[kind], context=info.context)
+
+
+def _spec(value: object) -> ModelSpec:
+    return ModelSpec.from_json(value)
+
+
+@with_config(STRICT)
+@dataclass(frozen=True, kw_only=True)
+class _Document:
+    """The description of a graph in its file."""
+
+    schema_version: int
+    spec: Annotated[ModelSpec, PlainValidator(_spec)]
+    tensors: tuple[Tensor, ...]
+    ops: tuple[Annotated[Op, PlainValidator(_op)], ...]
+    metadata: GraphMetadata
+
+
+def _check_stated(values: Any, made: object, place: str) -> None:
+    """Refuse a description that leaves out what has a default: such a graph was not saved so."""
+    if isinstance(made, tuple) and isinstance(values, list):
+        for index, (value, item) in enumerate(zip(values, made, strict=True)):
+            _check_stated(value, item, f"{place}[{index}]")
+    elif dataclasses.is_dataclass(made) and isinstance(values, dict):
+        prefix = f"{place}." if place else ""
+        for f in dataclasses.fields(made):
+            if f.name not in values:
+                raise FormatError(f"{prefix}{f.name} must be stated, and is missing")
+            _check_stated(values[f.name], getattr(made, f.name), f"{prefix}{f.name}")
 
 
 def _encode(item: Any, prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -287,81 +323,6 @@ def _encode(item: Any, prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, 
         out[f.name] = value
     return out
 
-
-def _decode_op(item: Any, arrays: Mapping[str, np.ndarray], used: set[str]) -> Op:
-    if not isinstance(item, dict) or item.get("type") not in OP_TYPES:
-        raise FormatError(f"operation must have a type of {', '.join(OP_TYPES)}, not {show(item)}")
-    fields = {key: value for key, value in item.items() if key != "type"}
-    op = _decode(OP_TYPES[item["type"]], fields, str(item.get("name")), arrays, used)
-    assert isinstance(op, Op)
-    return op
-
-
-# What a JSON value of a field must be, by the field's annotation.
-_PLAIN: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (int, float),
-    "str": (str,),
-    "bool": (bool,),
-    "str | None": (str, type(None)),
-    "int | None": (int, type(None)),
-    "float | None": (int, float, type(None)),
-    "DataType": (str,),
-    "SoftmaxMode": (str,),
-    'Literal["compressed", "exact"]': (str,),
-}
-
-
-def _decode(
-    cls: type[Any], item: Any, where: str, arrays: Mapping[str, np.ndarray], used: set[str]
-) -> Any:
-    names = {f.name for f in dataclasses.fields(cls)}
-    if not isinstance(item, dict) or set(item) != names:
-        raise FormatError(
-            f"{where}: {cls.__name__} must have the fields {', '.join(sorted(names))},"
-            f" not {sorted(item) if isinstance(item, dict) else item!r:.120}"
-        )
-    values: dict[str, Any] = {}
-    for f in dataclasses.fields(cls):
-        value, kind = item[f.name], str(f.type)
-        place = f"{where}.{f.name}"
-        if kind == "Array" or (kind == "Array | None" and value is not None):
-            key = value.get("array") if isinstance(value, dict) else None
-            if not isinstance(key, str) or key not in arrays or key in used:
-                raise FormatError(f"{place} must name an array of the file, not {show(value)}")
-            used.add(key)
-            value = arrays[key]
-        elif kind in _NESTED:
-            value = _decode(_NESTED[kind], value, place, arrays, used)
-        elif kind.startswith("tuple"):
-            element = int if kind == "tuple[int, ...]" else str
-            if not isinstance(value, list) or not all(type(v) is element for v in value):
-                raise FormatError(
-                    f"{place} must be a list of {element.__name__}, not {show(value)}"
-                )
-            value = tuple(value)
-        elif kind == "Mapping[str, Assumption]":
-            value = assumptions_from_json(value)
-        elif kind == "Mapping[str, Mapping[str, float]]":
-            if not isinstance(value, dict) or not all(map(_is_numbers, value.values())):
-                raise FormatError(
-                    f"{place} must be an object of objects of numbers, not {show(value)}"
-                )
-        elif kind.startswith("Mapping"):
-            if not _is_numbers(value):
-                raise FormatError(f"{place} must be an object of numbers, not {show(value)}")
-        elif kind in _PLAIN and type(value) not in _PLAIN[kind]:
-            raise FormatError(f"{place} must be {kind}, not {show(value)}")
-        values[f.name] = value
-    return cls(**values)
-
-
-def _is_numbers(value: object) -> bool:
-    return isinstance(value, dict) and all(type(v) in (int, float) for v in value.values())
-
-
-#: Fields that are objects of their own.
-_NESTED: dict[str, type[Any]] = {"Requantise": Requantise, "SoftmaxFunction": SoftmaxFunction}
 
 _Result = dict[str, tuple[tuple[int, ...], str]]
 

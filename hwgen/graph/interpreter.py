@@ -23,6 +23,7 @@ from hwgen.graph.ops import (
     Softmax,
 )
 from hwgen.numerics.ailayernorm import ailayernorm
+from hwgen.numerics.compiled import Kernels
 from hwgen.numerics.image import image_codes, patchify
 from hwgen.numerics.layer import Layer, attention
 from hwgen.numerics.matmul import attention_matmul
@@ -34,18 +35,23 @@ from hwgen.threads import map_threads, thread_count
 Tap = Callable[[str, np.ndarray], None]
 
 #: Elements of the largest tensor that a batch may have: its tensors stay in the caches.
-_BATCH_ELEMENTS = 1 << 19
+_BATCH_ELEMENTS = 1 << 20
 
 #: Operations with a matrix of weights.
 _Matrix = Embedding | Linear | QueryKeyValue
 
 
 class Interpreter:
-    """Runs one graph; its weights and constants are converted once."""
+    """Runs one graph; its weights and constants are converted once.
 
-    def __init__(self, graph: IntegerGraph) -> None:
+    NumPy alone, unless there are compiled loops (``compiled_kernels()``), which give the same bits
+    sooner: what hardware is held against is NumPy's.
+    """
+
+    def __init__(self, graph: IntegerGraph, *, kernels: Kernels | None = None) -> None:
         """Prepare a graph."""
         self.graph = graph
+        self.kernels = kernels
         self._layers = {op.name: _layer(op) for op in graph.ops if isinstance(op, _Matrix)}
         self._last_use = _last_use(graph)
         largest = max(math.prod(tensor.shape) for tensor in graph.tensors.values())
@@ -81,7 +87,8 @@ class Interpreter:
     def _run_batch(self, images: np.ndarray, tap: Tap | None) -> np.ndarray:
         values: dict[str, np.ndarray] = {}
         for number, op in enumerate(self.graph.ops):
-            made = execute(op, values, images, layer=self._layers.get(op.name))
+            layer = self._layers.get(op.name)
+            made = execute(op, values, images, layer=layer, kernels=self.kernels)
             for name, array in made.items():
                 values[name] = array
                 if tap is not None:
@@ -158,27 +165,41 @@ def _layer(op: _Matrix) -> Layer:
 
 
 def execute(
-    op: Op, values: dict[str, np.ndarray], images: np.ndarray, *, layer: Layer | None = None
+    op: Op,
+    values: dict[str, np.ndarray],
+    images: np.ndarray,
+    *,
+    layer: Layer | None = None,
+    kernels: Kernels | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the tensors that one operation makes of ``values`` (or of uint8 ``images``).
 
-    ``layer``: the operation's weights and constants, if they have been prepared.
+    ``layer``: the operation's weights and constants, if they have been prepared. ``kernels``:
+    compiled loops, where there are any.
     """
     match op:
         case ImageCodes():
             return {op.output: patchify(image_codes(images), op.patch)}
         case Embedding() | Linear() | QueryKeyValue():
-            return _matrix(op, layer or _layer(op), values)
+            return _matrix(op, layer or _layer(op), values, kernels)
         case LayerNorm():
-            return {op.output: _layer_norm(op, values[op.input])}
+            return {op.output: _layer_norm(op, values[op.input], kernels)}
         case AttentionLogits():
             query, key = (_heads(values[name], op.heads) for name in (op.query, op.key))
-            out = attention(query, key.swapaxes(-1, -2), multiplier=op.multiplier, shift=op.shift)
+            out = attention(
+                *(query, key.swapaxes(-1, -2)),
+                multiplier=op.multiplier,
+                shift=op.shift,
+                kernels=kernels,
+            )
             return {op.output: out}
         case Softmax():
             logits = values[op.input]
             codes, shifts = op.function(
-                logits, fraction_bits=op.fraction_bits, max_length=logits.shape[-1]
+                logits,
+                fraction_bits=op.fraction_bits,
+                max_length=logits.shape[-1],
+                kernels=kernels,
             )
             if op.shifts is None or shifts is None:
                 return {op.output: codes}
@@ -192,6 +213,7 @@ def execute(
                 low=op.low,
                 high=op.high,
                 row_shift=None if op.shifts is None else values[op.shifts],
+                kernels=kernels,
             )
             n, heads, tokens, head_dim = out.shape
             joined = out.transpose(0, 2, 1, 3).reshape(n, tokens, heads * head_dim)
@@ -215,36 +237,50 @@ def _logit_accumulators(op: AttentionLogits, values: dict[str, np.ndarray]) -> n
     return attention_matmul(query, key.swapaxes(-1, -2))
 
 
-def _matrix(op: _Matrix, layer: Layer, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _matrix(
+    op: _Matrix, layer: Layer, values: dict[str, np.ndarray], kernels: Kernels | None
+) -> dict[str, np.ndarray]:
     r, rows = op.requantise, values[op.input]
     match op:
         case Embedding():
-            return {op.output: _embedding(op, layer, rows)}
+            return {op.output: _embedding(op, layer, rows, kernels)}
         case Linear() if op.wide or op.residual is not None:
             added = None if op.residual is None else values[op.residual]
-            return {op.output: layer.int16(rows, added)}
+            return {op.output: layer.int16(rows, added, kernels=kernels)}
         case Linear():
-            out = layer.int8(rows, zero_point=r.zero_point, low=r.low, high=r.high, table=op.table)
+            out = layer.int8(
+                rows,
+                zero_point=r.zero_point,
+                low=r.low,
+                high=r.high,
+                table=op.table,
+                kernels=kernels,
+            )
             return {op.output: out}
         case QueryKeyValue():
-            out = layer.int8(rows, zero_point=r.zero_point, low=r.low, high=r.high)
+            out = layer.int8(rows, zero_point=r.zero_point, low=r.low, high=r.high, kernels=kernels)
             parts = np.split(out, 3, axis=-1)
             return dict(zip(op.outputs, map(np.ascontiguousarray, parts), strict=True))
 
 
-def _embedding(op: Embedding, layer: Layer, codes: np.ndarray) -> np.ndarray:
+def _embedding(
+    op: Embedding, layer: Layer, codes: np.ndarray, kernels: Kernels | None
+) -> np.ndarray:
     first = int(op.class_token)
     patches = op.position[first:]
-    out = layer.int16(codes, np.broadcast_to(patches, (len(codes), *patches.shape)))
+    added = np.broadcast_to(patches, (len(codes), *patches.shape))
+    out = layer.int16(codes, added, kernels=kernels)
     if op.class_token:
         row = np.broadcast_to(op.position[:1], (len(out), 1, out.shape[-1]))
         out = np.concatenate([row, out], axis=1)
     return out
 
 
-def _layer_norm(op: LayerNorm, residual: np.ndarray) -> np.ndarray:
+def _layer_norm(op: LayerNorm, residual: np.ndarray, kernels: Kernels | None) -> np.ndarray:
     rows = residual if op.rows is None else residual[:, : op.rows]
-    codes = ptf_codes(rows, shift=op.ptf_shift, alpha=op.alpha, zero_point=op.zero_point)
+    codes = ptf_codes(
+        rows, shift=op.ptf_shift, alpha=op.alpha, zero_point=op.zero_point, kernels=kernels
+    )
     return ailayernorm(
         codes,
         alpha=op.alpha,
@@ -256,6 +292,7 @@ def _layer_norm(op: LayerNorm, residual: np.ndarray) -> np.ndarray:
         output_zero_point=op.output_zero_point,
         squares=op.squares,
         max_channels=codes.shape[-1],
+        kernels=kernels,
     )
 
 

@@ -9,17 +9,55 @@ in the arithmetic.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import PlainValidator, ValidationInfo, with_config
 
+from hwgen.errors import FormatError
 from hwgen.numerics.softmax import SoftmaxFunction
+from hwgen.reading import STRICT, show
 
-Array = np.ndarray
+
+@dataclass(frozen=True)
+class FileArrays:
+    """The arrays of a graph's file: context of reading the operations that own them."""
+
+    arrays: Mapping[str, np.ndarray]
+    used: set[str] = field(default_factory=set)  #: names of those that have an owner
+
+    def left(self) -> Iterator[str]:
+        """Names of those that have none."""
+        return (name for name in sorted(self.arrays) if name not in self.used)
+
+
+def _array(value: object, info: ValidationInfo) -> np.ndarray:
+    """The array that ``{"array": NAME}`` stands for."""
+    file = info.context
+    assert isinstance(file, FileArrays)
+    if not isinstance(value, dict) or set(value) != {"array"}:
+        raise ValueError('a table {"array": NAME}')
+    name = value["array"]
+    if not isinstance(name, str) or name not in file.arrays or name in file.used:
+        raise FormatError(
+            f"array must be one of the file that nothing else names, not {show(name)}"
+        )
+    file.used.add(name)
+    return file.arrays[name]
+
+
+def _optional_array(value: object, info: ValidationInfo) -> np.ndarray | None:
+    return None if value is None else _array(value, info)
+
+
+Array = Annotated[np.ndarray, PlainValidator(_array)]
+ArrayOrNone = Annotated[np.ndarray | None, PlainValidator(_optional_array)]
 DataType = Literal["uint8", "int8", "int16"]
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class Tensor:
     """One named tensor: a layer boundary that the accelerator materialises.
@@ -36,6 +74,7 @@ class Tensor:
     zero_point: int = 0
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Requantise:
     """Constants of one requantise step, per output column.
@@ -52,6 +91,7 @@ class Requantise:
     high: int = 127
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Op:
     """Base of all operations. ``name`` is unique and is what a mismatch report prints."""
@@ -60,6 +100,7 @@ class Op:
     output: str
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageCodes(Op):
     """Pixels uint8 [H, W, channels] -> int8 [patches, patch*patch*channels], ``d = pixel - 128``.
@@ -70,6 +111,7 @@ class ImageCodes(Op):
     patch: int
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Embedding(Op):
     """Patch embedding in the residual form: int16 [tokens, width].
@@ -83,11 +125,12 @@ class Embedding(Op):
     weights: Array  #: int8 [K, width]
     weight_bits: int
     requantise: Requantise
-    channel_bits: Array | None = None  #: uint8 [width], as in :class:`Linear`
+    channel_bits: ArrayOrNone = None  #: uint8 [width], as in :class:`Linear`
     position: Array  #: int16 [tokens, width], the constants that the residual memory starts with
     class_token: bool
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerNorm(Op):
     """PTF codes read off the int16 residual by shifts, then AILayerNorm -> int8.
@@ -109,6 +152,7 @@ class LayerNorm(Op):
     rows: int | None = None
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Linear(Op):
     """``requantise(input @ weights)``; optionally followed by a 256-entry table (GELU).
@@ -124,12 +168,13 @@ class Linear(Op):
     weights: Array  #: int8 [K, N]
     weight_bits: int
     requantise: Requantise
-    channel_bits: Array | None = None  #: uint8 [N]
-    table: Array | None = None  #: int8 [256]: y = table[code + 128]
+    channel_bits: ArrayOrNone = None  #: uint8 [N]
+    table: ArrayOrNone = None  #: int8 [256]: y = table[code + 128]
     residual: str | None = None
     wide: bool = False
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QueryKeyValue(Op):
     """The three projections of attention from one input; outputs ``<output>.q``, ``.k``, ``.v``.
@@ -144,7 +189,7 @@ class QueryKeyValue(Op):
     requantise: Requantise
     heads: int
     head_dim: int
-    channel_bits: Array | None = None  #: uint8 [3 * heads * head_dim], as in :class:`Linear`
+    channel_bits: ArrayOrNone = None  #: uint8 [3 * heads * head_dim], as in :class:`Linear`
 
     @property
     def outputs(self) -> tuple[str, str, str]:
@@ -152,6 +197,7 @@ class QueryKeyValue(Op):
         return (f"{self.output}.q", f"{self.output}.k", f"{self.output}.v")
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AttentionLogits(Op):
     """Per head ``clip(rshr(q @ k.T * m, e), -128, 127)`` -> int8 of scale 2^-f.
@@ -167,6 +213,7 @@ class AttentionLogits(Op):
     fraction_bits: int
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Softmax(Op):
     """Softmax over the last axis: int8 logits -> uint8 codes of scale 2^-8.
@@ -185,6 +232,7 @@ class Softmax(Op):
         return f"{self.output}.shift" if self.function.has_shifts else None
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AttentionValues(Op):
     """Per head ``clip(rshr(codes @ v * m, e), low, high)`` -> int8 [tokens, heads * head_dim].
@@ -202,6 +250,7 @@ class AttentionValues(Op):
     shifts: str | None = None  #: uint8 [heads, tokens]
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MeanPool(Op):
     """Mean over the tokens from ``first`` on, int8 [1, C].

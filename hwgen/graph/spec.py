@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from hwgen.errors import ModelError
-from hwgen.reading import show
+from pydantic import BeforeValidator, with_config
+
+from hwgen.errors import FormatError, ModelError
+from hwgen.reading import STRICT, show, validate
 
 Activation = Literal["gelu_erf", "gelu_tanh", "relu"]
 Pooling = Literal["class_token", "mean"]
@@ -40,6 +43,14 @@ _BOUNDS: dict[str, tuple[int, int]] = {
 }
 
 
+def _pairs(value: object) -> object:
+    """The pairs of a JSON object, sorted."""
+    if not isinstance(value, Mapping) or not all(isinstance(v, str) for v in value.values()):
+        raise ValueError("a table of canonical name -> checkpoint name")
+    return tuple(sorted(value.items()))
+
+
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """One Vision Transformer: pre-norm encoder, learned position embedding, one linear head.
@@ -73,25 +84,20 @@ class ModelSpec:
     crop_fraction: float = 1.0
     resize_mode: ResizeMode = "shortest"
     interpolation: Interpolation = "bicubic"
-    name_map: tuple[tuple[str, str], ...] = ()
+    name_map: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)] = ()
     qkv_layout: str = DEFAULT_QKV_LAYOUT
     patch_layout: str = DEFAULT_PATCH_LAYOUT
     transposed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check every field; a wrong one raises :class:`hwgen.errors.ModelError`."""
-        if not isinstance(self.name, str) or not self.name:
-            raise ModelError(f"Model name must be a non-empty string, not {show(self.name)}")
+        """Check every field's value; a wrong one raises :class:`hwgen.errors.ModelError`."""
+        if not self.name:
+            raise ModelError("Model name must be a non-empty string, not ''")
         for field, (low, high) in _BOUNDS.items():
             value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            if type(value) is not int or not low <= value <= high:
                 raise ModelError(
                     f"Model field {field!r} must be an integer in {low}..{high}, not {show(value)}"
-                )
-        for field in ("class_token", "qkv_bias"):
-            if not isinstance(getattr(self, field), bool):
-                raise ModelError(
-                    f"Model field {field!r} must be true or false, not {show(getattr(self, field))}"
                 )
         for field, kinds in (
             ("pooling", get_args(Pooling)),
@@ -110,7 +116,7 @@ class ModelSpec:
                 f"Model field 'image_size' must be a multiple of the patch ({self.patch}),"
                 f" not {show(self.image_size)}; the nearest is {nearest}"
             )
-        if not _is_real(self.crop_fraction) or not MIN_CROP_FRACTION <= self.crop_fraction <= 1:
+        if not MIN_CROP_FRACTION <= self.crop_fraction <= 1:
             raise ModelError(
                 f"Model field 'crop_fraction' must be a number in {MIN_CROP_FRACTION:g}..1,"
                 f" not {show(self.crop_fraction)}"
@@ -120,42 +126,23 @@ class ModelSpec:
                 "Model field 'pooling' must be 'mean' when there is no class token, not"
                 " 'class_token'"
             )
-        if not _is_real(self.layer_norm_epsilon) or not 0 < self.layer_norm_epsilon <= 1:
+        if not 0 < self.layer_norm_epsilon <= 1:
             raise ModelError(
                 "Model field 'layer_norm_epsilon' must be a number in (0, 1],"
                 f" not {show(self.layer_norm_epsilon)}"
             )
         for field in ("mean", "std"):
             values = getattr(self, field)
-            if (
-                not isinstance(values, tuple)
-                or len(values) != self.channels
-                or not all(_is_real(v) for v in values)
-            ):
+            if len(values) != self.channels or not all(map(math.isfinite, values)):
                 raise ModelError(
                     f"Model field {field!r} must be {self.channels} numbers (one per channel),"
                     f" not {show(values)}"
                 )
         if not all(v > 0 for v in self.std):
             raise ModelError(f"Model field 'std' must be positive numbers, not {show(self.std)}")
-        if not all(
-            isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(n, str) for n in pair)
-            for pair in self.name_map
-        ):
-            raise ModelError(
-                "Model field 'name_map' must be an object of canonical name -> checkpoint name,"
-                f" not {show(self.name_map)}"
-            )
-        if not isinstance(self.transposed, tuple) or not all(
-            isinstance(name, str) for name in self.transposed
-        ):
-            raise ModelError(
-                "Model field 'transposed' must be a list of canonical names of matrices, not"
-                f" {show(self.transposed)}"
-            )
         _check_layout("patch_layout", self.patch_layout, DEFAULT_PATCH_LAYOUT)
         # The letters may stand in any order, too: "kqv head dim".
-        words = str(self.qkv_layout).split(" ")
+        words = self.qkv_layout.split(" ")
         letters = ["qkv" if sorted(word) == ["k", "q", "v"] else word for word in words]
         _check_layout("qkv_layout", self.qkv_layout, DEFAULT_QKV_LAYOUT, letters)
 
@@ -199,23 +186,9 @@ class ModelSpec:
 
         Without ``head_dim`` it is ``width / heads``, as timm has it.
         """
-        if not isinstance(data, Mapping):
-            raise ModelError(f"Model file must hold one JSON object, not {type(data).__name__}")
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        unknown = sorted(set(data) - set(fields), key=str)
-        if unknown:
-            raise ModelError(
-                f"Model file's keys must be among {', '.join(fields)}, not"
-                f" {', '.join(map(show, unknown[:8]))}"
-            )
-        missing = [
-            n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in data
-        ]
-        if missing:
-            raise ModelError(f"Model file must give {', '.join(missing)}: missing")
-        values = dict(data)
-        if "head_dim" not in values:
-            width, heads = values["width"], values["heads"]
+        values = dict(data) if isinstance(data, Mapping) else data
+        if isinstance(values, dict) and "head_dim" not in values:
+            width, heads = values.get("width"), values.get("heads")
             if type(width) is int and type(heads) is int and heads > 0:
                 if width % heads:
                     raise ModelError(
@@ -223,33 +196,28 @@ class ModelSpec:
                         f" heads ({heads})"
                     )
                 values["head_dim"] = width // heads
-        for field in ("mean", "std", "transposed"):
-            if isinstance(values.get(field), list):
-                values[field] = tuple(values[field])
-        if isinstance(values.get("name_map"), Mapping):
-            values["name_map"] = tuple(sorted(values["name_map"].items(), key=str))
-        elif "name_map" in values:
-            raise ModelError(
-                "Model field 'name_map' must be an object of canonical name -> checkpoint name,"
-                f" not {show(values['name_map'])}"
-            )
-        return cls(**values)
+        try:
+            return validate(values, cls)
+        except FormatError as error:
+            raise ModelError(_BEGINNING.sub(_begin, str(error))) from error
 
 
-def _check_layout(field: str, value: object, default: str, words: list[str] | None = None) -> None:
+#: How the reader's sentence begins: with the file, a field or several.
+_BEGINNING = re.compile(r"^(File|[a-z]\S*( and \w+)?|[a-z, _]+ and \w+) must ")
+
+
+def _begin(found: re.Match[str]) -> str:
+    subject = found[1]
+    if subject == "File":
+        return "Model file must "
+    return f"Model fields {subject} must " if " " in subject else f"Model field {subject!r} must "
+
+
+def _check_layout(field: str, value: str, default: str, words: list[str] | None = None) -> None:
     """Refuse what is no order of the default's words."""
-    given = words if words is not None else str(value).split(" ")
-    if not isinstance(value, str) or sorted(given) != sorted(default.split(" ")):
+    given = words if words is not None else value.split(" ")
+    if sorted(given) != sorted(default.split(" ")):
         raise ModelError(
             f"Model field {field!r} must be the words of {default!r} in some order, slowest axis"
             f" first, not {show(value)}"
         )
-
-
-def _is_real(value: object) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond the floats
-        return False

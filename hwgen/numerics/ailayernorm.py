@@ -36,6 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwgen.errors import FormatError
+from hwgen.numerics.compiled import Kernels
 from hwgen.numerics.formats import (
     INT8,
     INT24,
@@ -177,6 +178,7 @@ class _Layer:
         self.factors = (1 << alpha).astype(np.float64)
         self.square_factors = (1 << (2 * alpha)).astype(np.float64)
         self.squares = square_table.astype(np.float64)
+        self.alpha, self.square_table = alpha, square_table
         self.zero_point = zero_point
         self.centring = self.channels * self.factors
         self.gamma = gamma.astype(np.float64)
@@ -185,6 +187,15 @@ class _Layer:
         # rshr(t + beta, fb) = floor(t * 2^-fb + (beta * 2^-fb + 1/2))
         self.beta_factor = np.ldexp(1, -beta_fraction_bits)
         self.beta = np.ldexp(beta.astype(np.float64), -beta_fraction_bits) + _HALF
+
+    def compiled(self, x: npt.NDArray[Any], out: npt.NDArray[np.int8], kernels: Kernels) -> None:
+        """:meth:`rows` of any number of rows, by a compiled loop."""
+        kernels.layer_norm(
+            *(x, self.zero_point, self.alpha, self.square_table),
+            *(RSQRT_TABLE.astype(np.float64), RSQRT_INDEX_BITS),
+            *(self.centring, self.gamma, self.shift, _HALF, self.beta_factor, self.beta),
+            *(self.output_zero_point, out),
+        )
 
     def rows(self, x: npt.NDArray[Any], out: npt.NDArray[np.int8]) -> None:
         """One block of rows [R, C]."""
@@ -227,6 +238,7 @@ def ailayernorm(
     output_zero_point: int = 0,
     squares: Squares = "compressed",
     max_channels: int = 1024,
+    kernels: Kernels | None = None,
 ) -> npt.NDArray[np.int8]:
     """AILayerNorm of every row (last axis).
 
@@ -241,6 +253,7 @@ def ailayernorm(
         output_zero_point: -128..127.
         squares: ``"compressed"`` (SOLE's) or ``"exact"``.
         max_channels: the widest row that the unit takes.
+        kernels: compiled loops for the same.
 
     Returns:
         int8 [..., C].
@@ -278,6 +291,9 @@ def ailayernorm(
     )
     rows = codes.reshape(-1, channels)
     out = np.empty(rows.shape, dtype=np.int8)
+    if kernels is not None:
+        layer.compiled(rows, out, kernels)
+        return out.reshape(codes.shape)
     for block in row_blocks(*rows.shape):
         layer.rows(rows[block], out[block])
     return out.reshape(codes.shape)

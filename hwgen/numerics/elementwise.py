@@ -22,11 +22,15 @@ def apply_table(codes: npt.ArrayLike, table: npt.ArrayLike) -> npt.NDArray[np.in
     Returns:
         int8 of the shape of ``codes``.
     """
+    values = INT8.check(codes, "codes")
+    out: npt.NDArray[np.int8] = np.take(byte_entries(table), values.view(np.uint8))
+    return out
+
+
+def byte_entries(table: npt.ArrayLike) -> npt.NDArray[np.int8]:
+    """The table, turned by half: its index is the byte of a code, read as unsigned."""
     entries = INT8.check(table, "table")
     if entries.shape != (TABLE_ENTRIES,):
         raise FormatError(f"table must have shape ({TABLE_ENTRIES},), not {entries.shape}")
-    values = INT8.check(codes, "codes")
-    # The byte of a code, read as unsigned, is its index in the table turned by half.
-    turned = np.roll(entries, TABLE_ENTRIES // 2)
-    out: npt.NDArray[np.int8] = np.take(turned, values.view(np.uint8))
-    return out
+    turned: npt.NDArray[np.int8] = np.roll(entries, TABLE_ENTRIES // 2)
+    return turned

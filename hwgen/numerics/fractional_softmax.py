@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwgen.errors import FormatError
+from hwgen.numerics.compiled import Kernels
 from hwgen.numerics.e2softmax import (
     FRACTION_BITS_MAXIMUM,
     LOG2E_NUMERATOR,
@@ -137,6 +138,7 @@ def fractional_softmax(
     exponent_fraction_bits: int = EXPONENT_FRACTION_BITS,
     divider_bits: int = DIVIDER_BITS,
     max_length: int = 1024,
+    kernels: Kernels | None = None,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Fractional softmax of every row (last axis).
 
@@ -146,6 +148,7 @@ def fractional_softmax(
         exponent_fraction_bits: g, 0..3.
         divider_bits: Q, 1..5.
         max_length: the longest row that the unit takes, at most 4095.
+        kernels: compiled loops for the same.
 
     Returns:
         Codes uint8 [..., L] and shifts uint8 [...]: the weights are ``codes * 2^-(8 + shifts)``.
@@ -170,6 +173,9 @@ def fractional_softmax(
     rows = values.reshape(-1, length)
     codes = np.empty(rows.shape, np.uint8)
     shifts = np.empty(rows.shape[0], np.uint8)
+    if kernels is not None:
+        kernels.fractional_softmax(rows, terms, table, ONE_SUM_BITS, bits, codes, shifts)
+        return codes.reshape(values.shape), shifts.reshape(values.shape[:-1])
     for block in row_blocks(rows.shape[0], length):
         # intp is what `take` would make of any other index.
         index = rows[block].astype(np.intp)

@@ -15,10 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from hwgen.errors import FormatError
-from hwgen.numerics.elementwise import apply_table
+from hwgen.numerics.compiled import Kernels
+from hwgen.numerics.elementwise import byte_entries
 from hwgen.numerics.formats import INT16, INT32, IntArray, check_int, check_weights, row_blocks
-from hwgen.numerics.matmul import accumulators, check_activations, check_reduction, stationary
-from hwgen.numerics.requantise import FloatArray, Scale, check_clip, narrow
+from hwgen.numerics.matmul import (
+    FloatArray,
+    accumulators,
+    check_activations,
+    check_reduction,
+    stationary,
+)
+from hwgen.numerics.requantise import Scale, check_clip
 
 #: So many times more activations than sums a block may have.
 _LONG = 16
@@ -67,6 +74,7 @@ class Layer:
         low: int = -128,
         high: int = 127,
         table: npt.ArrayLike | None = None,
+        kernels: Kernels | None = None,
     ) -> npt.NDArray[np.int8]:
         """``clip(rshr((acc + bias) * multiplier, shift) + zero_point, low, high)``.
 
@@ -76,6 +84,7 @@ class Layer:
             low: lower bound of the clip, int8.
             high: upper bound of the clip, int8, at least ``low``.
             table: int8 [256], applied to the codes if given: ``table[code + 128]``.
+            kernels: compiled loops for the requantise step and the table.
 
         Returns:
             int8 [..., N].
@@ -87,21 +96,33 @@ class Layer:
         offset, low, high = check_clip(zero_point=zero_point, low=low, high=high)
         rows, shape = self._rows(activations)
         out = np.empty((len(rows), shape[-1]), dtype=np.int8)
-        for block, scaled in self._scaled(rows):
+        entries = None if table is None else byte_entries(table)
+        for block, product in self._products(rows):
             codes = out[block]
-            narrow(scaled, codes, zero_point=offset, low=low, high=high)
-            if table is not None:
-                codes[...] = apply_table(codes, table)
+            self._scale.narrow(
+                *(product, codes), zero_point=offset, low=low, high=high, kernels=kernels
+            )
+            if entries is None:
+                continue
+            if kernels is None:
+                codes[...] = np.take(entries, codes.view(np.uint8))
+            else:
+                kernels.look_up(codes, entries)
         return out.reshape(shape)
 
     def int16(
-        self, activations: npt.ArrayLike, residual: npt.ArrayLike | None = None
+        self,
+        activations: npt.ArrayLike,
+        residual: npt.ArrayLike | None = None,
+        *,
+        kernels: Kernels | None = None,
     ) -> npt.NDArray[np.int16]:
         """``clip(rshr((acc + bias) * multiplier, shift) + residual, -32768, 32767)``.
 
         Args:
             activations: int8 [..., K].
             residual: int16 [..., N], 0 if not given (the head).
+            kernels: compiled loops for the requantise step.
 
         Returns:
             int16 [..., N].
@@ -117,10 +138,14 @@ class Layer:
                 raise FormatError(f"residual must have shape {shape}, not {stream.shape}")
             added = stream.reshape(len(rows), shape[-1])
         out = np.empty((len(rows), shape[-1]), dtype=np.int16)
-        for block, scaled in self._scaled(rows):
-            if added is not None:
-                scaled += added[block].astype(scaled.dtype)  # a sum of two types is slower
-            narrow(scaled, out[block], low=INT16.minimum, high=INT16.maximum)
+        for block, product in self._products(rows):
+            self._scale.narrow(
+                *(product, out[block]),
+                added=None if added is None else added[block],
+                low=INT16.minimum,
+                high=INT16.maximum,
+                kernels=kernels,
+            )
         return out.reshape(shape)
 
     def _rows(self, activations: npt.ArrayLike) -> tuple[IntArray, tuple[int, ...]]:
@@ -136,8 +161,8 @@ class Layer:
         count = int(np.prod(values.shape[:-1], dtype=np.int64))
         return values.reshape(count, reduction), (*values.shape[:-1], columns)
 
-    def _scaled(self, rows: IntArray) -> Iterator[tuple[slice, FloatArray]]:
-        """The scaled sums, block of rows by block of rows."""
+    def _products(self, rows: IntArray) -> Iterator[tuple[slice, FloatArray]]:
+        """The sums, block of rows by block of rows."""
         # Blocks by the width of the sums, which are worked on further: BLAS is at its best with
         # many rows. Only a very long reduction has fewer.
         reduction, columns = self._weights.shape
@@ -146,7 +171,7 @@ class Layer:
             if not self._safe and product.size:
                 biased = product.astype(np.int64) + self._scale.bias
                 INT32.check(biased, "accumulator + bias")
-            yield block, self._scale(product)
+            yield block, product
 
 
 def attention(
@@ -158,6 +183,7 @@ def attention(
     low: int = -128,
     high: int = 127,
     row_shift: npt.ArrayLike | None = None,
+    kernels: Kernels | None = None,
 ) -> npt.NDArray[np.int8]:
     """``clip(rshr(activations @ codes * multiplier, shift + row_shift), low, high)``.
 
@@ -169,6 +195,7 @@ def attention(
         low: lower bound of the clip, int8.
         high: upper bound of the clip, int8, at least ``low``.
         row_shift: [n, ..., M], added to the shift of a row; None: nothing is added.
+        kernels: compiled loops for the requantise step.
 
     Returns:
         int8 [n, ..., M, N].
@@ -185,8 +212,15 @@ def attention(
     scale = Scale(bias=0, multiplier=multiplier, shift=shift, columns=shape[-1])
     rows = None if row_shift is None else scale.check_rows(row_shift, shape[:-1])
     out = np.empty(shape, dtype=np.int8)
-    for block in row_blocks(len(stream), int(np.prod(shape[1:]))):
+    columns, within = shape[-1], int(np.prod(shape[1:-1]))
+    for block in row_blocks(len(stream), within * columns):
         product = accumulators(stream[block], fixed[block])
-        part = None if rows is None else rows.reshape(*shape[:-1], 1)[block]
-        narrow(scale(product, part), out[block], low=low, high=high)
+        scale.narrow(
+            product.reshape(-1, columns),
+            out[block].reshape(-1, columns),
+            rows=None if rows is None else rows[block.start * within : block.stop * within],
+            low=low,
+            high=high,
+            kernels=kernels,
+        )
     return out

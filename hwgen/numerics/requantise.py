@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwgen.errors import FormatError
+from hwgen.numerics.compiled import Kernels
 from hwgen.numerics.formats import (
     INT8,
     INT16,
@@ -104,8 +105,13 @@ class Scale:
             )
         )
         self._shift = e
-        self._factor = np.ldexp(m.astype(np.float64), -e)
-        self._constant = np.ldexp((self.bias * m).astype(np.float64), -e)
+        self._factor, self._constant = (
+            np.ascontiguousarray(np.broadcast_to(part, columns))
+            for part in (
+                np.ldexp(m.astype(np.float64), -e),
+                np.ldexp((self.bias * m).astype(np.float64), -e),
+            )
+        )
         self._half = np.ldexp(1, -1)
         self._offset = self._constant + self._half
 
@@ -149,15 +155,47 @@ class Scale:
             out += self._half
         return np.floor(out, out=out)
 
+    def narrow(
+        self,
+        accumulators: npt.NDArray[Any],
+        out: IntArray,
+        *,
+        rows: FloatArray | None = None,
+        added: IntArray | None = None,
+        zero_point: int = 0,
+        low: int = -128,
+        high: int = 127,
+        kernels: Kernels | None = None,
+    ) -> None:
+        """``clip(scaled + zero_point + added, low, high)`` into ``out`` [rows, N].
 
-def narrow(
-    scaled: FloatArray, out: IntArray, *, zero_point: int = 0, low: int = -128, high: int = 127
-) -> None:
-    """``clip(scaled + zero_point, low, high)`` into ``out``; ``scaled`` is overwritten."""
-    if zero_point:
-        scaled += zero_point
-    np.clip(scaled, low, high, out=scaled)
-    np.copyto(out, scaled, casting="unsafe")
+        Args:
+            accumulators: as :meth:`__call__` takes them.
+            out: int8 or int16.
+            rows: as :meth:`__call__` takes them, without ``added`` and zero point.
+            added: int16 [rows, N] (the residual), without zero point.
+            zero_point: -128..127.
+            low: lower bound of the clip, within ``out``'s element type, as is ``high``.
+            high: upper bound.
+            kernels: compiled loops for the same, one pass instead of several.
+        """
+        if kernels is None:
+            scaled = self(accumulators, rows)
+            if added is not None:
+                scaled += added.astype(scaled.dtype)  # a sum of two types is slower
+            if zero_point:
+                scaled += zero_point
+            np.clip(scaled, low, high, out=scaled)
+            np.copyto(out, scaled, casting="unsafe")
+        elif rows is not None:
+            kernels.scale_rows(
+                *(accumulators, self._factor, self._constant, rows.reshape(-1), self._half),
+                *(low, high, out),
+            )
+        elif added is not None:
+            kernels.scale_added(accumulators, self._factor, self._offset, added, low, high, out)
+        else:
+            kernels.scale(accumulators, self._factor, self._offset, zero_point, low, high, out)
 
 
 def _scale(
@@ -207,8 +245,8 @@ def requantise(
     out = np.empty(rows.shape, dtype=np.int8)
     more = None if row_shift is None else scale.check_rows(row_shift, values.shape[:-1])
     for block in row_blocks(*rows.shape):
-        scaled = scale(rows[block], None if more is None else more[block])
-        narrow(scaled, out[block], zero_point=offset, low=low, high=high)
+        part = None if more is None else more[block]
+        scale.narrow(rows[block], out[block], rows=part, zero_point=offset, low=low, high=high)
     return out.reshape(values.shape)
 
 
@@ -269,9 +307,9 @@ def requantise_residual(
     scale, rows = _scale(values, bias, multiplier, shift)
     out = np.empty(rows.shape, dtype=np.int16)
     for block in row_blocks(*rows.shape):
-        scaled = scale(rows[block])
-        scaled += added[block].astype(np.float64)  # a sum of two types is slower
-        narrow(scaled, out[block], low=INT16.minimum, high=INT16.maximum)
+        scale.narrow(
+            *(rows[block], out[block]), added=added[block], low=INT16.minimum, high=INT16.maximum
+        )
     return out.reshape(values.shape)
 
 
@@ -294,7 +332,12 @@ def requantise_int16(
 
 
 def ptf_codes(
-    residual: npt.ArrayLike, *, shift: int, alpha: npt.ArrayLike, zero_point: int
+    residual: npt.ArrayLike,
+    *,
+    shift: int,
+    alpha: npt.ArrayLike,
+    zero_point: int,
+    kernels: Kernels | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Input codes of AILayerNorm from the residual: ``clip(rshr(r, t + alpha_c) + zp, 0, 255)``.
 
@@ -305,6 +348,7 @@ def ptf_codes(
         shift: t, 0..11, one per layer.
         alpha: [C], 0..3.
         zero_point: 0..255.
+        kernels: compiled loops for the same.
 
     Returns:
         uint8 [..., C].
@@ -316,9 +360,12 @@ def ptf_codes(
     factors = check_columns(alpha, UINT8, rows.shape[1], "alpha")
     check_range(factors, 0, PTF_ALPHA_MAXIMUM, "alpha")
     # rshr by its definition, in int32: at most 2^15 + 2^13. A shift of 0 has no half.
-    shifts = factors.astype(np.int32) + layer_shift
-    halves = (1 << shifts) >> 1
+    shifts = np.broadcast_to(factors.astype(np.int32) + np.int32(layer_shift), rows.shape[1:])
+    halves = (np.int32(1) << shifts) >> 1
     out = np.empty(rows.shape, dtype=np.uint8)
+    if kernels is not None:
+        kernels.ptf_codes(rows, halves, np.ascontiguousarray(shifts), offset, out)
+        return out.reshape(values.shape)
     for block in row_blocks(*rows.shape):
         codes = rows[block].astype(np.int32)
         codes += halves

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwgen.errors import FormatError
+from hwgen.numerics.compiled import Kernels
 from hwgen.numerics.e2softmax import e2softmax
 from hwgen.numerics.formats import check_int
 from hwgen.numerics.fractional_softmax import (
@@ -101,7 +102,12 @@ class SoftmaxFunction:
         )
 
     def __call__(
-        self, logits: npt.ArrayLike, *, fraction_bits: int, max_length: int
+        self,
+        logits: npt.ArrayLike,
+        *,
+        fraction_bits: int,
+        max_length: int,
+        kernels: Kernels | None = None,
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]:
         """Softmax of every row.
 
@@ -109,6 +115,7 @@ class SoftmaxFunction:
             logits: int8 [..., L] of scale 2^-fraction_bits.
             fraction_bits: f, 0..15.
             max_length: the longest row.
+            kernels: compiled loops; there are none for mode ``sole``.
 
         Returns:
             Codes uint8 [..., L] and shifts uint8 [...] or, without, None: the weights are
@@ -127,6 +134,7 @@ class SoftmaxFunction:
             exponent_fraction_bits=self.exponent_fraction_bits,
             divider_bits=self.divider_bits,
             max_length=max_length,
+            kernels=kernels,
         )
 
 

@@ -25,7 +25,8 @@ from hwgen.isa.instructions import (
 )
 from hwgen.isa.registers import COUNTERS, WATCHDOG_RESET
 from hwgen.program.program import Program
-from hwgen.program.weight_planes import TileFormat, pass_beats, pass_blocks
+from hwgen.program.weight_planes import TileFormat, pass_beats
+from hwgen.program.weight_timing import layer_timing
 
 # Latencies of the engines, cycles. The one place to calibrate against the RTL. -----------------
 #: Last threshold met (completion counted) -> engine has the command.
@@ -49,11 +50,8 @@ LOAD_FLUSH = 2
 READ = 4
 #: Last row granted -> all sums in the accumulators: READ + rows + groups + this.
 ARRAY = 3
-#: Weights: shadow free -> full, beyond R rows; last beat handed over -> full.
+#: Weights: shadow free -> full, beyond R rows, at best.
 INJECT = 1
-INJECT_LAST = 2
-#: Last beat of a pass handed over, before the shadow is full, when the gearbox is ahead.
-GEARBOX = 4
 #: V rows: shadow free -> full, beyond the words read.
 ROWS_INJECT = 4
 #: K columns: last word read -> emission may start; start of emission -> full, beyond R rows.
@@ -101,16 +99,6 @@ def tile_format(stationary: Instruction) -> TileFormat:
 def stationary_passes(stationary: Instruction) -> int:
     """Passes that a STATIONARY supplies."""
     return stationary["tiles"] * stationary["slices"] * stationary["passes"]
-
-
-def beats_ahead(config: AcceleratorConfig, form: TileFormat) -> int:
-    """Wide beats of a pass that are in the hardware before the shadow registers are free."""
-    first: dict[int, int] = {}
-    for block in pass_blocks(config, form):
-        if block.first:
-            break
-        first[block.group] = block.planes * block.plane_beats
-    return sum(first.values())
 
 
 def tile_chunks(drain: Instruction, tile: int, lanes: int) -> list[int]:
@@ -430,7 +418,7 @@ class _Model:
                             yield
                         start_out, stop_out = self.consumed[pass_number]
                         leave(max(start_out, first), max(stop_out, last))
-                        time = max(last, stop_out - GEARBOX)
+                        time = max(last, stop_out)
                         pass_number += 1
                     time += LOAD_TURN
                 done = int(time)
@@ -493,21 +481,20 @@ class _Model:
             source = instruction["source"]
             fetched = taken
             emitted = [0, 0]  # ends of the last two emissions
-            weight_cycles = 0
+            timing = None
             if source == StationarySource.WEIGHTS:
-                form = tile_format(instruction)
-                held = beats_ahead(config, form)
-                weight_cycles = max(rows + INJECT, pass_beats(config, form) - held + INJECT_LAST)
+                timing = layer_timing(config, tile_format(instruction))
             for _ in range(stationary_passes(instruction)):
                 while len(self.swapped) < number_of_pass:
                     yield
                 free = self.swapped[number_of_pass - 1] if number_of_pass else 0
-                if source == StationarySource.WEIGHTS:
+                if timing is not None:
                     while len(self.arrived) <= weight_pass:
                         yield
                     start = max(time, free)
-                    end = max(start + weight_cycles, self.arrived[weight_pass] + INJECT_LAST)
-                    self.consumed.append((start, end))
+                    end = max(start + timing.full, self.arrived[weight_pass] + timing.tail)
+                    last = 0 if timing.taken is None else start + timing.taken
+                    self.consumed.append((start, last))
                     weight_pass += 1
                 elif source == StationarySource.ROWS:
                     end = max(time, free) + row_cycles
@@ -616,7 +603,7 @@ class _Model:
                 self.bank_free.append(time if released is None else released)
                 tile += 1
                 self.progress += 1
-            time += DRAIN_DONE
+            time += DRAIN_DONE + config.rotation_stages
             self.complete(Engine.DRAIN, taken, time)
 
     def softmax(self) -> _Process:

@@ -134,6 +134,14 @@ class Program:
         """Whether the image bytes are left out."""
         return not self.image
 
+    @property
+    def weight_bytes(self) -> int:
+        """Packed weights that a frame streams, padding to beats included."""
+        beats = sum(
+            i["tiles"] * i["weight_beats"] for i in self.instructions if i.opcode == "LOAD_TILES"
+        )
+        return beats * self.config.wide_beat_bits // 8
+
     def boundaries_json(self) -> dict[str, Any]:
         """The boundary table as the simulation harness reads it."""
         return {

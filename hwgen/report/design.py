@@ -32,6 +32,7 @@ def rows(
         ["row blocks", f"{manifest.row_blocks}"],
         ["instructions", f"{manifest.program.instructions:,}"],
         ["MACs per frame", f"{manifest.program.macs:,}"],
+        ["packed weights per frame", f"{manifest.program.weight_bytes:,} bytes"],
         *_calibration(manifest.extra),
         *assumed_rows(assumptions_from_json(manifest.extra.get("assumed", {}))),
     ]

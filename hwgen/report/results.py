@@ -146,6 +146,7 @@ class SimulationResult(Result):
     cycles: Positive  #: per frame, the worst of the images
     clock_mhz: Rate
     macs: Count  #: per frame, of the graph's matmuls, no padding
+    weight_bytes: Count  #: packed weights streamed per frame
     macs_per_cycle: Positive  #: products that the array can make per cycle
     busy_cycles: Count  #: cycles in which the array took activations, of the worst frame
     stall_cycles: Mapping[str, Count]  #: the other cycles of the worst frame by cause
@@ -184,6 +185,7 @@ class SimulationResult(Result):
             "clock_mhz": self.clock_mhz,
             "fps": self.fps,
             "macs": self.macs,
+            "weight_bytes": self.weight_bytes,
             "useful_macs_per_cycle": self.useful_macs_per_cycle,
             "array_utilisation": self.array_utilisation,
             "busy_cycles": self.busy_cycles,

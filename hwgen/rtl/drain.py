@@ -138,11 +138,7 @@ class DrainEngine(wiring.Component):
         wiring.connect(m, wiring.flipped(self.i_constants), loader.i_stream)
         m.submodules.chunks = chunks = DrainChunks(config)
         m.d.comb += [
-            chunks.offset_given.eq(given.offset),
-            chunks.destination_given.eq(given.destination),
-            chunks.columns_given.eq(given.columns),
-            chunks.tiles_given.eq(given.tiles),
-            chunks.tile_columns_given.eq(given.tile_columns),
+            chunks.given.eq(given),
             chunks.stride.eq(command.stride),
             chunks.wide.eq(wide),
         ]

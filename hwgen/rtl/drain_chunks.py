@@ -13,6 +13,7 @@ from amaranth.utils import bits_for, exact_log2
 from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import BY_NAME, WORD_ADDRESS_BITS
 from hwgen.rtl.pipeline import register
+from hwgen.rtl.ports import command_layout
 
 _FIELD = {field.name: field.bits for field in BY_NAME["DRAIN"].fields}
 
@@ -21,12 +22,13 @@ class DrainChunks(wiring.Component):
     """Walks over the chunks of a command: those of a tile, tile after tile.
 
     A chunk is what a tile has for one half word (``lanes`` channels) of the destination, or for one
-    int16 word. ``start`` takes a command; ``next_chunk`` goes on within the tile, ``next_tile``
-    behind its ``last`` chunk. ``base`` and ``half`` say where a chunk goes; ``segment`` and
-    ``offset`` where in the array it comes from: lane l < ``offset`` from segment ``segment + 1``,
-    the others from ``segment``. ``rotation``: lane l of the array belongs to lane (l + rotation)
-    mod lanes of the destination. Lanes ``2 first_pair ... 2 last_pair + 1`` of the destination hold
-    columns of this chunk.
+    int16 word. ``start`` takes the command ``given``, whose ``stride`` and width (``wide``: int16)
+    are also given from then on; ``next_chunk`` goes on within the tile, ``next_tile`` behind its
+    ``last`` chunk. ``base`` and ``half`` say where a chunk goes; ``segment`` and ``offset`` where
+    in the array it comes from: lane l < ``offset`` from segment ``segment + 1``, the others from
+    ``segment``. ``rotation``: lane l of the array belongs to lane (l + rotation) mod lanes of the
+    destination. Lanes ``2 first_pair ... 2 last_pair + 1`` of the destination hold columns of this
+    chunk.
 
     ``base``, ``half``, ``segment``, ``offset``, ``rotation`` and ``next_base`` (``base`` of the
     tile's next chunk) are registers or nearly, and valid from the cycle after a step; ``last`` and
@@ -35,11 +37,7 @@ class DrainChunks(wiring.Component):
     """
 
     start: In
-    offset_given: In
-    destination_given: In
-    columns_given: In
-    tiles_given: In
-    tile_columns_given: In
+    given: In
     stride: In
     wide: In
     next_chunk: In
@@ -61,12 +59,8 @@ class DrainChunks(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "offset_given": In(_FIELD["offset"]),
-                "destination_given": In(WORD_ADDRESS_BITS),
-                "columns_given": In(_FIELD["columns"]),
-                "tiles_given": In(_FIELD["tiles"]),
-                "tile_columns_given": In(_FIELD["tile_columns"]),
-                "stride": In(_FIELD["stride"]),  # of the command, as the next
+                "given": In(command_layout("DRAIN")),
+                "stride": In(_FIELD["stride"]),
                 "wide": In(1),
                 "next_chunk": In(1),
                 "next_tile": In(1),
@@ -85,6 +79,7 @@ class DrainChunks(wiring.Component):
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
+        given = self.given
         lane = exact_log2(self.config.lanes)
         step = exact_log2(self.config.rotation_step)
 
@@ -156,14 +151,14 @@ class DrainChunks(wiring.Component):
         with m.If(self.start):
             m.d.sync += [
                 tile.eq(0),
-                tiles.eq(self.tiles_given - 1),
-                left.eq(self.columns_given - 1),
-                tile_columns.eq(self.tile_columns_given),
-                span.eq(self.tile_columns_given - 1),
-                short.eq(self.columns_given < self.tile_columns_given),
-                rotation.eq(whole(self.offset_given)),
-                half.eq(self.offset_given[lane]),
-                base.eq(self.destination_given),
+                tiles.eq(given.tiles - 1),
+                left.eq(given.columns - 1),
+                tile_columns.eq(given.tile_columns),
+                span.eq(given.tile_columns - 1),
+                short.eq(given.columns < given.tile_columns),
+                rotation.eq(whole(given.offset)),
+                half.eq(given.offset[lane]),
+                base.eq(given.destination),
             ]
         m.d.comb += [
             self.base.eq(base),

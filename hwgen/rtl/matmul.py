@@ -144,9 +144,12 @@ class MatmulEngine(wiring.Component):
             info.bank.eq(bank),
             info.row.eq(row.index),
         ]
-        for number, width in enumerate(self.config.slice_widths, start=1):
-            with m.If(passes.first & ~first_slice & (command.slice_bits == width)):
-                m.d.comb += info.shift.eq(number)
+        if self.config.slice_widths:
+            shift = Signal.like(info.shift, name="shift")
+            for number, width in enumerate(self.config.slice_widths, start=1):
+                with m.If(passes.first & ~first_slice & (command.slice_bits == width)):
+                    m.d.comb += shift.eq(number)
+            m.d.comb += info.shift.eq(shift)
         tag = Cat(info.as_value(), first_row, command.signed)
         size = len(tag)
         requested = Signal(size, name="requested")

@@ -29,7 +29,7 @@ from amaranth import (
 )
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for, ceil_log2
+from amaranth.utils import bits_for
 
 from hwgen.rtl.columns import BROADCAST_ROWS, Columns, broadcast_stages, columns_of
 from hwgen.rtl.pipeline import register
@@ -57,19 +57,23 @@ class Group(Protocol):
 
 
 def entry_layout(tile_rows: int, slice_widths: Sequence[int] = ()) -> data.StructLayout:
-    """What travels with a row of activations: its accumulator address and its pass."""
-    fields = {
-        "valid": 1,
-        "first": 1,  # first pass of the tile: overwrite the accumulator
-        "last": 1,  # last row of the last pass: the bank is complete
-        "bank": 1,
-        "row": bits_for(tile_rows - 1),
-    }
-    if slice_widths:
-        # 0, or i in the first pass of a slice but the tile's first: the accumulator is shifted left
-        # by slice_widths[i-1] before the addition.
-        fields["shift"] = ceil_log2(len(slice_widths) + 1)
-    return data.StructLayout(fields)
+    """What travels with a row of activations: its accumulator address and its pass.
+
+    ``shift``, absent where there is no slice width: 0, or i in the first pass of every slice but a
+    tile's first, so that the accumulator is shifted left by ``slice_widths[i - 1]`` before the
+    addition.
+    """
+    shift = {"shift": bits_for(len(slice_widths))} if slice_widths else {}
+    return data.StructLayout(
+        {
+            "valid": 1,
+            "first": 1,  # first pass of the tile: overwrite the accumulator
+            "last": 1,  # last row of the last pass: the bank is complete
+            "bank": 1,
+            "row": bits_for(tile_rows - 1),
+            **shift,
+        }
+    )
 
 
 @dataclass(frozen=True)
@@ -79,12 +83,12 @@ class Strip:
     columns: Columns
     count: int
     tile_rows: int
-    slice_widths: tuple[int, ...] = ()
+    slice_widths: tuple[int, ...] = ()  #: ascending
 
     @property
     def shifts(self) -> tuple[int, ...]:
         """Shifts that happen here: the slices of a layer are as narrow as its narrowest columns."""
-        return tuple(w for w in sorted(self.slice_widths) if w <= self.columns.weight_bits)
+        return tuple(w for w in self.slice_widths if w <= self.columns.weight_bits)
 
     @property
     def lead(self) -> int:
@@ -214,10 +218,13 @@ class ColumnStrip(wiring.Component):
         """Adds the sums to the accumulators, and reads these for DRAIN."""
         # The bookkeeping meets the sums: the last row's skew and the column's registers.
         strip, size = self.strip, self.layout.size
-        line = Signal(size * (self.columns.delay - strip.lead), name="entry_delay")
-        m.d.sync += line.eq(Cat(self.entry.as_value(), line)[: len(line)])
+        entries: Value = self.entry.as_value()
+        if behind := self.columns.delay - strip.lead:
+            line = Signal(size * behind, name="entry_delay")
+            m.d.sync += line.eq(Cat(entries, line)[: len(line)])
+            entries = line
         ahead = Signal(self.layout, name="entry_ahead")  # the accumulator's read address
-        m.d.comb += ahead.eq(Cat(self.entry.as_value(), line)[-size:])
+        m.d.comb += ahead.eq(entries[-size:])
         read = register(m, ahead, "entry_read", reset=True)
         now = register(m, read, "entry_now", reset=True) if strip.shifts else read
         after = register(m, now, "entry_after", reset=True)
@@ -278,7 +285,8 @@ class SystolicArray(wiring.Component):
 
     ``activations`` (R bytes, byte r is reduction index r) with ``signed_codes`` and ``swap`` (first
     row of a pass: take the shadow weights) enter with ``entry``; one row a cycle, at least
-    :attr:`minimum_pass_rows` cycles from a pass's first row to the next one's. Weights of group g:
+    :attr:`minimum_pass_rows` cycles from a pass's first row to the next one's. ``slice_widths``
+    (ascending): shifts of the accumulators between weight slices. Weights of group g:
     ``weight_valid{g}`` with ``weights{g}`` (column 0 lowest) for reduction indices R-1 ... 0, which
     are the chain rows 0 ... R-1 of ``weight_row{g}``, not before the swap of the pass before has
     entered. ``bank_complete[b]``: all strips have written the tile's last row.
@@ -308,7 +316,8 @@ class SystolicArray(wiring.Component):
         strips = [piece.strip for piece in self.pieces]
         #: Fewest cycles from a pass's first row to the next one's: read, add, write.
         self.minimum_pass_rows = 2 + max(strip.lead for strip in strips)
-        #: No accumulator is written earlier than this many cycles after the entry of its row.
+        #: An accumulator is written more than this many cycles after the entry of its row, and one
+        #: cycle less at the earliest is it read for a pass that adds to it.
         self.first_write_delay = min(strip.columns.stages for strip in strips)
         super().__init__(
             {
@@ -453,7 +462,8 @@ class SystolicArray(wiring.Component):
 
     def _drain(self, m: Module, columns: list[Value]) -> None:
         """The choice among the segments, each lane for itself: registers but for the last step."""
-        following = register(m, self.drain_segment + 1, "following_segment")
+        following = Signal.like(self.drain_segment, name="following_segment", reset_less=True)
+        m.d.sync += following.eq(self.drain_segment + 1)
         segment = register(m, self.drain_segment, "segment")
         for lane in range(self.lanes):
             last = lane == self.lanes - 1  # no offset is larger

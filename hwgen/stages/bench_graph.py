@@ -3,7 +3,8 @@
 
 The same network on the same images, processors and threads, in turns in one run, so that whatever
 else the machine does meets both; of each the fastest round counts. torch gets its images prepared
-and the batch that suits it best.
+and the batch that suits it best. The integer graph runs as in :mod:`hwgen.stages.evaluate`: with
+compiled loops where they are installed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from hwgen.frontend.random_weights import random_state
 from hwgen.frontend.torch_eager import TorchEager
 from hwgen.graph.interpreter import Interpreter
 from hwgen.graph.spec import ModelSpec
+from hwgen.numerics.compiled import Kernels, compiled_kernels, kernels_text
 from hwgen.report.terminal import Reporter
 from hwgen.threads import thread_count
 
@@ -68,26 +70,35 @@ class GraphSpeed:
     ratio: float  #: integer / torch
 
 
-def bench_graph(reporter: Reporter) -> tuple[list[GraphSpeed], dict[str, str]]:
+def bench_graph(
+    reporter: Reporter, *, numpy_only: bool = False
+) -> tuple[list[GraphSpeed], dict[str, str]]:
     """Speeds of :data:`NETWORKS`, and the versions of what was compared.
+
+    Args:
+        reporter: told what is being done.
+        numpy_only: leave the compiled loops out, even where they are installed.
 
     Raises:
         UsageError: torch is not installed.
     """
     rows = []
-    versions = {"numpy": np.__version__}
+    kernels = None if numpy_only else compiled_kernels()
+    versions = {"integer graph": kernels_text(kernels)}
     with reporter.stage("bench"):
         for number, (spec, count) in enumerate(NETWORKS):
 
             def tell(text: str, number: int = number, name: str = spec.name) -> None:
                 reporter(f"{name}: {text}", number / len(NETWORKS))
 
-            row, versions["torch"] = _measure(spec, count, tell)
+            row, versions["torch"] = _measure(spec, count, kernels, tell)
             rows.append(row)
     return rows, versions
 
 
-def _measure(spec: ModelSpec, count: int, tell: Callable[[str], None]) -> tuple[GraphSpeed, str]:
+def _measure(
+    spec: ModelSpec, count: int, kernels: Kernels | None, tell: Callable[[str], None]
+) -> tuple[GraphSpeed, str]:
     threads = thread_count()
     tell("preparing")
     embedded = default_checkpoint(spec)
@@ -95,12 +106,13 @@ def _measure(spec: ModelSpec, count: int, tell: Callable[[str], None]) -> tuple[
     model = FloatModel.from_state_dict(spec, state)
     theirs = TorchEager(model, threads)
     seen = synthetic_images(spec, 16, 1)
-    ours = Interpreter(quantise(model, seen[:4], image_source="synthetic"))
+    graph = quantise(model, seen[:4], image_source="synthetic")
+    ours = Interpreter(graph, kernels=kernels)
     images = np.resize(seen, (count, *seen.shape[1:]))
     prepared = theirs.prepare(model.preprocess(images))
 
     exact = theirs.run(prepared[:16], 16)
-    error = ours.run(images[:16]) * ours.graph.output.scale - exact
+    error = ours.run(images[:16]) * graph.output.scale - exact
     if 10 * np.log10(np.mean(exact**2) / np.mean(error**2)) < _LEAST_DB:
         raise HwgenError(f"Both networks of {spec.name!r} must compute the same, and do not")
 

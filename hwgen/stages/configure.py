@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hwgen.boards import Board
-from hwgen.columns import dense
+from hwgen.columns import Groups, dense
 from hwgen.config import PARAMETERS, AcceleratorConfig, softmax_fields, value_text
 from hwgen.errors import ConfigError, DoesNotFitError, UsageError
 from hwgen.graph.spec import ModelSpec
@@ -211,6 +211,33 @@ def memory_blocks(config: AcceleratorConfig) -> int:
     )
 
 
+def _check_placement(config: AcceleratorConfig, board: Board) -> None:
+    """A cascade of DSPs cannot leave its column of the device: refuse more than there is room for.
+
+    Raises:
+        DoesNotFitError: names the cascades, the bound and the nearest groups that can be placed.
+    """
+    bound = board.cascades(config.rows)
+    needed = int(sum(group.dsps for group in config.groups))
+    if bound is None or needed <= bound or board.dsp_primitive == "none":
+        return
+    left, fitting = bound, []
+    for group in config.groups:
+        if group.dsps:
+            columns = min(group.columns, 2 * left)
+            left -= columns // 2
+            group = replace(group, columns=max(2, columns))
+        fitting.append(group)
+    raise DoesNotFitError(
+        "DSP cascades",
+        needed,
+        bound,
+        f"cascades of {config.rows} DSPs",
+        [f"{BY_NAME['groups'].option} {Groups(fitting)}", "fewer rows", "columns in the fabric"],
+        where=f"{config.groups} on {board.name}",
+    )
+
+
 def check_fits(
     spec: ModelSpec, board: Board, options: DesignOptions, softmax: SoftmaxFunction
 ) -> Hardware:
@@ -253,6 +280,7 @@ def check_fits(
         ) from error
     needed = memory_blocks(hardware.config)
     if needed <= bound:
+        _check_placement(hardware.config, board)
         return hardware
     raise DoesNotFitError(
         "Block RAM for activations",

@@ -121,6 +121,7 @@ def emit(lowered: Lowered, path: Path, reporter: Reporter, *, force: bool = Fals
                 output_bytes=program.output_bytes,
                 classes=program.classes,
                 macs=program.macs,
+                weight_bytes=program.weight_bytes,
                 predicted_cycles=lowered.prediction.cycles,
                 watchdog_cycles=lowered.prediction.watchdog,
             ),

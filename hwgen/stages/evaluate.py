@@ -29,6 +29,7 @@ from hwgen.frontend.images import ImageStream
 from hwgen.frontend.quantiser import checkpoint_digest
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.interpreter import Interpreter
+from hwgen.numerics.compiled import compiled_kernels
 from hwgen.outputs import recognise_json, sealed
 from hwgen.reading import load_json, validate
 from hwgen.report.terminal import Reporter
@@ -136,7 +137,7 @@ def evaluate(
         FormatError: an image cannot be read.
         ToolError: the journal cannot be written, or another process evaluates the same.
     """
-    interpreter = Interpreter(graph)
+    interpreter = Interpreter(graph, kernels=compiled_kernels())
     size = interpreter.batch
     blocks = [slice(i, min(i + size, stream.count)) for i in range(0, stream.count, size)]
     began = time.monotonic()

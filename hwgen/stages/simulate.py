@@ -124,6 +124,7 @@ def simulate(
         cycles=worst.cycles,
         clock_mhz=manifest.config.clock_mhz,
         macs=manifest.program.macs,
+        weight_bytes=manifest.program.weight_bytes,
         macs_per_cycle=manifest.config.macs_per_cycle,
         busy_cycles=busy,
         stall_cycles=stalls,

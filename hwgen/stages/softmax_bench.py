@@ -18,6 +18,7 @@ from hwgen.frontend.calibration import calibrate
 from hwgen.frontend.images import ImageSet
 from hwgen.frontend.quantiser import quantise
 from hwgen.graph.interpreter import run
+from hwgen.numerics.compiled import Kernels
 from hwgen.numerics.softmax import SoftmaxFunction
 from hwgen.report.terminal import Reporter
 from hwgen.stages.load import Request, calibration_images, load
@@ -32,7 +33,12 @@ class ExactSoftmax(SoftmaxFunction):
     """The softmax in double precision, its output rounded to uint8 codes of scale 2^-8."""
 
     def __call__(
-        self, logits: npt.ArrayLike, *, fraction_bits: int, max_length: int
+        self,
+        logits: npt.ArrayLike,
+        *,
+        fraction_bits: int,
+        max_length: int,
+        kernels: Kernels | None = None,
     ) -> tuple[npt.NDArray[np.uint8], None]:
         """As :meth:`hwgen.numerics.softmax.SoftmaxFunction.__call__`."""
         values = np.asarray(logits, np.float64) * 2.0**-fraction_bits

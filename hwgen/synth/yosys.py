@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from pydantic import with_config
 from hwgen.cache import cache_folder, fill_once
 from hwgen.errors import ConfigError, FormatError, ToolError
 from hwgen.files import scratch_folder
+from hwgen.processes import failure, started
 from hwgen.reading import MAX_DESIGN_FILE_BYTES, STRICT, read_bytes, read_json
 from hwgen.synth.netlist import PRIMITIVES, ModuleReport, analyse
 
@@ -113,30 +113,20 @@ def _run(commands: Sequence[str], folder: Path) -> str:
         ToolError: Yosys reported an error or died.
     """
     with (folder / "log").open("w+", errors="replace") as log:
-        with subprocess.Popen(
+        with started(
             [sys.executable, "-c", _WORKER],
             cwd=folder,
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
-            text=True,
         ) as process:
-            try:
-                process.communicate("\n".join(commands) + "\n")
-            except BaseException:
-                process.kill()
-                raise
+            process.communicate("\n".join(commands) + "\n")
         log.seek(0)
         text = log.read()
     if process.returncode:
         lines = text.splitlines()
         telling = [line for line in lines if line.startswith("ERROR")][:1] or lines[-5:]
-        how = f"ended with status {process.returncode}"
-        if process.returncode < 0:
-            how = f"was ended by signal {-process.returncode}"
-            if -process.returncode == signal.SIGKILL:
-                how += " (SIGKILL: out of memory?)"
-        raise ToolError(f"Yosys must succeed, but {how}: " + "\n".join(telling))
+        raise failure("Yosys", process.returncode, "\n".join(telling), folder)
     return text
 
 

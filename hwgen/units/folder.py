@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from pydantic import Field, with_config
 from hwgen import __version__
 from hwgen.emit.folder import write_folder
 from hwgen.emit.manifest import FILE_NAME, check_file_name, digest, file_digest, tool_versions
-from hwgen.emit.verilog import convert
+from hwgen.emit.verilog import convert, convert_leaf
 from hwgen.errors import ConfigError, FormatError, HwgenError
 from hwgen.outputs import SEAL, sealed
 from hwgen.reading import (
@@ -67,7 +67,8 @@ class UnitManifest:
     unit: str  #: name of the unit
     top: str  #: Verilog module
     parameters: Mapping[str, Value]
-    verilog: tuple[str, ...]  #: files for simulation and synthesis
+    simulation: tuple[str, ...]  #: Verilog files of a simulation
+    synthesis: tuple[str, ...]  #: Verilog files of a synthesis for UltraScale+
     files: Mapping[str, str]  #: SHA-256 of every file beside the manifest
     tools: Mapping[str, str] = field(default_factory=tool_versions)
     generator: str = f"hwgen {__version__}"
@@ -79,6 +80,11 @@ class UnitManifest:
         if missing := sorted(set(self.verilog) - set(self.files)):
             raise FormatError(f"Every file must have a digest, and {missing[0]} has none")
 
+    @property
+    def verilog(self) -> tuple[str, ...]:
+        """All Verilog files."""
+        return tuple(dict.fromkeys((*self.simulation, *self.synthesis)))
+
     def to_bytes(self) -> bytes:
         """The file's content."""
         values = {
@@ -89,8 +95,8 @@ class UnitManifest:
             "unit": self.unit,
             "top": self.top,
             "parameters": dict(self.parameters),
-            "simulation": list(self.verilog),
-            "synthesis": list(self.verilog),
+            "simulation": list(self.simulation),
+            "synthesis": list(self.synthesis),
             "files": dict(sorted(self.files.items())),
         }
         return (json.dumps(sealed(values), indent=2, allow_nan=False) + "\n").encode()
@@ -117,10 +123,10 @@ class UnitManifest:
         values.pop(SEAL, None)
         document = validate(values, _Document, where=where)
         plain = {item.name: getattr(document, item.name) for item in fields(document)}
-        for name in ("schema", "schema_version", "synthesis"):
+        for name in ("schema", "schema_version"):
             del plain[name]
         try:
-            return cls(verilog=plain.pop("simulation"), **plain)
+            return cls(**plain)
         except FormatError as error:
             raise FormatError(error.what, where=where) from error
 
@@ -138,16 +144,39 @@ def find_unit(name: str) -> Unit:
     return UNITS[name]
 
 
+class _Texts(NamedTuple):
+    """Verilog of a unit: the texts of its files, and which are for what."""
+
+    files: Mapping[str, str]
+    simulation: tuple[str, ...]
+    synthesis: tuple[str, ...]
+
+
 def unit_verilog(unit: Unit, parameters: Mapping[str, object] | None = None) -> str:
-    """Verilog of a unit: one text, the same bytes for the same build parameters."""
-    values = unit.build_values(unit.resolve(parameters))
-    return _verilog(unit, tuple(values.items()))
+    """Verilog of a unit for simulation: one text, the same bytes for the same build parameters."""
+    texts = _texts_of(unit, unit.resolve(parameters))
+    return "\n".join(texts.files[name] for name in texts.simulation)
+
+
+def _texts_of(unit: Unit, values: Values) -> _Texts:
+    return _texts(unit, tuple(unit.build_values(values).items()))
 
 
 @lru_cache(maxsize=16)
-def _verilog(unit: Unit, build: tuple[tuple[str, Value], ...]) -> str:
+def _texts(unit: Unit, build: tuple[tuple[str, Value], ...]) -> _Texts:
     component = unit.component(dict(build))
-    return convert(component, unit.module, unit.parts(component))
+    parts = unit.parts(component)
+    # Simulation and synthesis differ in these modules only: same name, ports and behaviour.
+    primitives = unit.synthesis_parts(component)
+    twins = {name: parts.pop(name) for name in primitives}
+    shared, twin, primitive = (f"{unit.module}{end}.v" for end in ("", "_twin", "_dsp48e2"))
+    files = {shared: convert(component, unit.module, parts, primitives)}
+    if not primitives:
+        return _Texts(files, (shared,), (shared,))
+    for file, leaves in ((twin, twins), (primitive, primitives)):
+        leaf_texts = [convert_leaf(leaf, unit.module, name) for name, leaf in leaves.items()]
+        files[file] = "\n".join(leaf_texts)
+    return _Texts(files, (shared, twin), (shared, primitive))
 
 
 def emit_unit(
@@ -166,12 +195,14 @@ def emit_unit(
         ConfigError: the folder is not ours, was edited, or cannot be written.
     """
     values = unit.resolve(parameters)
-    files = {f"{unit.module}.v": unit_verilog(unit, values).encode()}
+    texts = _texts_of(unit, values)
+    files = {name: text.encode() for name, text in texts.files.items()}
     manifest = UnitManifest(
         unit=unit.name,
         top=unit.module,
         parameters=values,
-        verilog=tuple(files),
+        simulation=texts.simulation,
+        synthesis=texts.synthesis,
         files={name: digest(content) for name, content in files.items()},
     )
     return write_folder(Path(folder), files, manifest, listed_files, force=force)
@@ -286,7 +317,7 @@ def is_current(unit: Unit, values: Values, folder: Path, *, force: bool = False)
 
 
 def _digests(unit: Unit, values: Values) -> dict[str, str]:
-    return {f"{unit.module}.v": digest(unit_verilog(unit, values).encode())}
+    return {name: digest(text.encode()) for name, text in _texts_of(unit, values).files.items()}
 
 
 def first_difference(expected: Vectors, got: Vectors) -> dict[str, object] | None:
@@ -360,7 +391,9 @@ def simulate_folder(
         values,
         arrays,
         handshake=handshake,
-        verilog="\n".join(content.decode("utf-8", "replace") for content in contents.values()),
+        verilog="\n".join(
+            contents[name].decode("utf-8", "replace") for name in manifest.simulation
+        ),
         top=manifest.top,
         where=str(vectors),
         progress=progress,
@@ -396,7 +429,8 @@ def synthesise_folder(
     unit = find_unit(manifest.unit)
     values = unit.resolve(manifest.parameters)
     _read(folder, manifest)
-    files = [folder / name for name in manifest.verilog]
+    primitives = target == "xcup" and liberty is None
+    files = [folder / n for n in (manifest.synthesis if primitives else manifest.simulation)]
     report = synthesise(files, manifest.top, target, liberty=liberty, progress=progress)
     facts: dict[str, Any] = {
         **report.resources,

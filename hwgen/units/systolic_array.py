@@ -384,7 +384,7 @@ class _SystolicArrayUnit(Unit):
         """
         rows, columns = integer(values, "rows"), self.columns(values)
         k, n = weights.shape
-        padded = np.pad(weights, ((0, -k % rows), (0, -n % columns)))
+        padded = np.pad(weights.astype(np.int64), ((0, -k % rows), (0, -n % columns)))
         blocks = padded.reshape(-1, rows, padded.shape[1] // columns, columns)
         blocks = blocks.transpose(2, 0, 1, 3)[:, :, ::-1, :]
         fields = blocks.reshape(-1, columns)

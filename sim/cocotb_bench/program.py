@@ -49,21 +49,22 @@ POSITION_GAP = PAGE - 37 * BEAT_BYTES
 Int = npt.NDArray[np.int64]
 
 
-def bench_config(memory_ports: int, *, small: bool = False) -> AcceleratorConfig:
-    """A configuration that holds the frame; ``small``: quicker to build."""
+def bench_config(memory_ports: int) -> AcceleratorConfig:
+    """A configuration that holds the frame.
+
+    One port and several differ in all that has two forms, so that each is tested.
+    """
     return AcceleratorConfig(
         rows=16,
         groups=dense(16),
-        softmax_vec=8 if small else 32,
+        softmax_vec=8 if memory_ports == 1 else 32,
         memory_ports=memory_ports,
-        # Both functions of the softmax are tested.
-        softmax_fractional=small,
+        softmax_fractional=memory_ports == 1,
         bank_words=(256, 64, 64, 64, 64, 64, 64),
         tile_rows=32,
         max_row_length=64,
         max_channels=64,
         read_fifo_beats=256,
-        # Both kinds of sequencers are tested.
         instruction_check=memory_ports == 1,
     )
 
@@ -242,9 +243,9 @@ def _product(a: npt.NDArray[np.generic], w: npt.NDArray[np.generic]) -> npt.NDAr
     return (a.astype(np.int64) @ w.astype(np.int64)).astype(np.int32)
 
 
-def make_frame(memory_ports: int, *, small: bool = False, seed: int = 1) -> TestFrame:
+def make_frame(memory_ports: int, *, seed: int = 1) -> TestFrame:
     """The program, a random image and the output that the integer contract gives."""
-    config = bench_config(memory_ports, small=small)
+    config = bench_config(memory_ports)
     rng = np.random.default_rng(seed)
     b = _Builder(config, program=[begin(config)])
     m = TOKENS

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from hwgen.errors import SimulationError, ToolError
-from hwgen.sim.verilator import Build, Source, build, run_tool
+from hwgen.processes import run_tool, started
+from hwgen.sim.verilator import Build, Source, build
 
 #: Names the folder of the job for the cocotb test.
 FOLDER_VARIABLE = "HWGEN_BENCH_FOLDER"
@@ -52,9 +53,9 @@ def build_cocotb(top: str, verilog: Sequence[Source], *, options: Sequence[str] 
             harness=(
                 Source("Vtop.h", b'#include "Vdut.h"\nusing Vtop = Vdut;\n'),
                 Source("main.cpp", _main(main.read_text())),
-                Source("vpi.cpp", b'#include "verilated_vpi.cpp"\n'),
             ),
-            options=("--vpi", *options),
+            options=tuple(options),
+            vpi=True,
             libraries=(f"-Wl,-rpath,{libraries}", f"-L{libraries}", "-lcocotbvpi_verilator"),
         )
     )
@@ -133,21 +134,15 @@ def run_cocotb(
         }
         command = [str(executable), "+verilator+rand+reset+2", f"+verilator+seed+{seed}"]
         with (folder / "log").open("w") as log:
-            process = subprocess.Popen(
-                command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
-            )
             try:
-                status = process.wait(timeout)
+                with started(
+                    command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
+                ) as process:
+                    status = process.wait(timeout)
             except subprocess.TimeoutExpired as error:
-                process.kill()
-                process.wait()
                 raise SimulationError(
                     f"The bench must end in {timeout:.0f} s, and did not (seed {seed})"
                 ) from error
-            except BaseException:
-                process.kill()
-                process.wait()
-                raise
         text = (folder / "log").read_text(errors="replace")
         tail = "\n".join(re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()[-30:])
         if not results.is_file() or not (folder / "report").is_file():

@@ -140,6 +140,27 @@ def test_run_needs_a_model_where_the_designs_is_not_known(design: Design, call: 
     assert "MODEL must be given" in done.json["error"]
 
 
+def test_models_whose_names_make_one_folder_name_are_told_apart(
+    graph: str, call: Command, no_verilog: None
+) -> None:
+    loaded = IntegerGraph.load(graph)
+    for file, name in (("one", "my model"), ("other", "my.model")):
+        replace(loaded, spec=replace(loaded.spec, name=name)).save(file)
+    folder = Path("rtl_out", "my_model_zcu102")
+    for _ in range(2):  # its own place may be taken again
+        assert call("generate", "one").status == 0
+    kept = (folder / "manifest.json").read_bytes()
+    done = call("generate", "other")
+    assert done.status == 1
+    assert done.json["error"] == (
+        f"{folder}: Design folder must be free or of model 'my.model' on zcu102, and is of"
+        " 'my model' on zcu102; name another with -o (both names make the same folder name)"
+    )
+    assert (folder / "manifest.json").read_bytes() == kept
+    assert call("generate", "other", "-o", folder).status == 0  # on request
+    assert call("generate", "one").status == 1
+
+
 @pytest.mark.verilator
 def test_a_design_is_run_simulated_and_equal(
     call: Command, hide_verilog: Callable[[pytest.MonkeyPatch], None]

@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,6 +113,67 @@ def test_an_edited_rounding_constant_is_seen(hwgen: Command, tmp_path: Path) -> 
     assert path.read_text() == edited
     assert hwgen("unit", "requantise", "-o", "u", "--force").status == 0
     assert path.read_text() == text
+
+
+@pytest.mark.verilator
+def test_verilog_that_does_not_compile_is_told(hwgen: Command, tmp_path: Path) -> None:
+    requantise_vectors(tmp_path / "in.npz")
+    assert hwgen("unit", "requantise", "-o", "u").status == 0
+    path = tmp_path / "u" / "hwgen_requantise.v"
+    lines = path.read_text().splitlines()
+    place = next(number for number, line in enumerate(lines) if line.startswith("endmodule"))
+    lines[place] = "  assign nothing = ;"
+    path.write_text("\n".join(lines))
+    done = hwgen("unit", "requantise", "-o", "u", "--simulate", "in.npz", "--json")
+    assert done.status == 1
+    assert done.json["error"].startswith(
+        f"hwgen_requantise.v:{place + 1}:20: Verilator must succeed, but ended with status 1"
+        " (syntax error, unexpected ';'"
+    )
+    assert done.json["kind"] == "ToolError"
+    assert done.json["detail"][0].startswith("%Error: hwgen_requantise.v:")
+    assert "hwgen_requantise.v was changed" in done.err
+    assert f"error: {done.json['error']}\n{done.json['detail'][0]}" in done.err
+
+
+#: In the place of the C++ compiler: what it writes is too large for a small disk.
+COMPILER = """\
+#!/bin/sh
+[ "$1" = --version ] && exec echo compiler 1
+for word; do target=$word; done
+exec head -c 5000000 /dev/zero > "$target"
+"""
+
+
+def test_a_full_disk_under_the_cache_is_told(tmp_path: Path) -> None:
+    cache, compiler = tmp_path / "cache", tmp_path / "compiler"
+    cache.mkdir()
+    compiler.write_text(COMPILER)
+    compiler.chmod(0o755)
+    # A disk of its own for this command alone; not every system lets its users have one.
+    disk = ["unshare", "-rm", "sh", "-c", f'mount -t tmpfs -o size=1m none "{cache}" && "$@"', "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*disk, "true"], check=False).returncode:
+        pytest.skip("unshare and mount do not give a disk of one's own")
+    codes, table = np.zeros((2, 3), np.int8), np.zeros(256, np.int8)
+    np.savez(tmp_path / "in.npz", codes=codes, table=table)
+    command = ["unit", "elementwise", "--simulate", "in.npz", "--json"]
+    look = f'"$@"; echo "status $?" >&2; find "{cache}" -type f -size +0 >&2'
+    done = subprocess.run(
+        [*disk, "sh", "-c", look, "sh", sys.executable, "-m", "hwgen", *command],
+        cwd=tmp_path,
+        env={**os.environ, "HWGEN_CACHE": str(cache), "CXX": str(compiler)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    values = json.loads(done.stdout)
+    assert values["error"].startswith(f"{cache}/verilator: The disk must have room for what")
+    assert values["error"].endswith(
+        "set HWGEN_CACHE and TMPDIR to folders with room (No space left on device)"
+    )
+    assert "No space left on device" in values["detail"][0]
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == "status 1"  # and nothing is left on the disk
 
 
 def test_vectors_are_checked_before_anything_is_written(hwgen: Command, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ def manifest(files: Mapping[str, str], **extra: object) -> Manifest:
             output_bytes=32,
             classes=10,
             macs=1000,
+            weight_bytes=2000,
             predicted_cycles=500,
             watchdog_cycles=1 << 20,
         ),

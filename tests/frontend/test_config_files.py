@@ -61,7 +61,9 @@ def test_what_the_model_file_leaves_out_is_taken_from_config(tmp_path):
 def test_a_model_file_needs_no_more_than_a_name(tmp_path):
     found = told(tmp_path, VIT, model={"name": "m"})
     assert (found.spec.width, found.spec.heads) == (32, 4)
-    with pytest.raises(ModelError, match="must give width"):
+    with pytest.raises(
+        ModelError, match="fields width, depth, heads and mlp_hidden must be stated"
+    ):
         told(tmp_path, {"layer_norm_eps": 1e-5}, model={"name": "m"})
 
 

@@ -36,31 +36,34 @@ def test_model_file_round_trip(tmp_path):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"colour": 1}, r"keys must be among .*not 'colour'"),
-        ({"width": "64"}, r"'width' must be an integer in 8\.\.8192, not '64'"),
+        ({"colour": 1}, r"'colour' must be a known key .*image_size"),
+        ({"width": "64"}, r"m\.json: Model field 'width' must be an integer, not '64'"),
         ({"depth": True}, r"'depth' must be an integer"),
         ({"depth": 0}, r"'depth' must be an integer in 1\.\.256, not 0"),
         ({"image_size": 225}, r"multiple of the patch \(16\), not 225; the nearest is 224"),
-        ({"pooling": "max"}, r"'pooling' must be one of class_token, mean, not 'max'"),
+        ({"pooling": "max"}, r"'pooling' must be 'class_token' or 'mean', not 'max'"),
         ({"class_token": False}, r"must be 'mean' when there is no class token"),
         ({"mean": [0.5]}, r"'mean' must be 3 numbers"),
+        ({"mean": [0.5, "x", 0.5]}, r"m\.json: Model field 'mean\[1\]' must be a number, not 'x'"),
         ({"std": [0.5, 0.0, 0.5]}, r"'std' must be positive"),
         ({"layer_norm_epsilon": float("nan")}, r"Numbers must be finite, not NaN"),
         ({"layer_norm_epsilon": "1e-6"}, r"'layer_norm_epsilon' must be a number"),
-        ({"activation": "swish"}, r"'activation' must be one of"),
-        ({"name_map": [1]}, r"'name_map' must be an object"),
+        ({"activation": "swish"}, r"'activation' must be 'gelu_erf'"),
+        ({"name_map": [1]}, r"'name_map' must be a table of canonical name -> checkpoint name"),
+        ({"name_map": {"a": 1}}, r"'name_map' must be a table of canonical name"),
+        ({"name": ""}, r"Model name must be a non-empty string"),
         ({"layer_norm_epsilon": 10**400}, r"Integers must be of 64 bits"),
         ({"mean": [0.5, 10**400, 0.5]}, r"Integers must be of 64 bits"),
         ({"qkv_layout": "qkv heads dim"}, r"'qkv_layout' must be the words of 'qkv head dim'"),
         ({"qkv_layout": "qqv head dim"}, r"'qkv_layout' must be the words of 'qkv head dim'"),
-        ({"qkv_layout": 3}, r"'qkv_layout' must be the words of 'qkv head dim'"),
+        ({"qkv_layout": 3}, r"'qkv_layout' must be a text, not 3"),
         ({"patch_layout": "dy channel"}, r"'patch_layout' must be the words of 'dy dx channel'"),
         ({"crop_fraction": 0}, r"'crop_fraction' must be a number in 0\.1\.\.1, not 0"),
         ({"crop_fraction": 1.5}, r"'crop_fraction' must be a number in 0\.1\.\.1, not 1\.5"),
-        ({"resize_mode": "squash"}, r"'resize_mode' must be one of shortest, stretch, none"),
-        ({"interpolation": "cubic"}, r"'interpolation' must be one of nearest, bilinear"),
+        ({"resize_mode": "squash"}, r"'resize_mode' must be 'shortest', 'stretch' or 'none'"),
+        ({"interpolation": "cubic"}, r"'interpolation' must be .*; nearest legal value: bicubic"),
         ({"transposed": "head.weight"}, r"'transposed' must be a list"),
-        ({"transposed": [1]}, r"'transposed' must be a list"),
+        ({"transposed": [1]}, r"'transposed\[0\]' must be a text, not 1"),
     ],
 )
 def test_bad_model_files(tmp_path, change, match):
@@ -101,5 +104,5 @@ def test_head_dim_is_a_heads_share_of_the_width(tmp_path):
 
 
 def test_missing_field_is_named():
-    with pytest.raises(ModelError, match="must give width, depth"):
+    with pytest.raises(ModelError, match="Model fields width and depth must be stated, and are"):
         ModelSpec.from_json({"name": "x", "heads": 1, "mlp_hidden": 8})

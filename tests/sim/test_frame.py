@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,11 +32,77 @@ pytestmark = pytest.mark.verilator
 #: The fake top has no memory of row shifts.
 CONFIG = AcceleratorConfig(softmax_fractional=False)
 BUILD = f"BUILD = 64'h{build_identity(CONFIG):016x}"
-TOP = (Path(__file__).parent / "fake_top.v").read_text().replace("BUILD = 64'h0", BUILD)
+FAKE = (Path(__file__).parent / "fake_top.v").read_text().replace("BUILD = 64'h0", BUILD)
 BURSTS, BEATS = 32, 512
 RNG = np.random.default_rng(11)
 IMAGE = RNG.integers(0, 256, BEATS * 16, np.uint8)
 INPUTS = RNG.integers(0, 256, (3, 256), np.uint8)
+
+
+#: What can be wrong with the stand-in: where, the expression there, the wrong one, and the message.
+FAULTS = {
+    "size": ("m_axi0_arsize = ", "4", "3'd3", "AR must be an aligned"),
+    "length": ("m_axi0_arlen = ", "15", "8'd16", "in no region|within 4 KiB"),
+    "base": (": ", "{registers[9], registers[8]}", "{32'd0, registers[8]}", "in no region"),
+    "last": ("m_axi0_wlast = ", "1", "1'd0", "WLAST"),
+    "response": ("s_axil_bresp = ", "0", "2'd2", "BRESP is 2"),
+    "identity": ("8'h00: s_axil_rdata <= ", "32'h48574731", "32'h48574732", "IDENTITY must read"),
+    "build": (
+        *("8'h84: s_axil_rdata <= ", "BUILD[31:0]", "32'h5"),
+        "BUILD must read 0x[0-9a-f]+, not 0x[0-9a-f]*5$",
+    ),
+    "cause": (
+        *("8'h14: s_axil_rdata <= ", "registers[6'h3f]", "32'd2"),
+        "reports READ_ERROR .cause address 0x700000123",
+    ),
+    "idle": ("busy & ", "(issued <= BURSTS)", "(issued < BURSTS)", "no instruction completed in"),
+    "boundary": (
+        *("beats < BEATS & ", "beats[3:0] == 15", "(beats[3:0] == 15 & ~beats[8])"),
+        "a layer boundary waits for 20",
+    ),
+    "sum": ("sum <= sum + ", "m_axi0_rdata", "(m_axi0_rdata + 1)", None),
+    # The cause of one frame only.
+    **{
+        f"image {frame}": (
+            *("8'h14: s_axil_rdata <= ", "registers[6'h3f]"),
+            *(f"(frames == {frame + 1} ? 32'd2 : 32'd0)", f"^image {frame}: .*reports READ_ERROR"),
+        )
+        for frame in range(3)
+    },
+}
+
+
+def with_faults(file: Path) -> str:
+    """The stand-in with all of them, each there if ``file`` holds its number: one build for all."""
+    text, choices = FAKE, {}
+    for number, (place, right, wrong, _) in enumerate(FAULTS.values(), 1):
+        assert place + right in FAKE, place
+        choices.setdefault((place, right), []).append(f"fault[0] == {number} ? {wrong} : ")
+    for (place, right), wrongs in choices.items():
+        text = text.replace(place + right, f"{place}({''.join(wrongs)}{right})")
+    declared = f"""
+  reg [7:0] fault [0:0], frames;
+  initial $readmemh("{file}", fault);
+  always @(posedge clk) frames <= rst ? 8'd0 : frames + {{7'd0, start}};
+
+  wire write ="""
+    return text.replace("\n  wire write =", declared)
+
+
+@pytest.fixture(scope="module")
+def fault_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fault") / "fault.hex"
+
+
+@pytest.fixture
+def faulty(fault_file: Path) -> Callable[[str], FrameSetup]:
+    """The stand-in with one of the faults, until the next call."""
+
+    def make(name: str) -> FrameSetup:
+        fault_file.write_text(f"{[*FAULTS].index(name) + 1:02x}\n")
+        return setup(with_faults(fault_file))
+
+    return make
 
 
 def part(count: int, base: int, first_token: int, tokens: int) -> dict[str, object]:
@@ -68,7 +135,7 @@ TABLE = {
 }
 
 
-def setup(text: str = TOP, table: dict[str, object] = TABLE) -> FrameSetup:
+def setup(text: str = FAKE, table: dict[str, object] = TABLE) -> FrameSetup:
     return FrameSetup(
         verilog=(Source("fake.v", text.encode()),),
         top="fake",
@@ -126,46 +193,14 @@ def test_latency_and_bandwidth(latency: int, bandwidth: float, beat_cycles: floa
     assert abs(frame.completions[Engine.LOAD][0] - (latency + 16 * beat_cycles)) <= 10
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("assign m_axi0_arsize = 4", "assign m_axi0_arsize = 3", "AR must be an aligned"),
-        ("arlen = 15", "arlen = 16", "in no region|within 4 KiB"),
-        ("{registers[9], registers[8]}", "{32'd0, registers[8]}", "in no region"),
-        ("assign m_axi0_wlast = 1", "assign m_axi0_wlast = 0", "WLAST"),
-        ("assign s_axil_bresp = 0", "assign s_axil_bresp = 2", "BRESP is 2"),
-        ("32'h48574731", "32'h48574732", "IDENTITY must read"),
-        (BUILD, "BUILD = 64'h5", "BUILD must read 0x[0-9a-f]+, not 0x5"),
-        (
-            "registers[6'h3f] <= 0",
-            "registers[6'h3f] <= 2",
-            "reports READ_ERROR .cause address 0x700000123",
-        ),
-        ("& (issued <= BURSTS)", "& (issued < BURSTS)", "no instruction completed in"),
-        ("beats[3:0] == 15", "beats[3:0] == 15 & ~beats[8]", "a layer boundary waits for 20"),
-    ],
-)
-def test_faults_of_the_design_are_named(old: str, new: str, message: str) -> None:
-    assert old in TOP
-    with pytest.raises(SimulationError, match=message):
-        run_frames(setup(TOP.replace(old, new)), INPUTS[:1])
+@pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault[3]])
+def test_faults_of_the_design_are_named(name: str, faulty: Callable[[str], FrameSetup]) -> None:
+    """The harness ends with the first fault: fewer images may come back than were given."""
+    with pytest.raises(SimulationError, match=FAULTS[name][3]):
+        run_frames(faulty(name), INPUTS)
 
 
-@pytest.mark.parametrize("faulty", [0, 1, 2])
-def test_a_fault_names_its_image(faulty: int) -> None:
-    """The harness ends with the first fault: fewer images come back than were given."""
-    old = "registers[6'h3f] <= 0;"
-    assert old in TOP
-    new = f"""registers[6'h3f] <= 0; registers[6'h3e] <= 0;
-    end
-    if (start) begin
-      registers[6'h3e] <= registers[6'h3e] + 1;
-      registers[6'h3f] <= (registers[6'h3e] == {faulty}) ? 2 : 0;"""
-    with pytest.raises(SimulationError, match=f"^image {faulty}: .*reports READ_ERROR"):
-        run_frames(setup(TOP.replace(old, new)), INPUTS)
-
-
-def test_one_wrong_bit_per_frame() -> None:
+def test_one_wrong_bit_per_frame(faulty: Callable[[str], FrameSetup]) -> None:
     """Each is in its frame only, whatever becomes of the frame."""
     bits = [0, 8 * 16 * BEATS - 1, 1000]
     expected = []
@@ -173,11 +208,8 @@ def test_one_wrong_bit_per_frame() -> None:
         beat, place = divmod(bit, 128)
         sign = -1 if int.from_bytes(IMAGE[16 * beat :][:16].tobytes(), "little") >> place & 1 else 1
         expected.append((reference_sum(INPUTS[0]) + (sign << place)) % (1 << 128))
-    for text, cause in (
-        (TOP, Cause.NONE),
-        (TOP.replace("registers[6'h3f] <= 0", "registers[6'h3f] <= 2"), Cause.READ_ERROR),
-    ):
-        frames = run_damaged(setup(text), INPUTS[0], bits)
+    for design, cause in ((setup(), Cause.NONE), (faulty("cause"), Cause.READ_ERROR)):
+        frames = run_damaged(design, INPUTS[0], bits)
         assert [frame.bit for frame in frames] == bits
         assert [int.from_bytes(f.output.tobytes(), "little") for f in frames] == expected
         assert {(frame.cause, frame.address) for frame in frames} == {(cause, 0x7_0000_0123)}
@@ -198,9 +230,8 @@ def test_progress_within_an_image() -> None:
     assert _part_done(50, None) == 0
 
 
-def test_changed_verilog_changes_the_result() -> None:
-    changed = TOP.replace("sum <= sum + m_axi0_rdata", "sum <= sum + m_axi0_rdata + 1")
-    frame = run_frames(setup(changed), INPUTS[:1]).frames[0]
+def test_changed_verilog_changes_the_result(faulty: Callable[[str], FrameSetup]) -> None:
+    frame = run_frames(faulty("sum"), INPUTS[:1]).frames[0]
     assert int.from_bytes(frame.output.tobytes(), "little") == reference_sum(INPUTS[0]) + BEATS + 1
 
 
@@ -263,18 +294,20 @@ def test_waveform(tmp_path: Path) -> None:
     assert list(part.items())[1:] == [i for i in beats.items() if 1500 < i[0] < 1610]
 
 
-def test_waveform_of_what_does_not_finish(tmp_path: Path) -> None:
-    text = TOP.replace("& (issued <= BURSTS)", "& (issued < BURSTS)")
+def test_waveform_of_what_does_not_finish(
+    tmp_path: Path, faulty: Callable[[str], FrameSetup]
+) -> None:
+    design = faulty("idle")
     with pytest.raises(SimulationError, match="no instruction completed in") as caught:
-        run_frames(setup(text), INPUTS[:1], watchdog=1000)
+        run_frames(design, INPUTS[:1], watchdog=1000)
     image, cycle = caught.value.image, caught.value.cycle
     assert image == 0
     assert cycle is not None
     path = tmp_path / "wave.vcd"
-    run_wave(setup(text), INPUTS, Window(0, cycle - 10, cycle + 10), path, watchdog=1000)
+    run_wave(design, INPUTS, Window(0, cycle - 10, cycle + 10), path, watchdog=1000)
     assert max(changes(path, "clk")) == 10 * (cycle - 1) + 5  # given up before that cycle
     with pytest.raises(SimulationError, match="no instruction completed in"):
-        run_wave(setup(text), INPUTS, Window(0, cycle + 10, cycle + 20), path, watchdog=1000)
+        run_wave(design, INPUTS, Window(0, cycle + 10, cycle + 20), path, watchdog=1000)
 
 
 def test_input_of_another_size_is_refused() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hwgen.boards import Board, get_board
-from hwgen.columns import dense
+from hwgen.columns import dense, parse_groups
 from hwgen.errors import DoesNotFitError, UsageError
 from hwgen.frontend.models import MODELS
 from hwgen.graph.spec import ModelSpec
@@ -198,7 +198,7 @@ def test_what_fits_is_what_is_built() -> None:
     assert fits(DIGITS, columns=32) == given(DIGITS, columns=32)
 
 
-@pytest.mark.parametrize("values", [{}, {"rows": 64, "columns": 128}, {"row_blocks": 4}])
+@pytest.mark.parametrize("values", [{}, {"rows": 64, "columns": 58}, {"row_blocks": 4}])
 def test_the_image_that_fits_is_found_for_the_options_given(values: dict[str, int]) -> None:
     spec = MODELS["vit_base"]
     large = replace(spec, image_size=480)
@@ -212,6 +212,22 @@ def test_the_image_that_fits_is_found_for_the_options_given(values: dict[str, in
     fits(smaller, **values)
     with pytest.raises(DoesNotFitError):
         fits(replace(spec, image_size=nearest + spec.patch), **values)
+
+
+def test_cascades_that_cannot_be_placed_are_refused() -> None:
+    """29 cascades of 64 DSPs in the device's columns; a board that does not know takes all."""
+    assert fits(TINY, rows=64, columns=58).config.columns == 58
+    with pytest.raises(DoesNotFitError) as caught:
+        fits(TINY, rows=64, groups=parse_groups("dual:60:8,digits:20:4"))
+    error = caught.value
+    assert (error.resource, error.demand, error.bound) == ("DSP cascades", 30, 29)
+    assert error.levers[0] == "--groups dual:58:8,digits:20:4"
+    fits(TINY, rows=64, groups=parse_groups("dual:58:8,digits:60:8"))
+    fits(TINY, rows=32, columns=152)
+    with pytest.raises(DoesNotFitError, match="at most 76"):
+        fits(TINY, rows=32, columns=154)
+    unknown = ZCU102.model_copy(update={"dsp_column_heights": None})
+    check_fits(TINY, unknown, DesignOptions(values={"rows": 64, "columns": 60}), DEFAULT_FUNCTION)
 
 
 def test_too_large_banks_are_no_fault_of_the_image() -> None:

@@ -162,7 +162,7 @@ SHAPES = Shapes.of(spec(), FRACTIONAL)
         ({"notes": [1]}, "notes[0] must be a text, not 1"),
         ({"model": ""}, "model must be a name, not an empty text"),
         ({"model": 3}, "model must be a text, not 3"),
-        ({"shapes": {}}, "shapes.image_size must be stated, and is missing"),
+        ({"shapes": {}}, "shapes.image_size, shapes.channels, "),
         ({"shapes": None}, "shapes must be a table, not null"),
         ({"shapes_digest": "0"}, "shapes_digest must be the SHA-256 of the shapes, and is not"),
     ],

@@ -157,5 +157,5 @@ def test_liberty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_killed_yosys_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HWGEN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(yosys, "_WORKER", "import os; os.kill(os.getpid(), 9)")
-    with pytest.raises(ToolError, match=r"ended by signal 9 \(SIGKILL: out of memory"):
+    with pytest.raises(ToolError, match=r"ended by signal SIGKILL \(out of memory"):
         synthesise(write(tmp_path), "top")

@@ -29,7 +29,7 @@ FILL = "-DHWGEN_FILL_MEMORIES"
 
 @pytest.mark.parametrize("language", [pytest.param("-g2005", marks=pytest.mark.slow), "-g2012"])
 def test_a_frame(language: str, tmp_path: Path) -> None:
-    frame = make_frame(1, small=True)
+    frame = make_frame(1)
     top = Accelerator(frame.config)
     (tmp_path / "top.v").write_text(convert(top, TOP, top.leaves()))
     bench = build_icarus(TOP, [tmp_path / "top.v"], tmp_path, options=[language, FILL])

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.verilator
 
 @pytest.mark.parametrize("ports", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_frames_between_foreign_models(ports: int) -> None:
-    frame = make_frame(ports, small=True)
+    frame = make_frame(ports)
     pauses = [0.0, 0.5, 0.9, 0.0]
     results = run_library(frame, pauses)
     assert len(results) == len(pauses)

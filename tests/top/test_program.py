@@ -9,14 +9,14 @@ import pytest
 from hwgen.sim.cocotb_bench.program import OUTPUT_GAP, TOKENS, make_frame
 
 
-@pytest.mark.parametrize("small", [False, True])
-def test_stored_tensors_are_alive(small: bool) -> None:
-    frame = make_frame(1, small=small)
+@pytest.mark.parametrize("ports", [1, 2])
+def test_stored_tensors_are_alive(ports: int) -> None:
+    frame = make_frame(ports)
     stored = np.frombuffer(frame.output, np.uint8)[OUTPUT_GAP:]
     normalised, rest = stored[: 3 * 16 * TOKENS].view(np.int8), stored[3 * 16 * TOKENS :]
     codes, rest = rest[: 2 * 16 * TOKENS], rest[(2 * TOKENS + 24) * 16 :]
-    assert frame.config.softmax_fractional == small
-    if small:
+    assert frame.config.softmax_fractional == (ports == 1)
+    if frame.config.softmax_fractional:
         shifted, rest = rest[: 16 * TOKENS].view(np.int8), rest[16 * TOKENS :]
         assert shifted.std() > 10
         assert np.mean(np.abs(shifted.astype(int)) == 127) < 0.1
@@ -29,7 +29,7 @@ def test_stored_tensors_are_alive(small: bool) -> None:
 
 
 def test_image_depends_on_ports_only_in_tiles() -> None:
-    one, two = make_frame(1), make_frame(2)
-    assert one.output == two.output
-    assert one.input_bytes == two.input_bytes
-    assert one.instructions == two.instructions
+    two, three = make_frame(2), make_frame(3)
+    assert two.output == three.output
+    assert two.input_bytes == three.input_bytes
+    assert two.instructions == three.instructions

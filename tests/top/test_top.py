@@ -209,8 +209,18 @@ def random_resets(count: int, first: int) -> list[Scenario]:
     return jobs
 
 
+def sharp_resets(count: int) -> list[Scenario]:
+    """Resets in moments of a few cycles, ``count`` of each kind."""
+    # Requests wait for AR in the very cycle in which the masters begin to drain.
+    early = {"kind": "random reset", "how": "soft", "within": 300, "chances": {"ar": 0.3}}
+    met = {(job["how"], job["phase"]): job for job in resets()}
+    # In the middle of a row: an engine that counts on from there would be out of step for ever.
+    rows = [met["hard", phase] | {"within": 60} for phase in ("layernorm", "softmax")]
+    return [early, *rows] * count
+
+
 def small() -> list[Scenario]:
-    """One of each kind: catches most faults of the hardware in seconds."""
+    """One of each kind: catches most faults of the hardware in seconds (``scripts/faults``)."""
     fetches = [job for job in bus_errors() if job["what"] == "fetch"]
     errors = {job["what"] + job.get("position", ""): job for job in bus_errors()}
     lonely = [job for job in lonely_errors() if job["response"] == "SLVERR"]
@@ -236,11 +246,7 @@ def small() -> list[Scenario]:
         *damaged_instructions(),
         *({"kind": "random reset", "how": how, "within": 900} for how in ("hard", "soft") * 6),
     ]
-    # Requests wait for AR in the very cycle in which the masters begin to drain.
-    early = {"kind": "random reset", "how": "soft", "within": 300, "chances": {"ar": 0.3}}
-    jobs += [early] * 10
-    # In the middle of a row: an engine that counts on from there would be out of step for ever.
-    jobs += [met["hard", phase] | {"within": 60} for phase in ("layernorm", "softmax")] * 8
+    jobs += sharp_resets(9)
     return [job | {"ceiling": 30_000} for job in jobs]
 
 
@@ -257,7 +263,7 @@ def run(ports: int) -> dict[str, Any]:
     jobs += host_errors(ports)
     if ports == 1:
         jobs = [*frames(), *other_errors(), *register_accesses(), *resets(), *load_errors(), *jobs]
-        jobs += damaged_instructions()
+        jobs += [*damaged_instructions(), *sharp_resets(4)]
     else:
         jobs += [*other_errors()[:3], *resets()[::4]]
         jobs += [job for port in range(1, ports) for job in port_errors(port)]
@@ -285,9 +291,10 @@ KINDS = [
 ]
 
 
+@pytest.mark.slow  # the others have all of it, but for some resets
 def test_small() -> None:
     jobs = seeded(small(), 50)
-    report = run_bench(make_frame(1, small=True), jobs, seed=3, stop=True)
+    report = run_bench(make_frame(1), jobs, seed=3, stop=True)
     check(report, *(kind for kinds in KINDS for kind in kinds))
     assert len(report["results"]) == len(jobs)
     assert report["bins"][bins.OVERRUN]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hwgen.emit.verilog import external_modules
 from hwgen.errors import ConfigError, FormatError, SimulationError, UsageError
 from hwgen.units import (
     UNITS,
@@ -164,3 +165,27 @@ def test_multiplier_cells_are_dsp_blocks(tmp_path: Path) -> None:
     parameters = {"rows": 4, "columns": 4, "cells": "multiplier"}
     folder = emit_unit(UNITS["systolic-array"], parameters, tmp_path / "unit")
     assert synthesise_folder(folder)["dsp"] == 16
+
+
+def test_dual_cells_are_in_files_of_their_own(tmp_path: Path) -> None:
+    """Simulation takes the twin, synthesis the DSP blocks; nothing else differs."""
+    parameters = {"rows": 4, "columns": 4, "cells": "dual", "weight_bits": 8}
+    folder = emit_unit(UNITS["systolic-array"], parameters, tmp_path / "unit")
+    manifest = UnitManifest.load(folder)
+    shared, twin, primitive = manifest.verilog
+    assert manifest.simulation == (shared, twin) and manifest.synthesis == (shared, primitive)
+    texts = {name: (folder / name).read_text() for name in manifest.verilog}
+    assert {name for name, text in texts.items() if "DSP48E2" in text} == {primitive}
+    assert external_modules(texts[shared] + texts[primitive]) == {"DSP48E2"}
+    assert external_modules(texts[shared] + texts[twin]) == set()
+
+
+@pytest.mark.slow
+def test_groups_cost_what_they_cost_in_an_accelerator(tmp_path: Path) -> None:
+    """Half a DSP block for a cell of dual columns; figures of every group."""
+    parameters = {"rows": 4, "groups": "dual:4:8,digits:2:4"}
+    folder = emit_unit(UNITS["systolic-array"], parameters, tmp_path / "unit")
+    facts = synthesise_folder(folder)
+    assert facts["dsp"] == 4 * 4 // 2
+    assert facts["macs_per_cycle"] == 4 * 6
+    assert 0 < facts["dual_w8_column_lut_per_mac"] < facts["digits_w4_column_lut_per_mac"] < 40

@@ -55,7 +55,32 @@ def test_options_are_spelt_with_hyphens() -> None:
     [
         ("systolic-array", {"weight_bits": "9"}, "--weight-bits must be in 1..8, not 9.*: 8"),
         ("systolic-array", {"rows": 0}, "--rows must be in 1..256, not 0.*: 1"),
-        ("systolic-array", {"cells": "lut"}, "--cells must be 'digits' or 'multiplier'"),
+        ("systolic-array", {"cells": "lut"}, "--cells must be 'digits' or 'multiplier' or 'dual'"),
+        (
+            "systolic-array",
+            {"cells": "dual", "weight_bits": 4},
+            "--weight-bits must be 8 with --cells dual, not 4.*: 8",
+        ),
+        (
+            "systolic-array",
+            {"groups": "dual"},
+            "--groups: a column group must be KIND:COLUMNS:BITS",
+        ),
+        (
+            "systolic-array",
+            {"groups": "digits:4:4,dual:4:8"},
+            "--groups: .* the widest first, not .*nearest legal value: dual:4:8,digits:4:4",
+        ),
+        (
+            "systolic-array",
+            {"groups": "digits:4:4", "columns": 8},
+            "--columns must be left out with --groups, which says it, not 8",
+        ),
+        (
+            "systolic-array",
+            {"groups": 4},
+            "--groups must be KIND:COLUMNS:BITS,... or 'none', not 4",
+        ),
         ("e2softmax", {"fraction_bits": 16}, "--fraction-bits must be in 0..15, not 16.*: 15"),
         ("e2softmax", {"fraction_bits": "four"}, "--fraction-bits must be an integer in 0..15"),
         ("e2softmax", {"fraction_bits": 1.0}, "--fraction-bits must be an integer"),
@@ -175,6 +200,19 @@ def test_values_out_of_range(unit: str, change: dict[str, Any], message: str) ->
         UNITS[unit].reference(good(unit) | change, UNITS[unit].resolve())
 
 
+def test_a_weight_beyond_its_group() -> None:
+    unit = UNITS["systolic-array"]
+    values = unit.resolve({"groups": "dual:2:8,digits:2:4"})
+    weights = np.full((5, 8), 7)
+    weights[3, [0, 5]] = 8
+    unit.reference(good(unit.name) | {"weights": weights}, values)
+    weights[3, 6] = 8
+    with pytest.raises(
+        FormatError, match=r"weights\[3, 6\] must be in -7..7, not 8 \(.* digits:2:4\).*: 7"
+    ):
+        unit.reference(good(unit.name) | {"weights": weights}, values)
+
+
 def test_objects_are_never_unpickled(tmp_path: Path) -> None:
     np.savez(tmp_path / "in.npz", logits=np.array([[{}]], object))
     with pytest.raises(FormatError, match="plain arrays"):
@@ -216,6 +254,16 @@ def test_packed_weights() -> None:
     expected = [0o105, 0o371]
     packed = unit.pack_weights(weights, values)
     assert [int.from_bytes(row.tobytes(), "little") for row in packed[0, 0]] == expected
+
+
+def test_packed_weights_of_groups() -> None:
+    """Fields of the cells' widths: above a weight of 4 bits its carry, which is 0."""
+    unit = UNITS["systolic-array"]
+    values = unit.resolve({"rows": 1, "groups": "dual:2:8,digits:2:4,digits:2:1"})
+    packed = unit.pack_weights(np.array([[-2, 3, -1, 5, -1, 1]], np.int8), values)
+    fields = 0xFE | 3 << 8 | 0b01111 << 16 | 0b00101 << 21 | 0b01 << 26
+    assert int.from_bytes(packed[0, 0, 0].tobytes(), "little") == fields
+    assert unit.packed_weight_bytes(values) == -(-(16 + 8 + 2) // 8)
 
 
 def test_packed_bytes_fall_with_the_width() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hwgen.columns import parse_groups
 from hwgen.numerics.formats import weight_format
 from hwgen.sim.unit_bench import HANDSHAKES, run_unit
 from hwgen.units import UNITS, UnitResult, simulate, unit_verilog
@@ -92,16 +93,44 @@ def check_array(rows: int, columns: int, bits: int, cells: str, *, tile_rows: in
     ("rows", "columns", "bits", "cells"),
     [
         (5, 7, 1, "digits"),
-        (4, 12, 2, "digits"),
-        (5, 7, 5, "digits"),
+        (2, 9, 2, "digits"),
+        (3, 5, 5, "digits"),
         (8, 8, 8, "digits"),
-        (16, 16, 3, "digits"),
         (9, 4, 8, "multiplier"),
         (1, 3, 4, "digits"),
+        (6, 5, 8, "dual"),
     ],
 )
 def test_array(rows: int, columns: int, bits: int, cells: str) -> None:
     check_array(rows, columns, bits, cells)
+
+
+def check_groups(rows: int, groups: str, *, tile_rows: int = 16) -> None:
+    """Columns of several widths: every column of a product has the width of its place in a tile."""
+    parameters: dict[str, object] = {"rows": rows, "groups": groups, "tile_rows": tile_rows}
+    parts = parse_groups(groups)
+    widths = [group.weight_bits for group in parts for _ in range(group.columns)]
+    rng = np.random.default_rng([rows, len(widths)])
+    sizes = [
+        (1, 2 * rows + 1, len(widths)),
+        (2 * tile_rows + 1, rows + 1, 2 * len(widths) - 1),
+        (rows - 1, 3 * rows, 1),
+    ]
+    for index, (m, k, n) in enumerate(sizes):
+        dtype = (np.int8, np.uint8)[index % 2]
+        vectors = product(rng, m, k, n, 8, dtype)
+        bits = np.resize(widths, n)
+        columns = [product(rng, m, k, 1, int(b), dtype)["weights"] for b in bits]
+        vectors["weights"] = np.concatenate(columns, axis=1)
+        check("systolic-array", parameters, vectors, MODES[index])
+
+
+@pytest.mark.parametrize(
+    ("rows", "groups"),
+    [(9, "dual:4:8,digits:6:4,digits:2:1"), (4, "digits:2:8,digits:2:3,digits:2:2")],
+)
+def test_array_of_groups(rows: int, groups: str) -> None:
+    check_groups(rows, groups)
 
 
 @pytest.mark.slow

@@ -115,8 +115,8 @@ class DigitColumn(Leaf):
 
     A weight of two's complement bits is the sum of 4^k d_k with d_k = -2 b(2k+1) + b(2k) + b(2k-1),
     -2..2 (Booth; the sign bit repeats); every value is taken, the lowest too. b(-1) is 0, or the
-    carry, which costs digit 0 nothing. Digit k of a row and the addition to its cascade take one LUT
-    per bit; the cascades are summed at last.
+    carry, which costs digit 0 nothing. Digit k of a row and the addition to its cascade take one
+    LUT per bit; the cascades are summed at last.
     """
 
     columns: DigitColumns
