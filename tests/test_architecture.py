@@ -57,6 +57,7 @@ OWNERS = {
     "cocotb": {"sim"},
     "click": {"cli"},
     "threadpoolctl": {"threads"},
+    "numba": {"numerics"},
     "rich": {"report"},
     "pydantic": {
         *("reading", "boards", "emit", "explore", "frontend", "graph", "report", "sim", "stages"),
