@@ -71,9 +71,10 @@ class BlockAssembler(wiring.Component):
 
     A beat is taken when ``valid`` and ``room`` are high: as part ``part`` of a plane, in every cell
     bit of ``bits`` (to extend a sign, the top plane goes to the bits above it too); the cell bits
-    of ``clear`` become zero. ``last`` marks a block's last beat. One block is handed out row by row
-    while the next arrives: a row is offered two cycles after its block's last beat at the earliest,
-    one row a cycle; ``final`` comes out with its block.
+    of ``clear`` become zero, and bit 0 becomes one with ``sign``. ``last`` marks a block's last
+    beat. One block is handed out row by row while the next arrives: a row is offered two cycles
+    after its block's last beat at the earliest, one row a cycle; ``final`` comes out with its
+    block.
     """
 
     def __init__(self, group: ColumnGroup, *, rows: int, beat_bits: int) -> None:
@@ -95,6 +96,7 @@ class BlockAssembler(wiring.Component):
                 "bits": In(group.cell_bits),
                 "part": In(range(max(2, self.shape.plane_beats))),
                 "clear": In(group.cell_bits),
+                "sign": In(1),
                 "last": In(1),
                 "final": In(1),
                 "room": Out(1),
@@ -138,6 +140,9 @@ class BlockAssembler(wiring.Component):
                     m.d.sync += piece.eq(self.beat[: len(piece)])
             with m.If(take & self.clear[bit]):
                 m.d.sync += arriving.eq(0)
+            if bit == 0 and group.weight_bits > 1:
+                with m.If(take & self.sign):
+                    m.d.sync += arriving.eq(-1)
             with m.If(copy):
                 m.d.sync += handed.eq(arriving)
             planes.append(handed)
@@ -325,6 +330,8 @@ class WeightPlanes(wiring.Component):
                 assembler.beat.eq(self.i_stream.payload),
                 assembler.bits.eq(bits),
                 assembler.clear.eq(clear),
+                # A plane alone holds signs, which go to all bits above: -1 is ...11, +1 is ...01.
+                assembler.sign.eq(top == 0),
                 assembler.part.eq(part),
                 assembler.last.eq(last_part & at_top),
                 assembler.final.eq(passes.last & slices.last & tiles.last),
