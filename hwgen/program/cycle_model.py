@@ -51,7 +51,7 @@ READ = 4
 #: Last row granted -> all sums in the accumulators: READ + rows + groups + this.
 ARRAY = 3
 #: Weights: shadow free -> full, beyond R rows, at best.
-INJECT = 1
+INJECT = 0
 #: V rows: shadow free -> full, beyond the words read.
 ROWS_INJECT = 4
 #: K columns: last word read -> emission may start; start of emission -> full, beyond R rows.
@@ -492,7 +492,8 @@ class _Model:
                     while len(self.arrived) <= weight_pass:
                         yield
                     start = max(time, free)
-                    end = max(start + timing.full, self.arrived[weight_pass] + timing.tail)
+                    # The timing counts from the swap, in front of the first free cycle.
+                    end = max(start - 1 + timing.full, self.arrived[weight_pass] + timing.tail)
                     last = 0 if timing.taken is None else start + timing.taken
                     self.consumed.append((start, last))
                     weight_pass += 1
