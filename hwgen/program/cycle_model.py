@@ -494,7 +494,9 @@ class _Model:
                     start = max(time, free)
                     # The timing counts from the swap, in front of the first free cycle.
                     end = max(start - 1 + timing.full, self.arrived[weight_pass] + timing.tail)
-                    last = 0 if timing.taken is None else start + timing.taken
+                    # The last block comes when the pass before has been handed out, or later.
+                    handed = self.full[-1] if self.full else 0
+                    last = handed if timing.taken is None else start - 1 + timing.taken
                     self.consumed.append((start, last))
                     weight_pass += 1
                 elif source == StationarySource.ROWS:
