@@ -8,14 +8,12 @@ coefficients are fitted (:mod:`hwgen.explore.resources`).
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import gcd
 from types import MappingProxyType
 from typing import Any
 
-from hwgen.config import AcceleratorConfig, aligned_columns
+from hwgen.config import AcceleratorConfig
 from hwgen.explore.memories import MemoryMapping, block_ram, cheapest, lut_ram
 from hwgen.isa.instructions import BODY_BITS, CHECKED_BITS, WAIT_BITS, Engine
 from hwgen.numerics.ailayernorm import AILayerNormShape
@@ -60,24 +58,25 @@ def _shift_registers(stages: int) -> int:
 
 def _array_features(*, rows: int, columns: int, tile_rows: int) -> Features:
     lanes = rows // 2
-    groups = columns // lanes
+    strips = columns // lanes
     row_bits = _index_bits(tile_rows)
-    # The weights of group g arrive g cycles later: registers, beyond two stages shift registers.
+    # The weights of strip s arrive s cycles later: registers, beyond two stages shift registers.
     weight_line = 8 * lanes + _index_bits(rows)
     skew = range(rows)
-    drained = 32 * lanes  # bits of the choice among the groups
+    drained = 32 * lanes  # bits of the choice among the segments
     return {
         "rows": rows,
-        # Within a group everything is a matter of the rows, which have four values.
-        f"groups_of_{rows}_rows": groups,
-        "group_row_bits": groups * row_bits,
+        # Within a strip everything is a matter of the rows, which have four values.
+        f"strips_of_{rows}_rows": strips,
+        "strip_row_bits": strips * row_bits,
         "shift_registers": 9 * sum(map(_shift_registers, skew))
-        + weight_line * sum(map(_shift_registers, range(groups))),
-        "weight_registers": weight_line * sum(g for g in range(groups) if g <= 2),
-        "weight_valid": groups * (groups - 1) / 2,
-        "drained_bits": drained * (groups > 1),
-        "drained_bits_beyond_4": drained * max(0, groups - 4),
-        "drained_bits_beyond_6": drained * max(0, groups - 6),
+        + weight_line * sum(map(_shift_registers, range(strips))),
+        "weight_registers": weight_line * sum(s for s in range(strips) if s <= 2),
+        "weight_valid": strips * (strips - 1) / 2,
+        "select_bits": lanes * _index_bits(strips) * (strips > 1),
+        "drained_bits": drained * (strips > 1),
+        "drained_bits_beyond_4": drained * max(0, strips - 4),
+        "drained_bits_beyond_6": drained * max(0, strips - 6),
     }
 
 
@@ -168,49 +167,21 @@ def _has_odd_factor(factor: int) -> bool:
     return factor & (factor - 1) != 0
 
 
-def gearbox_kind(*, wide_beat_bits: int, columns: int, rows: int) -> tuple[int, int, int]:
-    """Units of a beat and of a row, and those that pad a pass to whole beats."""
-    row_bits = 8 * columns
-    unit = gcd(wide_beat_bits, row_bits)
-    beat, row = wide_beat_bits // unit, row_bits // unit
-    return beat, row, -rows * row % beat
-
-
-#: Multipliers of the largest array whose kind of gearbox has a coefficient of its own.
-GEARBOX_PRODUCTS = 1024
-
-
-@functools.cache
-def gearbox_kinds() -> Mapping[tuple[int, int, int], int]:
-    """Kinds that have a coefficient of their own, and rows of an array that has such a gearbox."""
-    kinds: dict[tuple[int, int, int], int] = {}
-    for rows in (16, 32, 64, 128):
-        for columns in aligned_columns(rows):
-            if rows * columns <= max(GEARBOX_PRODUCTS, rows * rows):
-                for ports in range(1, 7):
-                    beat = 128 * ports
-                    kind = gearbox_kind(wide_beat_bits=beat, columns=columns, rows=rows)
-                    kinds.setdefault(kind, rows)
-    return MappingProxyType(dict(sorted(kinds.items())))
-
-
-def _gearbox_features(*, wide_beat_bits: int, columns: int, rows: int) -> Features:
-    """Equal slices, one per bit of a unit, and their control.
-
-    What Yosys makes of a slice follows no simple law of its kind.
-    """
-    kind = gearbox_kind(wide_beat_bits=wide_beat_bits, columns=columns, rows=rows)
-    beat, row, padding = kind
-    unit = wide_beat_bits // beat
-    capacity = row + 2 * beat - 1
-    known = kind in gearbox_kinds()
+def _planes_features(*, rows: int, columns: int, wide_beat_bits: int) -> Features:
+    """Two blocks in registers, the choice of a row of the one that is handed out, their order."""
+    block_rows = min(rows, max(1, wide_beat_bits // columns))
+    plane_beats = _ceil_div(block_rows * columns, wide_beat_bits)
+    blocks = _ceil_div(rows, block_rows)
     return {
         "constant": 1,
-        "units": capacity,
-        "held_bits": capacity * unit,
-        f"slices_{beat}_{row}_{padding}" if known else f"beat_bits_{beat}": unit
-        if known
-        else capacity * unit,
+        "block_bits": 8 * block_rows * columns,
+        "row_bits": _index_bits(rows),
+        "order": blocks,
+        "order_bits": _index_bits(blocks),
+        "plane_beats": plane_beats,
+        "block_rows": block_rows,
+        # The multiplexers that Yosys makes cost an uneven number of LUTs.
+        f"bits_of_{block_rows}": 8 * columns if block_rows > 1 else 0,
     }
 
 
@@ -219,12 +190,12 @@ def _matmul_features(*, tile_rows: int) -> Features:
 
 
 def _drain_features(
-    *, rows: int, groups: int, memory_ports: int, tile_rows: int, softmax_fractional: bool
+    *, rows: int, segments: int, memory_ports: int, tile_rows: int, softmax_fractional: bool
 ) -> Features:
     features = {
         "constant": 1,
         "rows": rows,
-        "group_bits": _index_bits(groups),
+        "segment_bits": _index_bits(segments),
         "ports": memory_ports,
     }
     if softmax_fractional:
@@ -401,18 +372,18 @@ def _fifo(words: int, width: int) -> MemoryMapping:
     return cheapest(words - 1, width)
 
 
+def _constant_fifo(*, wide_beat_bits: int, constant_fifo_beats: int) -> MemoryMapping:
+    return _fifo(constant_fifo_beats, wide_beat_bits + 1)  # with the mark of a tile's last beat
+
+
 def _constant_fifo_features(*, wide_beat_bits: int, constant_fifo_beats: int) -> Features:
-    memory = _fifo(constant_fifo_beats, wide_beat_bits)
+    memory = _constant_fifo(wide_beat_bits=wide_beat_bits, constant_fifo_beats=constant_fifo_beats)
     return {
         "constant": 1,
         "depth_bits": _index_bits(constant_fifo_beats),
         "memory": memory.lut,
-        "memory_registers": wide_beat_bits * (memory.lut > 0),
+        "memory_registers": (wide_beat_bits + 1) * (memory.lut > 0),
     }
-
-
-def _constant_fifo_blocks(*, wide_beat_bits: int, constant_fifo_beats: int) -> float:
-    return _fifo(constant_fifo_beats, wide_beat_bits).bram36
 
 
 def _sequencer_features(*, queue_depth: int, instruction_check: bool) -> Features:
@@ -472,12 +443,12 @@ UNITS: Mapping[str, Unit] = MappingProxyType(
             # The address of the next tile of V.
             dsp=lambda *, rows, columns: int(_has_odd_factor(columns // rows)),
         ),
-        "gearbox": Unit(
-            parameters=("wide_beat_bits", "columns", "rows"), features=_gearbox_features
+        "weight_planes": Unit(
+            parameters=("rows", "columns", "wide_beat_bits"), features=_planes_features
         ),
         "matmul": Unit(parameters=("tile_rows",), features=_matmul_features),
         "drain": Unit(
-            parameters=("rows", "groups", "memory_ports", "tile_rows", "softmax_fractional"),
+            parameters=("rows", "segments", "memory_ports", "tile_rows", "softmax_fractional"),
             features=_drain_features,
             dsp=lambda *, rows, **_: 2 * (rows // 2),
             bram36=_row_shift_blocks,
@@ -512,7 +483,7 @@ UNITS: Mapping[str, Unit] = MappingProxyType(
         "constant_fifo": Unit(
             parameters=("wide_beat_bits", "constant_fifo_beats"),
             features=_constant_fifo_features,
-            bram36=_constant_fifo_blocks,
+            bram36=lambda **sizes: _constant_fifo(**sizes).bram36,
         ),
         "sequencer": Unit(
             parameters=("queue_depth", "instruction_check"), features=_sequencer_features
