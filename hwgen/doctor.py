@@ -53,6 +53,7 @@ def examine() -> tuple[Check, ...]:
                 ("pyosys", "pyosys", True, ""),
                 ("torch", "", False, "only .pt checkpoints need it"),
                 ("pillow", "", False, "only image folders need it"),
+                ("numba", "", False, "only makes evaluate faster: pip install hwgen[fast]"),
             )
         ),
         _simulator(),

@@ -20,6 +20,7 @@ HEIGHT = {
     "files": 0,
     "models": 0,  # data files
     "numerics": 1,
+    "processes": 1,
     "reading": 1,
     "threads": 0,
     "outputs": 2,
@@ -57,6 +58,7 @@ OWNERS = {
     "cocotb": {"sim"},
     "click": {"cli"},
     "threadpoolctl": {"threads"},
+    "numba": {"numerics"},
     "rich": {"report"},
     "pydantic": {
         *("reading", "boards", "emit", "explore", "frontend", "graph", "report", "sim", "stages"),

@@ -276,6 +276,26 @@ def test_toml_and_json_say_the_same(tmp_path: Path) -> None:
     assert read_toml(toml, Outer) == read_json(json, Outer) == Outer("x", Inner(size=3), ((1, 2),))
 
 
+def test_missing_keys_are_named_together() -> None:
+    for values, sentence in (
+        ({}, "name and inner must be stated, and are missing"),
+        ({"inner": {}}, "name and inner.size must be stated, and are missing"),
+        ({"inner": {"size": 9}}, "inner.size must be at most 8, not 9 (and 1 more fault)"),
+    ):
+        with pytest.raises(FormatError) as caught:
+            validate(values, Outer)
+        assert str(caught.value).startswith(sentence)
+
+
+@dataclass(frozen=True)
+class Above:
+    number: Annotated[int, AfterValidator(lambda value, info: value + info.context)]
+
+
+def test_context_reaches_the_models_validators() -> None:
+    assert validate({"number": 2}, Above, context=40).number == 42
+
+
 @pytest.mark.parametrize("values", [{}, [], 7, {"schema_version": True}, {"schema_version": "3"}])
 def test_versions(values: Any) -> None:
     check_version({"schema_version": 3}, 3, what="Design", where="f", remedy="do it again")

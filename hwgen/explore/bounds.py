@@ -65,7 +65,7 @@ def cycle_bound(
         memory: external memory.
         weight_bits: width of the narrowest layer.
     """
-    rows, columns, lanes, groups = config.rows, config.columns, config.lanes, config.segments
+    rows, columns, lanes = config.rows, config.columns, config.lanes
     pass_size = min(pass_beats(config, form) for form in tile_formats(config, weight_bits))
     tokens, depth = spec.tokens, spec.depth
     ranges = [stop - start for start, stop in row_blocks(tokens, rows, config.tile_rows, blocks)]
@@ -78,12 +78,16 @@ def cycle_bound(
     array = 0
     drain = 0
     fill = lanes // 2 + timing.CONSTANTS_SETTLE
+
+    def chunks(valid: int, height: int) -> int:
+        """DRAIN's cycles for some columns: whole chunks, and the rows of what is left."""
+        whole, left = divmod(valid, lanes)
+        return whole * max(height, fill) + (left > 0) * height
+
     beats = 0
     for layer in _layers(spec, config):
         array += layer.count * layer.passes * layer.tiles * max(layer.rows, least)
-        valid = ceil_div(layer.columns, lanes)
-        idle = layer.tiles * groups - valid
-        drain += layer.count * (valid * max(layer.rows, fill) + idle * fill)
+        drain += layer.count * chunks(layer.columns, layer.rows)
         record = config.constant_beats + layer.passes * pass_size
         beats += layer.count * layer.tiles * record
     key_tiles, value_tiles = ceil_div(tokens, columns), ceil_div(head_slices * rows, columns)
@@ -95,9 +99,8 @@ def cycle_bound(
         attention = (key_passes - 1) * max(block, key_interval) + max(block, least)
         attention += (value_passes - 1) * max(block, value_interval) + max(block, least)
         array += depth * spec.heads * attention
-        written = ceil_div(tokens, lanes) + ceil_div(head_slices * rows, lanes)
-        idle = (key_tiles + value_tiles) * groups - written
-        drain += depth * spec.heads * (written * max(block, fill) + idle * fill)
+        written = chunks(tokens, block) + chunks(head_slices * rows, block)
+        drain += depth * spec.heads * written
         per_row = ceil_div(tokens, min(rows, config.softmax_vec))
         softmax += (
             depth * spec.heads * ((block + 1) * per_row + timing.softmax_latency(config, tokens))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PlainValidator, with_config
 
@@ -77,6 +77,14 @@ Assumptions = Annotated[
 ]
 
 
+@with_config(STRICT)
+@dataclass(frozen=True)
+class _Assumed:
+    """So that a fault has the key before it."""
+
+    assumed: Assumptions
+
+
 def assumptions_to_json(assumed: Mapping[str, Assumption]) -> dict[str, Any]:
     """The mapping ``assumed`` of results: name -> value and source, in alphabetical order."""
     return {name: assumption.to_json() for name, assumption in sorted(assumed.items())}
@@ -88,5 +96,4 @@ def assumptions_from_json(item: object) -> Mapping[str, Assumption]:
     Raises:
         FormatError: it is something else.
     """
-    assumed: Mapping[str, Assumption] = validate(item, cast(Any, Assumptions))
-    return assumed
+    return validate({"assumed": item}, _Assumed).assumed

@@ -51,7 +51,7 @@ READ = 4
 #: Last row granted -> all sums in the accumulators: READ + rows + groups + this.
 ARRAY = 3
 #: Weights: shadow free -> full, beyond R rows, at best.
-INJECT = 1
+INJECT = 0
 #: V rows: shadow free -> full, beyond the words read.
 ROWS_INJECT = 4
 #: K columns: last word read -> emission may start; start of emission -> full, beyond R rows.
@@ -64,7 +64,7 @@ DRAIN_TILE = 1
 #: Last group taken -> its first row issued and the bank released.
 DRAIN_RELEASE = 2
 DRAIN_DONE = 18
-#: Constants of a group: settling of the registers in use, beyond lanes / 2 cycles of filling.
+#: Constants of a chunk: settling of the registers in use, beyond a cycle per pair of columns.
 CONSTANTS_SETTLE = 13
 #: STORE: read latency and turn-round of a word; last beat -> response beyond the memory's latency.
 STORE_WORD = 6
@@ -492,8 +492,11 @@ class _Model:
                     while len(self.arrived) <= weight_pass:
                         yield
                     start = max(time, free)
-                    end = max(start + timing.full, self.arrived[weight_pass] + timing.tail)
-                    last = 0 if timing.taken is None else start + timing.taken
+                    # The timing counts from the swap, in front of the first free cycle.
+                    end = max(start - 1 + timing.full, self.arrived[weight_pass] + timing.tail)
+                    # The last block comes when the pass before has been handed out, or later.
+                    handed = self.full[-1] if self.full else 0
+                    last = handed if timing.taken is None else start - 1 + timing.taken
                     self.consumed.append((start, last))
                     weight_pass += 1
                 elif source == StationarySource.ROWS:
@@ -567,6 +570,10 @@ class _Model:
     def drain(self) -> _Process:
         config = self.config
         lanes = config.lanes
+        settle = CONSTANTS_SETTLE + config.rotation_stages
+        # Rows that may be left when a bank is given back; sign columns write sooner.
+        signs = any(group.weight_bits == 1 for group in config.groups)
+        distance = config.rows + config.rows // (2 if signs else 1)
         tile = 0
         time = 0
         filled = 0  # when the next group's constants are in their registers, at the earliest
@@ -583,19 +590,20 @@ class _Model:
                 while len(self.tile_ready) <= tile or len(self.constants_there) <= tile:
                     yield
                 chunks = tile_chunks(instruction, index, lanes)
-                filled = max(filled, self.constants_there[tile] + chunks[0] // 2 + 1)
+                filled = max(filled, self.constants_there[tile] + 1) + -(-chunks[0] // 2)
                 start = take = max(time, self.tile_ready[tile], filled)
                 released = None
-                for number_of_chunk, following in enumerate([*chunks[1:], lanes]):
+                for number_of_chunk, following in enumerate([*chunks[1:], 0]):
                     take = max(time, take, filled)
-                    filled = take + following // 2 + CONSTANTS_SETTLE
+                    # Of the next tile's first chunk: when its constants may begin to come.
+                    filled = take + -(-following // 2) + settle
                     # Straight on to the next chunk when its constants are there.
                     time = take + rows
                     if number_of_chunk + 1 == len(chunks) or filled > time:
                         time += DRAIN_TAKE
                     if number_of_chunk + 1 == len(chunks) and not residual:
                         # The next tile follows the last chunk's rows at a distance.
-                        released = take + DRAIN_RELEASE
+                        released = take + DRAIN_RELEASE + max(0, rows - distance)
                 if residual:
                     self.residual_reads.append((start, time))
                 self.constants_free.append(take)

@@ -6,7 +6,8 @@ A layer uses a prefix of the column groups (:class:`TileFormat`). A *pass* is th
 group as a wide beat holds bits of. A block is one plane per bit of the weight, the lowest first, in
 front of them a plane of carries where the layer is cut into slices
 (:mod:`hwgen.numerics.slices`). So a weight of four bits costs four bits, whatever columns it meets,
-and hardware widens it by repeating the top plane.
+and hardware widens it by repeating the top plane. A plane alone holds signs: a set bit is -1, a
+clear one +1.
 
 Rows go in the order of the cascade: the highest reduction index first. Blocks of a pass are ordered
 by their first row, then by group, so that all groups are loaded side by side.
@@ -49,7 +50,10 @@ class TileFormat:
 
 
 def tile_formats(
-    config: AcceleratorConfig, weight_bits: int | npt.NDArray[np.uint8]
+    config: AcceleratorConfig,
+    weight_bits: int | npt.NDArray[np.uint8],
+    *,
+    padding: bool = False,
 ) -> list[TileFormat]:
     """The ways to run a layer of some width: on wide columns, or on more of them in slices.
 
@@ -57,6 +61,7 @@ def tile_formats(
         config: the design.
         weight_bits: W of the layer, or of each of its (padded) output channels, uint8 [N], 0 for
             padding: channels that are wider than others may lie on the wide columns of every tile.
+        padding: weights of padding rows must be 0, which signs alone cannot be.
 
     Returns:
         one for every prefix of the groups that can run it.
@@ -75,11 +80,9 @@ def tile_formats(
         if slices > 1:
             planes = [narrowest] * count
         else:
-            # +1 needs two bits where the weights are two's complement.
-            planes = [
-                1 if group.weight_bits == 1 else max(2, bits)
-                for bits, group in zip(of_groups, used, strict=True)
-            ]
+            planes = [max(1 + padding, bits) for bits in of_groups]
+            if any(n > group.weight_bits for n, group in zip(planes, used, strict=True)):
+                continue
         found.append(
             TileFormat(
                 columns=config.prefixes[count - 1],
@@ -160,7 +163,7 @@ def _bits(
         columns = slice(start, start + group.columns)
         start += group.columns
         values = weights[..., columns]
-        if group.weight_bits == 1:
+        if form.planes[number] == 1:
             yield number, columns, [values < 0]
             continue
         planes = [(values >> (lowest + bit)) & 1 != 0 for bit in range(form.planes[number])]
@@ -178,8 +181,8 @@ def pack_weights(
     Args:
         config: the design.
         form: how the layer lies on the columns.
-        weights: int8 [passes * rows, tiles * columns], padded with zeros. In one-bit columns a zero
-            is stored as +1: the activations it meets must be zero.
+        weights: int8 [passes * rows, tiles * columns], padded with zeros. Where signs are stored a
+            zero becomes +1: columns only, which nobody drains.
 
     Returns:
         uint8 [tiles, bytes]: slices (the top one first) x passes of :func:`pass_blocks`.
@@ -254,7 +257,7 @@ def _cells(
     planes: list[npt.NDArray[np.uint8]], group: ColumnGroup, form: TileFormat
 ) -> npt.NDArray[np.int16]:
     """Values of cells from their planes [slices, ...]."""
-    if group.weight_bits == 1:
+    if len(planes) == 1:
         return (1 - 2 * planes[0].astype(np.int16)).astype(np.int16)
     carries = planes.pop(0) if form.carry and group.takes_slices else None
     values = np.zeros(planes[0].shape, np.int16)

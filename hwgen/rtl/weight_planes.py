@@ -69,11 +69,12 @@ def choose(values: Sequence[Value], index: Value) -> Value:
 class BlockAssembler(wiring.Component):
     """Planes of a group's blocks -> its rows; two blocks deep.
 
-    ``take`` stores ``beat`` as part ``part`` of a plane, in every cell bit of ``bits`` (to extend a
-    sign, the top plane goes to the bits above it too), and zeros the cell bits of ``clear``;
-    ``last`` marks a block's last beat. ``take`` must only be high while ``room`` is. One block is
-    handed out row by row while the next arrives: a row is offered two cycles after its block's last
-    beat at the earliest, one row a cycle; ``final`` comes out with its block.
+    A beat is taken when ``valid`` and ``room`` are high: as part ``part`` of a plane, in every cell
+    bit of ``bits`` (to extend a sign, the top plane goes to the bits above it too); the cell bits
+    of ``clear`` become zero, and bit 0 becomes one with ``sign``. ``last`` marks a block's last
+    beat. One block is handed out row by row while the next arrives: a row is offered two cycles
+    after its block's last beat at the earliest, one row a cycle; ``final`` comes out with its
+    block.
     """
 
     def __init__(self, group: ColumnGroup, *, rows: int, beat_bits: int) -> None:
@@ -90,11 +91,12 @@ class BlockAssembler(wiring.Component):
         )
         super().__init__(
             {
-                "take": In(1),
+                "valid": In(1),
                 "beat": In(beat_bits),
                 "bits": In(group.cell_bits),
                 "part": In(range(max(2, self.shape.plane_beats))),
                 "clear": In(group.cell_bits),
+                "sign": In(1),
                 "last": In(1),
                 "final": In(1),
                 "room": Out(1),
@@ -111,19 +113,20 @@ class BlockAssembler(wiring.Component):
         # The block that arrives, and the one that is handed out: the second is a copy of the first,
         # so that beats are written nowhere but where their bit belongs and no choice is needed.
         complete = Signal(name="complete")
-        valid = Signal(name="valid")
+        handing = Signal(name="handing")
+        take = self.valid & self.room
         leaving = Signal(name="leaving")
         copy = Signal(name="copy")
         m.d.comb += [
-            copy.eq(complete & (~valid | leaving)),
-            self.room.eq(~complete | ~valid | leaving),
+            copy.eq(complete & (~handing | leaving)),
+            self.room.eq(~complete | ~handing | leaving),
         ]
         m.d.sync += [
-            complete.eq((self.take & self.last) | (complete & ~copy)),
-            valid.eq(copy | (valid & ~leaving)),
+            complete.eq((take & self.last) | (complete & ~copy)),
+            handing.eq(copy | (handing & ~leaving)),
         ]
         final = Signal(2, name="final")
-        with m.If(self.take):
+        with m.If(take):
             m.d.sync += final[0].eq(self.final)
         with m.If(copy):
             m.d.sync += final[1].eq(final[0])
@@ -133,10 +136,13 @@ class BlockAssembler(wiring.Component):
             handed = Signal(size, reset_less=True, name=f"handed_{bit}")
             for part in range(shape.plane_beats):
                 piece = arriving[part * self.beat_bits : (part + 1) * self.beat_bits]
-                with m.If(self.take & self.bits[bit] & (self.part == part)):
+                with m.If(take & self.bits[bit] & (self.part == part)):
                     m.d.sync += piece.eq(self.beat[: len(piece)])
-            with m.If(self.take & self.clear[bit]):
+            with m.If(take & self.clear[bit]):
                 m.d.sync += arriving.eq(0)
+            if bit == 0 and group.weight_bits > 1:
+                with m.If(take & self.sign):
+                    m.d.sync += arriving.eq(-1)
             with m.If(copy):
                 m.d.sync += handed.eq(arriving)
             planes.append(handed)
@@ -163,7 +169,7 @@ class BlockAssembler(wiring.Component):
             for plane in planes
         ]
         m.d.comb += [
-            self.o_stream.valid.eq(valid),
+            self.o_stream.valid.eq(handing),
             self.o_stream.payload.row.eq(row),
             self.o_stream.payload.last.eq(last_row),
             self.o_stream.payload.final.eq(final[1]),
@@ -320,10 +326,12 @@ class WeightPlanes(wiring.Component):
                 clear = Cat(Const(0, group.weight_bits), ~carry)
             wiring.connect(m, assembler.o_stream, wiring.flipped(getattr(self, f"o_stream{g}")))
             m.d.comb += [
-                assembler.take.eq(self.i_stream.valid & active & block[g] & assembler.room),
+                assembler.valid.eq(self.i_stream.valid & active & block[g]),
                 assembler.beat.eq(self.i_stream.payload),
                 assembler.bits.eq(bits),
                 assembler.clear.eq(clear),
+                # A plane alone holds signs, which go to all bits above: -1 is ...11, +1 is ...01.
+                assembler.sign.eq(top == 0),
                 assembler.part.eq(part),
                 assembler.last.eq(last_part & at_top),
                 assembler.final.eq(passes.last & slices.last & tiles.last),

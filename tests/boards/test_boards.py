@@ -405,7 +405,11 @@ memory_ports = 1
             "[presets]",
             "presets must be a known key (budget, clock, dsp_column_heights,",
         ),
-        (PLAIN, "", "name, title, part, synthesis_target, resources and budget must be stated, and"),
+        (
+            PLAIN,
+            "",
+            "name, title, part, synthesis_target, resources and budget must be stated, and are m",
+        ),
     ],
     ids=lambda text: text[:40],
 )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hwgen.cli import main
 from hwgen.frontend.checkpoint import load_checkpoint
 from hwgen.frontend.float_model import FloatModel
 from hwgen.frontend.images import digits_dataset
@@ -19,6 +20,7 @@ from hwgen.frontend.models import MODELS
 from hwgen.frontend.random_weights import random_state
 from hwgen.frontend.torch_eager import TorchEager
 from hwgen.models import DIGITS_CHECKPOINT
+from hwgen.numerics.compiled import compiled_kernels, kernels_text
 from hwgen.stages import bench_graph
 
 Command = Callable[..., Any]
@@ -41,7 +43,18 @@ def test_the_table(call: Command, small: None) -> None:
     for row in rows:
         assert row["ratio"] == pytest.approx(row["integer"] / row["torch"])
         assert row["integer"] > 0 and row["threads"] >= 1 and row["torch_batch"] <= row["images"]
-    assert set(done.json["versions"]) == {"torch", "numpy"}
+    assert set(done.json["versions"]) == {"torch", "integer graph"}
+    assert done.json["versions"]["integer graph"] == kernels_text(compiled_kernels())
+
+
+def test_which_loops_ran_is_said(
+    call: Command, small: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch", reason="torch is not installed: nothing to compare with")
+    done = call("bench", "graph", "--numpy")
+    assert done.json["versions"]["integer graph"] == f"NumPy {np.__version__}"
+    assert main(["bench", "graph"]) == 0
+    assert kernels_text(compiled_kernels()) in " ".join(capsys.readouterr().out.split())
 
 
 def test_two_different_networks_are_not_compared(

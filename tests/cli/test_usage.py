@@ -44,7 +44,8 @@ def test_wrong_usage_is_status_2(hwgen: Command, arguments: tuple[str, ...]) -> 
     assert done.err
     done = hwgen(*arguments, "--json")
     assert done.status == 2
-    assert set(done.json) == {"error", "kind"}
+    assert set(done.json) == {"error", "kind", "notes", "warnings"}
+    assert done.json["notes"] == done.json["warnings"] == []
     assert done.json["error"] in done.err
 
 

@@ -131,7 +131,10 @@ def test_names_choose_no_place(tmp_path: Path) -> None:
         ({"schema_version": 1}, "must have schema version 4, not 1; generate the design again"),
         ({"schema_version": True}, "must have schema version 4, not true"),
         ({"board": "zcu102"}, "board must be a table, not 'zcu102'"),
-        ({"board": {}}, r"board.name, .* must be stated, and are missing \(and 3 more faults\)"),
+        (
+            {"board": {}},
+            r"board.name, board.title, .* must be stated, and are missing \(and 3 more faults\)",
+        ),
         ({"counters": {}}, "counters must be those of this version"),
         ({"extra": None}, "extra must be a table, not null"),
         ({"more": 1}, r"more must be a known key .*; nearest legal value: model"),
@@ -148,7 +151,7 @@ def test_names_choose_no_place(tmp_path: Path) -> None:
         ({"notes": [1]}, r"notes\[0\] must be a text, not 1"),
         ({"extra": {"logit_saturation": {"x": "much"}}}, "table of numbers"),
         ({"extra": {"calibration_source": [1]}}, "extra.calibration_source must be str"),
-        ({"extra": {"assumed": {"mean": 0.5}}}, "mean must be a table, not 0.5"),
+        ({"extra": {"assumed": {"mean": 0.5}}}, r"assumed\.mean must be a table, not 0\.5"),
     ],
 )
 def test_malformed_manifests_are_refused(

@@ -31,11 +31,13 @@ def random_groups(rng: np.random.Generator, rows: int) -> Groups:
     return Groups((first, *rest))
 
 
-def random_design(seed: int) -> tuple[IntegerGraph, AcceleratorConfig, int | None]:
+def random_design(
+    seed: int, rows: int | None = None
+) -> tuple[IntegerGraph, AcceleratorConfig, int | None]:
     """A graph, a configuration that can run it, and its row blocks."""
     rng = np.random.default_rng(seed)
     model = list(MODELS.values())[seed % len(MODELS)]
-    rows = int(rng.choice([16, 32]))
+    rows = rows or int(rng.choice([16, 32]))
     layers = [
         op.name
         for op in random_graph(model).ops

@@ -32,6 +32,8 @@ def test_tiles_hold_constants_then_weights(ports: int, bits: int) -> None:
     rng = np.random.default_rng(ports)
     limit = max(1, (1 << (bits - 1)) - 1)
     weights = rng.integers(-limit, limit + 1, (32, 48), dtype=np.int8)
+    if bits == 1:
+        weights = rng.choice(np.array([-1, 1], np.int8), (32, 48))
     constants = rng.integers(0, 256, (3, 16, 8), dtype=np.uint8)
     (form,) = tile_formats(shape, bits)
     records = pack_tiles(weights, constants, form, shape)

@@ -58,8 +58,11 @@ def cell_codes(group: ColumnGroup, planes: Cells, carries: Cells | None, top: bo
     """
     extend_sign = carries is None or top or group.weight_bits < 8
     codes = np.zeros(planes.shape[1:], np.int64)
+    signs = len(planes) == 1 and group.weight_bits > 1
     for bit in range(group.weight_bits):
-        if bit < len(planes):
+        if bit == 0 and signs:
+            codes += 1
+        elif bit < len(planes):
             codes += planes[bit] << bit
         elif extend_sign:
             codes += planes[-1] << bit
@@ -137,5 +140,5 @@ def random_weights(rng: np.random.Generator, groups: Sequence[ColumnGroup]) -> W
         loops = {"carry": 1, "slices": int(rng.integers(2, 4)), "passes": int(rng.integers(1, 3))}
         return Weights(planes, tiles=1, **loops)
     width = int(rng.integers(1, narrowest + 1))
-    planes = tuple(1 if g.weight_bits == 1 else max(2, width) for g in used)
+    planes = tuple(width for _ in used)
     return Weights(planes, tiles=int(rng.integers(1, 3)), passes=int(rng.integers(1, 3)))

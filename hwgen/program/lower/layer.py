@@ -62,18 +62,9 @@ def choose_format(
     Raises:
         ConfigError: no columns for its width.
     """
-    # One-bit cells hold no 0, so that padding of the moving operand would count.
+    # Signs hold no 0, so that padding of the moving operand would count.
     padding = source.channels % config.rows != 0
-    forms = [
-        form
-        for form in tile_formats(config, weight_bits)
-        if not padding
-        or all(
-            group.weight_bits > 1
-            for group, planes in zip(config.groups, form.planes, strict=False)
-            if planes
-        )
-    ]
+    forms = tile_formats(config, weight_bits, padding=padding)
     if not forms:
         raise ConfigError(
             f"groups must have columns of 2 bits or more for weights of {np.max(weight_bits)} bits",
