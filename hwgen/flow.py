@@ -45,7 +45,7 @@ from hwgen.sim.frame import Memory
 from hwgen.stages.configure import check_fits
 from hwgen.stages.design import Design, Shapes, design, design_name
 from hwgen.stages.emit import DesignFolder, emit, warn_of_changes
-from hwgen.stages.explore import ExploreRequest, explore, layer_bits
+from hwgen.stages.explore import ExploreRequest, channel_shares, explore, layer_bits
 from hwgen.stages.inspection import Inspection
 from hwgen.stages.load import (
     Loaded,
@@ -442,7 +442,8 @@ def describe_evidence(evidence: Evidence) -> dict[str, Any]:
 def describe_graph(graph: IntegerGraph) -> dict[str, Any]:
     """What is worth knowing of a graph, as plain values."""
     widths = layer_bits(graph.ops)
-    used = sorted(set(widths.values()))
+    shares = channel_shares(graph.ops)
+    used = sorted({*widths.values(), *(int(bits) for own in shares.values() for bits in own)})
     functions = {str(op.function) for op in graph.ops if isinstance(op, Softmax)}
     return {
         "model": graph.spec.name,
@@ -450,6 +451,7 @@ def describe_graph(graph: IntegerGraph) -> dict[str, Any]:
         "macs": graph.macs(),
         "weight_bits": used,
         "layer_weight_bits": widths,
+        "layer_weight_shares": shares,
         "calibration_images": graph.metadata.calibration_images,
         "image_source": graph.metadata.image_source,
         "squares": graph.metadata.squares,

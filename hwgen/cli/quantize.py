@@ -107,6 +107,8 @@ def quantize(
         "logit_saturation": saturation_text(graph.metadata.logit_saturation),
         "weight_bits": weight_bits_text(facts["layer_weight_bits"]),
     }
+    if not facts["layer_weight_shares"]:
+        del shown["layer_weight_shares"]
     for name in ("assumed", "layer_weight_bits", *graph.metadata.quality()):
         del shown[name]
     for warning in graph.metadata.warnings:

@@ -174,9 +174,22 @@ _OPTION = {"lut": "lut", "ff": "ff", "dsp": "dsp", "bram36": "bram"}
 
 
 def layer_bits(layers: Sequence[Op]) -> dict[str, int]:
-    """Width of every layer's weights."""
+    """Width of every layer's weights, of the widest ones where channels have their own."""
     kinds = Embedding | Linear | QueryKeyValue
     return {op.name: op.weight_bits for op in layers if isinstance(op, kinds)}
+
+
+def channel_shares(layers: Sequence[Op]) -> dict[str, dict[str, float]]:
+    """Shares of the output channels by their widths, of layers whose channels have several."""
+    kinds = Embedding | Linear | QueryKeyValue
+    return {
+        op.name: {
+            str(bits): float((op.channel_bits == bits).mean())
+            for bits in sorted(set(op.channel_bits.tolist()))
+        }
+        for op in layers
+        if isinstance(op, kinds) and op.channel_bits is not None
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,7 +78,10 @@ class DesignOption:
 
     def refusal(self, error: ConfigError) -> UsageError:
         """The configuration's refusal as one of the option."""
-        what = f"{self.option}{error.what.removeprefix(error.field or self.name)}"
+        own = error.field or self.name
+        what = f"{self.option}: {error.what}"
+        if error.what.startswith(f"{own} "):
+            what = f"{self.option}{error.what.removeprefix(own)}"
         nearest = None if error.nearest is None else value_text(error.nearest)
         return UsageError(what, why=error.why, nearest=nearest)
 
