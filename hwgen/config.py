@@ -97,6 +97,10 @@ def aligned_columns(rows: int) -> tuple[int, ...]:
     return (rows // 2, *range(rows, MAXIMUM_COLUMNS + 1, rows))
 
 
+#: A small array.
+_USUAL_GROUPS = dense(16)
+
+
 @dataclass(frozen=True, kw_only=True)
 class AcceleratorConfig:
     """Everything that decides the hardware; :data:`PARAMETERS` says what each field is.
@@ -109,7 +113,7 @@ class AcceleratorConfig:
     rows: int = _parameter(
         16, "rows of the array (reduction); bytes of an activation word", 16, 128, power_of_two=True
     )
-    groups: Groups = Groups((ColumnGroup("dual", 16, 8),))  # noqa: RUF009
+    groups: Groups = _USUAL_GROUPS
     softmax_vec: int = _parameter(
         32,
         "lanes of the softmax: logits in a slice (part of the function in mode sole)",

@@ -12,6 +12,7 @@ estimates and decide nothing but speed.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from hwgen.isa.instructions import Engine
 from hwgen.program.hazards import Access
@@ -27,7 +28,7 @@ class Draft:
     label: str = ""
     relocate: bool = False  #: the address counts from the data of the image
     #: Boundary pieces that are complete with it: (tensor, fields of Part without engine and count).
-    parts: tuple[tuple[str, dict[str, object]], ...] = ()
+    parts: tuple[tuple[str, dict[str, Any]], ...] = ()
 
 
 @dataclass(kw_only=True)

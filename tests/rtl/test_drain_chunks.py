@@ -67,7 +67,7 @@ def test_chunks(rows: int, groups: str) -> None:
     unit = DrainChunks(config)
     rng = np.random.default_rng(rows)
 
-    async def bench(ctx) -> None:  # type: ignore[no-untyped-def]
+    async def bench(ctx) -> None:
         for _ in range(12):
             wide = bool(rng.integers(2))
             width = int(rng.choice([*config.prefixes, config.value_columns]))

@@ -233,7 +233,7 @@ def simulated() -> tuple[dict[tuple[str, int], npt.NDArray[np.int64]], tuple[np.
 
 
 @pytest.mark.parametrize("rows", ROWS)
-def test_both_leaves_keep_the_contract(simulated, rows: int) -> None:  # type: ignore[no-untyped-def]
+def test_both_leaves_keep_the_contract(simulated, rows: int) -> None:
     outputs, given = simulated
     wanted = expected(rows, *given)[SETTLED:]
     for kind in ("twin", "dsp"):
@@ -244,7 +244,7 @@ def test_both_leaves_keep_the_contract(simulated, rows: int) -> None:  # type: i
 
 
 @pytest.mark.parametrize("kind", ["sparse", "late"])
-def test_looking_too_seldom_is_seen(simulated, kind: str) -> None:  # type: ignore[no-untyped-def]
+def test_looking_too_seldom_is_seen(simulated, kind: str) -> None:
     outputs, given = simulated
     wanted = expected(32, *given)[SETTLED:]
     assert (outputs[kind, 32][SETTLED:] != wanted).any()

@@ -41,7 +41,7 @@ def test_last_beat_of_constants_is_marked(ports: int) -> None:
     got: dict[str, list[tuple[int, ...]]] = {"constants": [], "weights": []}
     repeat = sum(1 << 128 * p for p in range(ports))  # every port delivers the beat's number
 
-    async def bench(ctx) -> None:  # type: ignore[no-untyped-def]
+    async def bench(ctx) -> None:
         queue = [tiles_command(*command) for command in commands]
         ctx.set(unit.image_window, 1 << 20)
         sent = 0
@@ -84,7 +84,7 @@ def test_constant_fifo_keeps_order_and_mark() -> None:
     given = [(int(rng.integers(1 << 40)), int(rng.integers(2))) for _ in range(200)]
     got: list[tuple[int, int]] = []
 
-    async def bench(ctx) -> None:  # type: ignore[no-untyped-def]
+    async def bench(ctx) -> None:
         sent = 0
         while len(got) < len(given):
             there = sent < len(given) and bool(rng.integers(3))

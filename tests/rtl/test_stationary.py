@@ -142,7 +142,7 @@ def run_engine(
     groups = range(len(config.groups))
     run = Run()
 
-    async def bench(ctx) -> None:  # type: ignore[no-untyped-def]
+    async def bench(ctx) -> None:
         layout = engine.i_command.payload.shape()
         shadow: Shadow = [[] for _ in groups]
         flight: list[int | None] = [None] * READ_LATENCY
@@ -368,7 +368,7 @@ def test_corner_turn_is_a_transpose(rows: int, columns: int) -> None:
     unit = CornerTurn(rows, columns)
     got: list[tuple[int, int, bytes]] = []
 
-    async def bench(ctx) -> None:  # type: ignore[no-untyped-def]
+    async def bench(ctx) -> None:
         for half in range(2):
             for column in rng.permutation(columns):
                 ctx.set(unit.write_valid, 1)

@@ -43,7 +43,7 @@ def run_planes(
     count = len(unit.groups)
     run = Run([[] for _ in range(count)], [[] for _ in range(count)])
 
-    async def bench(ctx) -> None:  # type: ignore[no-untyped-def]
+    async def bench(ctx) -> None:
         waiting, queue = list(commands), list(beats)
         offered = False
         cycle = moved = 0

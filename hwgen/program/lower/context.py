@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ DRAIN_LATENCY = 60
 VECTOR_LATENCY = 80
 
 #: Boundary pieces: tensor, and the fields of Part without engine and count.
-Parts = list[tuple[str, dict[str, object]]]
+Parts = list[tuple[str, dict[str, Any]]]
 
 
 @dataclass
@@ -168,9 +169,7 @@ class Lowering:
             instructions.append(Instruction(draft.opcode, fields, waits))
             labels.append(draft.label)
             for tensor, values in draft.parts:
-                pieces[tensor].append(
-                    Part(engine=engine, count=tracker.counts[engine], **values)  # type: ignore[arg-type]
-                )
+                pieces[tensor].append(Part(engine=engine, count=tracker.counts[engine], **values))
         instructions.append(Instruction("END", {}, tuple(tracker.counts)))
         labels.append("end")
         image = b""

@@ -10,7 +10,7 @@ import numpy as np
 from hwgen.columns import MAXIMUM_GROUPS
 from hwgen.isa.instructions import BEAT_BYTES, DrainMode, Engine, StationarySource
 from hwgen.program.buffer_plan import Placement, ceil_div
-from hwgen.program.hazards import Access, slot_access
+from hwgen.program.hazards import Access
 from hwgen.program.lower.context import Lowering, Parts
 from hwgen.program.packing import (
     Bytes,
@@ -269,7 +269,6 @@ __all__ = [
     "attention_format",
     "constants_only",
     "product",
-    "slot_access",
     "store",
     "weight_records",
 ]
