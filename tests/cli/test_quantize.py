@@ -72,7 +72,6 @@ def test_widths_by_layer(hwgen: Command, tmp_path: Path) -> None:
     text = "4,blocks.*.fc1=6,head=7"
     assert hwgen("quantize", "digits", "-o", "a", "--weight-bits", "w.toml").status == 0
     done = hwgen("quantize", "digits", "-o", "b", "--weight-bits", text, "--json")
-    assert "weights of 4, 6, 7 bits change the accuracy" in done.err
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     graph = IntegerGraph.load(tmp_path / "a")
     widths = {op.name: op.weight_bits for op in graph.ops if hasattr(op, "weight_bits")}

@@ -111,6 +111,7 @@ def part(count: int, base: int, first_token: int, tokens: int) -> dict[str, obje
         "count": count,
         "base": base,
         "stride": 32,
+        "skip": 0,
         "first_token": first_token,
         "tokens": tokens,
         "first_channel": 0,
@@ -126,7 +127,7 @@ def tensor(name: str, *parts: dict[str, object]) -> dict[str, object]:
 # bursts in all overwrite it seven times. One tensor is recorded in two pieces of different rounds.
 TABLE = {
     "schema": "hwgen.boundaries",
-    "schema_version": 1,
+    "schema_version": 2,
     "tensors": [
         tensor("third round", part(12, 0, 0, 32)),
         tensor("mixed rounds", part(16, 0, 0, 5), part(20, 0, 5, 27)),
