@@ -62,7 +62,6 @@ def test_graph_is_written_and_repeatable(hwgen: Command, tmp_path: Path) -> None
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     narrow = hwgen("quantize", "digits", "-o", "c", "--weight-bits", "4")
     assert narrow.status == 0
-    assert "change the accuracy and nothing else yet" in narrow.err
     assert (tmp_path / "a").read_bytes() != (tmp_path / "c").read_bytes()
 
 
