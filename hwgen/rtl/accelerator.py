@@ -18,6 +18,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.config import AcceleratorConfig
+from hwgen.isa.banks import READERS, WRITERS
 from hwgen.isa.build import build_identity
 from hwgen.isa.instructions import Engine
 from hwgen.isa.registers import COUNTERS, Cause
@@ -59,7 +60,7 @@ class Accelerator(wiring.Component):
             }
         ports["interrupt"] = Out(1)
         super().__init__(ports)
-        self.memory = ActivationMemory(config, readers=6, writers=4)
+        self.memory = ActivationMemory(config)
         self.array = SystolicArray(
             rows=config.rows,
             groups=config.groups,
@@ -158,7 +159,7 @@ class Accelerator(wiring.Component):
         with m.Elif(resetting & idle):
             m.d.sync += resetting.eq(0)
 
-        # Engines: commands, completion, memory ports. The order of the ports is their priority.
+        # Engines: commands, completion, memory ports.
         engines = {
             Engine.LOAD: load,
             Engine.STATIONARY: stationary,
@@ -178,10 +179,10 @@ class Accelerator(wiring.Component):
                 queue.ready.eq(unit.i_command.ready),
                 sequencer.done[engine].eq(unit.done),
             ]
-        for index, unit in enumerate((matmul, stationary, drain, softmax, layernorm, store)):
-            wiring.connect(m, unit.read, getattr(memory, f"read{index}"))
-        for index, unit in enumerate((drain, softmax, layernorm, load)):
-            wiring.connect(m, unit.write, getattr(memory, f"write{index}"))
+        for engine in READERS:
+            wiring.connect(m, engines[engine].read, memory.port(engine, write=False))
+        for engine in WRITERS:
+            wiring.connect(m, engines[engine].write, memory.port(engine, write=True))
 
         # Weights and constants.
         wiring.connect(m, load.o_weights, stationary.weights)

@@ -42,7 +42,7 @@ class WritePort(wiring.Signature):
     """Write port of the activation memory, seen by the writer.
 
     A word is written in the cycle in which ``valid`` and ``ready`` are high, bytes with ``enable``
-    set only. A read granted two cycles after that or later returns it.
+    set only. A read granted in a later cycle returns it, one in the same cycle what was there.
     """
 
     def __init__(self, word_bits: int) -> None:
