@@ -14,7 +14,7 @@ from hwgen.config import AcceleratorConfig
 from hwgen.isa.banks import READERS, WRITERS, banks_of
 from hwgen.isa.instructions import BANK_BITS, OFFSET_BITS, WORD_ADDRESS_BITS, Engine
 from hwgen.rtl.pipeline import delay, register
-from hwgen.rtl.ports import ReadPort, WritePort
+from hwgen.rtl.ports import READ_LATENCY, ReadPort, WritePort
 from hwgen.rtl.ram import Ram, ram_name, ram_verilog
 
 
@@ -46,7 +46,9 @@ class ActivationMemory(wiring.Component):
     def leaves(self) -> dict[str, str]:
         """Verilog of the banks by module name."""
         return {
-            ram_name(words, self.config.word_bits, 8): ram_verilog(words, self.config.word_bits, 8)
+            ram_name(words, self.config.word_bits, 8, output_register=True): ram_verilog(
+                words, self.config.word_bits, 8, output_register=True
+            )
             for words in self.config.bank_words
         }
 
@@ -73,9 +75,10 @@ class ActivationMemory(wiring.Component):
         range_errors: list[tuple[int | None, Value, Value]] = []
 
         # Cycle 0: arbitration; the winner's request is registered. Cycle 1: the bank reads. Cycle
-        # 2: select by bank into the client's data register. Cycle 3: data.
+        # 2: its block RAMs' output registers. Cycle 3: select by slice and bank into the client's
+        # data register. Cycle 4: data.
         for b, words in enumerate(config.bank_words):
-            bank = Ram(words, config.word_bits, 8, name=f"bank{b}")
+            bank = Ram(words, config.word_bits, 8, name=f"bank{b}", output_register=True)
             m.submodules[f"bank{b}"] = bank.instance()
 
             offsets = {engine: port.address[:OFFSET_BITS] for engine, port in reads.items()}
@@ -143,16 +146,17 @@ class ActivationMemory(wiring.Component):
 
         for engine, port in reads.items():
             name = f"read_{engine.name.lower()}"
-            granted = Signal(2, name=f"{name}_granted")
+            granted = Signal(READ_LATENCY - 1, name=f"{name}_granted")
             # Which of the port's banks, by number among them: the choice is as wide as they are.
             reached = banks_of(engine, write=False)
             choice: Value = Const(0)
             for number, place in enumerate(reached):
                 choice = choice | Mux(port.address[OFFSET_BITS:] == place, number, 0)
-            chosen = delay(m, choice, 2, f"{name}_choice")
+            chosen = delay(m, choice, READ_LATENCY - 1, f"{name}_choice")
+            word = Array(bank_data[place] for place in reached)[chosen]
             m.d.sync += [
-                granted.eq(Cat(port.valid & port.ready, granted[0])),
-                port.data_valid.eq(granted[1]),
-                port.data.eq(Array(bank_data[place] for place in reached)[chosen]),
+                granted.eq(Cat(port.valid & port.ready, granted[:-1])),
+                port.data_valid.eq(granted[-1]),
             ]
+            m.d.comb += port.data.eq(register(m, word, f"{name}_data"))
         return m

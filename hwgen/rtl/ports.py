@@ -13,8 +13,8 @@ from hwgen.isa.instructions import BY_NAME, WORD_ADDRESS_BITS
 from hwgen.numerics.fractional_softmax import SHIFT_BITS
 from hwgen.rtl.pipeline import StreamBuffer
 
-#: Cycles from a granted read request to its data.
-READ_LATENCY = 3
+#: Cycles from a granted read request to its data: request, block RAM, its output register, choice.
+READ_LATENCY = 4
 
 
 class ReadPort(wiring.Signature):

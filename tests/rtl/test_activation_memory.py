@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import accumulate
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from amaranth.back import verilog
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.config import AcceleratorConfig
+from hwgen.config import BLOCK_WORDS, AcceleratorConfig, bank_slices
 from hwgen.isa.banks import READERS, WRITERS, banks_of
 from hwgen.isa.instructions import BANK_BITS, OFFSET_BITS, Engine
 from hwgen.rtl.activation_memory import ActivationMemory
@@ -22,7 +23,16 @@ from hwgen.sim.unit_bench import run_unit
 
 pytestmark = pytest.mark.verilator
 
-CONFIG = AcceleratorConfig(rows=16, bank_words=(11, 8, 5, 3, 4, 1, 16))
+#: A bank of one word; banks of two and of three slices.
+CONFIG = AcceleratorConfig(rows=16, bank_words=(11, 8, 1100, 3, 4, 1, 3500))
+#: Offsets that lie outside some banks.
+ODD = (0, 4, 11, 1100, 3500, (1 << OFFSET_BITS) - 1)
+#: Words of each bank that are used: some, and the ends of every slice.
+WORDS = [
+    sorted({*range(5), *ODD, *ends, *(end - 1 for end in ends)} & {*range(words)})
+    for words in CONFIG.bank_words
+    for ends in [{*accumulate(bank_slices(words))}]
+]
 PORTS = [(engine, False) for engine in READERS] + [(engine, True) for engine in WRITERS]
 ADDRESS = 20
 BYTES = CONFIG.rows
@@ -144,11 +154,11 @@ def text() -> str:
 
 
 def filled() -> Model:
-    """Zeros have been written to every word."""
+    """Zeros have been written to every word that is used."""
     model = Model()
-    for bank, size in enumerate(CONFIG.bank_words):
+    for bank, words in enumerate(WORDS):
         writer = next(e for e in WRITERS if bank in banks_of(e, write=True))
-        for offset in range(size):
+        for offset in words:
             model.step({(writer, True): (bank << OFFSET_BITS | offset, 0xFFFF, 0)})
     return model
 
@@ -168,9 +178,10 @@ def traffic(seed: int, cycles: int, *, wild: bool) -> Model:
             legal = banks_of(engine, write=write)
             sought = favourite in legal and rng.random() < 0.7
             bank = favourite if sought else int(rng.choice(legal))
-            offset = int(rng.integers(CONFIG.bank_words[bank]))
+            offset = int(rng.choice(WORDS[bank]))
             if wild and rng.random() < 0.02:
-                bank, offset = int(rng.integers(8)), int(rng.integers(20))
+                bank = int(rng.integers(1 << BANK_BITS))
+                offset = int(rng.choice(ODD))
             enable = int(rng.integers(1 << 16)) if rng.random() < 0.5 else 0xFFFF
             data = int.from_bytes(rng.bytes(BYTES), "little")
             held[engine, write] = bank << OFFSET_BITS | offset, enable, data
@@ -239,3 +250,19 @@ def test_every_engine_at_every_bank() -> None:
     for _ in range(ERROR_LATENCY):
         model.step({})
     check(model)
+
+
+def test_slices() -> None:
+    """As many blocks as without slices, or a few more where a LUT could not choose among them."""
+    for words in (1, 512, 513, 2364, 4728, 9456, 4097, 61_500, 127_000, 1 << 17):
+        slices = bank_slices(words)
+        assert sum(slices) >= words and len(slices) <= 4
+        sizes = [1 << (depth - 1).bit_length() for depth in slices]
+        ends = accumulate(slices)
+        assert all((end - d) % s == 0 for end, d, s in zip(ends, slices, sizes, strict=True))
+        blocks = sum(max(size // BLOCK_WORDS, 1) for size in sizes)
+        assert blocks <= 1.06 * -(-words // BLOCK_WORDS)
+        assert sum(slices) == words or blocks > -(-words // BLOCK_WORDS)
+    assert bank_slices(61_500) == (1 << 15, 1 << 15)
+    assert bank_slices(2364) == (2048, 316)
+    assert bank_slices(9456) == (8192, 1024, 240)
