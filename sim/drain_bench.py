@@ -95,7 +95,7 @@ class DrainWithArray(wiring.Component):
         """Feeds, constants, banks, the function."""
         m = Module()
         config, drain = self.config, self.drain
-        lanes = config.lanes
+        lanes = config.requantise_lanes
         m.submodules.drain = drain
         m.submodules.fifo = fifo = ConstantFifo(config)
         for name in ("i_command", "read", "write"):

@@ -101,12 +101,13 @@ def stationary_passes(stationary: Instruction) -> int:
     return stationary["tiles"] * stationary["slices"] * stationary["passes"]
 
 
-def tile_chunks(drain: Instruction, tile: int, lanes: int) -> list[int]:
-    """Columns of every chunk of a tile: those that go to one half word."""
+def tile_chunks(drain: Instruction, tile: int, config: AcceleratorConfig) -> list[int]:
+    """Columns of every chunk of a tile: those that DRAIN makes at a time."""
+    chunk = config.chunk_channels(wide=drain["mode"] in (DrainMode.RESIDUAL, DrainMode.WIDE))
     columns = drain["tile_columns"]
     first = drain["offset"] + tile * columns
     last = min(first + columns, drain["offset"] + drain["columns"])
-    cuts = [first, *range((first // lanes + 1) * lanes, last, lanes), last]
+    cuts = [first, *range((first // chunk + 1) * chunk, last, chunk), last]
     return [stop - start for start, stop in pairwise(cuts)]
 
 
@@ -569,7 +570,6 @@ class _Model:
 
     def drain(self) -> _Process:
         config = self.config
-        lanes = config.lanes
         settle = CONSTANTS_SETTLE + config.rotation_stages
         # Rows that may be left when a bank is given back; sign columns write sooner.
         signs = any(group.weight_bits == 1 for group in config.groups)
@@ -589,7 +589,7 @@ class _Model:
             for index in range(instruction["tiles"]):
                 while len(self.tile_ready) <= tile or len(self.constants_there) <= tile:
                     yield
-                chunks = tile_chunks(instruction, index, lanes)
+                chunks = tile_chunks(instruction, index, config)
                 filled = max(filled, self.constants_there[tile] + 1) + -(-chunks[0] // 2)
                 start = take = max(time, self.tile_ready[tile], filled)
                 released = None
@@ -635,7 +635,7 @@ class _Model:
             taken = max(self.met(number, instruction) + HANDOVER, time)
             self.taken[Engine.LAYERNORM].append(taken)
             self.progress += 1
-            per_row = -(-instruction["channels"] // self.config.lanes)
+            per_row = -(-instruction["channels"] // self.config.layernorm_lanes)
             # DRAIN's residual reads go first. All that can happen before this command is complete
             # is known once nothing else moves.
             while not self.quiet:

@@ -63,7 +63,7 @@ class Accelerator(wiring.Component):
         self.array = SystolicArray(
             rows=config.rows,
             groups=config.groups,
-            lanes=config.lanes,
+            lanes=config.requantise_lanes,
             tile_rows=config.tile_rows,
             slice_widths=config.slice_widths,
         )

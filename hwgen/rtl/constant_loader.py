@@ -29,10 +29,11 @@ class ConstantLoader(wiring.Component):
     def __init__(self, config: AcceleratorConfig, settle: int) -> None:
         self.config = config
         self.settle = settle
+        lanes = config.requantise_lanes
         super().__init__(
             {
                 "i_stream": In(stream.Signature(constant_beat_layout(config))),
-                "constants": Out(data.ArrayLayout(data.ArrayLayout(CONSTANTS, 2), config.lanes)),
+                "constants": Out(data.ArrayLayout(data.ArrayLayout(CONSTANTS, 2), lanes)),
                 "loaded": Out(1),
                 "take": In(1),
                 "set_index": Out(1),
@@ -76,8 +77,8 @@ class ConstantLoader(wiring.Component):
         with m.If(self.take):
             m.d.sync += [in_use.eq(~in_use), filling.eq(1), settling.eq(self.settle)]
 
-        pair_bits = exact_log2(config.lanes) - 1
-        for lane in range(config.lanes):
+        pair_bits = exact_log2(config.requantise_lanes) - 1
+        for lane in range(config.requantise_lanes):
             word = record[64 * (lane % 2) : 64 * (lane % 2) + 64]
             chosen = place.pair[:pair_bits] == lane // 2
             for which in range(2):

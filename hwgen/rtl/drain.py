@@ -74,8 +74,8 @@ class DrainEngine(wiring.Component):
                 "drain_bank": Out(1),
                 "drain_row": Out(bits_for(config.tile_rows - 1)),
                 "drain_segment": Out(max(1, bits_for(config.segments - 1))),
-                "drain_offset": Out(bits_for(config.lanes - 1)),
-                "drain_data": In(32 * config.lanes),
+                "drain_offset": Out(bits_for(config.requantise_lanes - 1)),
+                "drain_data": In(32 * config.requantise_lanes),
                 "table_valid": In(1),
                 "table_slot": In(1),
                 "table_beat": In(4),
@@ -107,9 +107,9 @@ class DrainEngine(wiring.Component):
         early = delay(m, Mux(used, bank.read_data, 0), wait + 1, "row_shift")
         return register(m, early, "row_shift", reset=True)
 
-    def _enables(self, m: Module, chunks: DrainChunks, wide: Signal) -> Value:
-        """Byte enables of the word of the row issued ``latency`` cycles ago."""
-        lanes = self.config.lanes
+    def _enables(self, m: Module, chunks: DrainChunks, wide: Signal) -> tuple[Value, Value]:
+        """Byte enables of the word of the row issued ``latency`` cycles ago; its half."""
+        lanes, rows = self.config.requantise_lanes, self.config.rows
         wait = self.latency - 2
         low = delay(m, register(m, chunks.first_pair, "first_pair"), wait, "first_pair")
         high = delay(m, register(m, chunks.last_pair, "last_pair"), wait, "last_pair")
@@ -118,15 +118,22 @@ class DrainEngine(wiring.Component):
         at_least = Cat(low <= pair if pair < top else 1 for pair in range(top + 1))
         at_most = Cat(high >= pair if pair else 1 for pair in range(top + 1))
         pairs = register(m, at_least & at_most, "pairs")
-        return Cat(
-            Mux(wide, pairs[byte // 4], pairs[byte % lanes // 2] & (half == byte // lanes))
-            for byte in range(2 * lanes)
-        )
+        if lanes == rows:
+            enables = Cat(
+                Mux(wide, Mux(half, pairs[(rows + byte) // 4], pairs[byte // 4]), pairs[byte // 2])
+                for byte in range(rows)
+            )
+        else:
+            enables = Cat(
+                Mux(wide, pairs[byte // 4], pairs[byte % lanes // 2] & (half == byte // lanes))
+                for byte in range(rows)
+            )
+        return enables, half
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
         config = self.config
-        lanes = config.lanes
+        lanes, int16_channels = config.requantise_lanes, config.int16_channels
         given = self.i_command.payload
         command = Signal.like(given, name="command")
         # the command's mode
@@ -278,7 +285,7 @@ class DrainEngine(wiring.Component):
                 unit.constant_set.eq(constant_set),
                 unit.constants.eq(loader.constants[lane]),
                 unit.wide.eq(wide),
-                unit.residual.eq(Mux(residual, word.word_select(lane, 16), 0)),
+                unit.residual.eq(Mux(residual, word.word_select(lane % int16_channels, 16), 0)),
                 unit.zero_point.eq(command.zero_point),
                 unit.low.eq(command.low),
                 unit.high.eq(command.high),
@@ -303,11 +310,15 @@ class DrainEngine(wiring.Component):
                 Cat(plain[16 * lane : 16 * lane + 8] for lane in range(lanes)),
             )
         )
+        enables, half = self._enables(m, chunks, wide)
+        word_16 = plain[: config.word_bits]
+        if lanes > int16_channels:
+            word_16 = Mux(half, plain[config.word_bits :], word_16)
         m.d.sync += [
             self.write.valid.eq(flags[-1][0]),
             self.write.address.eq(out_address),
-            self.write.data.eq(Mux(wide, plain, Cat(bytes_8, bytes_8))),
-            self.write.enable.eq(self._enables(m, chunks, wide)),
+            self.write.data.eq(Mux(wide, word_16, bytes_8.replicate(config.rows // lanes))),
+            self.write.enable.eq(enables),
         ]
         finished = register(m, flags[-1][1], "finished", reset=True)
         m.d.sync += self.done.eq(finished)

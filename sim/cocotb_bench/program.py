@@ -171,7 +171,7 @@ class _Builder:
         """Byte 7 of a column's record: lane pair, end of the half word, end of the tile."""
         if column % 2:
             return 0
-        pairs = self.config.lanes // 2
+        pairs = self.config.requantise_lanes // 2
         pair, last = channel // 2 % pairs, column + 2 >= live
         return pair | 64 * (last or pair == pairs - 1) | 128 * last
 

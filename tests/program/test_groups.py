@@ -56,6 +56,7 @@ def random_design(
         groups=random_groups(rng, rows),
         blocks=blocks,
         memory_ports=int(rng.integers(1, 5)),
+        requantise_lanes=rows // int(rng.integers(1, 3)),
     )
     return graph, config, blocks
 

@@ -127,13 +127,14 @@ class Lowering:
 
     # Estimates ------------------------------------------------------------------------------
 
-    def drain_tail(self, rows: tuple[int, int]) -> int:
-        """Cycles of DRAIN behind the last row of a tile."""
-        return self.config.segments * (rows[1] - rows[0]) + DRAIN_LATENCY
+    def drain_tail(self, rows: tuple[int, int], *, wide: bool = False) -> int:
+        """Cycles of DRAIN behind the last row of a tile; ``wide``: of int16 results."""
+        chunks = ceil_div(self.config.columns, self.config.chunk_channels(wide=wide))
+        return chunks * (rows[1] - rows[0]) + DRAIN_LATENCY
 
     def layernorm_cycles(self, rows: tuple[int, int]) -> int:
         """Cycles of a LayerNorm."""
-        groups = ceil_div(self.graph.spec.width, self.config.lanes)
+        groups = ceil_div(self.graph.spec.width, self.config.layernorm_lanes)
         return (rows[1] - rows[0]) * groups + VECTOR_LATENCY
 
     # Finish ---------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ def weight_layer(
         form=form,
         passes=passes,
         tiles=tiles,
-        records=weight_records(low, form, tiles, passes, matrix, constants),
+        records=weight_records(low, form, tiles, passes, matrix, constants, wide=destination.wide),
         requantise=requantise,
         tensor=name or op.output,
     )
