@@ -29,8 +29,8 @@ from hwgen.sim.engine_bench import EngineBench, EngineScript
 
 _FACTORS = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D)
 _MIX = 0x2C1B3C6D
-#: An accumulator has 32 bits less these: a bias may be added.
-_SPARE_BITS = 4
+#: An accumulator has 26 bits: with a bias of as many it has the 27 that the lanes take.
+_SPARE_BITS = 6
 
 
 def accumulators(tile: int, rows: int, columns: int) -> npt.NDArray[np.int32]:

@@ -65,7 +65,7 @@ DRAIN_TILE = 1
 DRAIN_RELEASE = 2
 DRAIN_DONE = 18
 #: Constants of a chunk: settling of the registers in use, beyond a cycle per pair of columns.
-CONSTANTS_SETTLE = 13
+CONSTANTS_SETTLE = 7
 #: STORE: read latency and turn-round of a word; last beat -> response beyond the memory's latency.
 STORE_WORD = 6
 STORE_RESPONSE = 5

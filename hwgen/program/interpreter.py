@@ -39,6 +39,8 @@ from hwgen.isa.instructions import (
 from hwgen.numerics.ailayernorm import ailayernorm
 from hwgen.numerics.elementwise import apply_table
 from hwgen.numerics.requantise import (
+    BIASED_BITS,
+    fits_lanes,
     ptf_codes,
     requantise,
     requantise_int16,
@@ -540,6 +542,8 @@ class _Machine:
             bias, multiplier, shift = decode_constants(records)
             constants: dict[str, Any] = {"bias": bias, "multiplier": multiplier, "shift": shift}
             values = accumulators[:, :valid]
+            if not fits_lanes(values.astype(np.int64) + bias).all():
+                raise self.fail(f"Accumulators with their bias must fit {BIASED_BITS} bits", i)
             out: npt.NDArray[np.integer]
             start = first % per_word
             word = first // per_word - i["offset"] // per_word

@@ -16,6 +16,7 @@ from hwgen.isa.instructions import (
     DrainMode,
 )
 from hwgen.numerics.fractional_softmax import SHIFT_BITS
+from hwgen.numerics.requantise import BIASED_BITS
 from hwgen.rtl import elementwise, requantise
 from hwgen.rtl.constant_loader import ConstantLoader
 from hwgen.rtl.drain_chunks import DrainChunks, rotate_lanes
@@ -140,7 +141,7 @@ class DrainEngine(wiring.Component):
         wide = Signal(name="wide")
         residual = Signal(name="residual")
         m.submodules.constant_loader = loader = ConstantLoader(
-            config, settle=self.at_lanes + requantise.LATENCY
+            config, settle=self.at_lanes + requantise.CONSTANTS_READ
         )
         wiring.connect(m, wiring.flipped(self.i_constants), loader.i_stream)
         m.submodules.chunks = chunks = DrainChunks(config)
@@ -260,16 +261,21 @@ class DrainEngine(wiring.Component):
             flags.append(register(m, flags[-1], f"flags_{d}", reset=True))
         # Nothing is issued in the state that asks.
         m.d.comb += pipeline_busy.eq(Cat(flags[1:]).any())
-        constant_set = delay(m, loader.set_index, self.at_lanes, "constant_set")
+        # The chunk's first row is issued behind its take.
+        wait = self.at_lanes + 1 - requantise.SWAP_LEAD
+        swap = delay(m, loader.take, wait, "swap", reset=True)
         out_address = delay(m, address, self.latency, "out_address")
 
         # The residual word arrives READ_LATENCY cycles after the issue, is needed later.
-        wait = self.at_lanes + requantise.RESIDUAL_DELAY - READ_LATENCY
+        wait = self.at_lanes + requantise.ADDEND_DELAY - READ_LATENCY
         word = delay(m, self.read.data, wait, "residual")
 
         rotation = delay(m, chunks.rotation, ACCUMULATOR_LATENCY, "rotation")
         accumulators = rotate_lanes(
-            m, [self.drain_data.word_select(lane, 32) for lane in range(lanes)], rotation, config
+            m,
+            [self.drain_data.word_select(lane, 32)[:BIASED_BITS] for lane in range(lanes)],
+            rotation,
+            config,
         )
         row_shift = self._row_shift(m, command, row) if config.softmax_fractional else None
         codes, values = [], []
@@ -282,11 +288,16 @@ class DrainEngine(wiring.Component):
             m.submodules[f"elementwise_{lane}"] = table
             m.d.comb += [
                 unit.accumulator.eq(accumulators[lane]),
-                unit.constant_set.eq(constant_set),
+                unit.swap.eq(swap),
                 unit.constants.eq(loader.constants[lane]),
                 unit.wide.eq(wide),
-                unit.residual.eq(Mux(residual, word.word_select(lane % int16_channels, 16), 0)),
-                unit.zero_point.eq(command.zero_point),
+                unit.addend.eq(
+                    Mux(
+                        residual,
+                        word.word_select(lane % int16_channels, 16).as_signed(),
+                        Mux(wide, 0, command.zero_point),
+                    )
+                ),
                 unit.low.eq(command.low),
                 unit.high.eq(command.high),
                 table.code.eq(unit.code),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hwgen.columns import MAXIMUM_GROUPS
+from hwgen.graph.ops import AttentionLogits, AttentionValues, MeanPool
 from hwgen.isa.instructions import BEAT_BYTES, DrainMode, Engine, StationarySource
 from hwgen.program.buffer_plan import Placement, ceil_div
 from hwgen.program.hazards import Access
@@ -71,9 +72,18 @@ def attention_format(columns: int) -> TileFormat:
 
 
 def constants_only(
-    low: Lowering, multiplier: int, shift: int, columns: int, form: TileFormat
+    low: Lowering, op: AttentionLogits | AttentionValues | MeanPool, columns: int, form: TileFormat
 ) -> Records:
     """Records of a product without weights and bias: the same constants for all columns."""
+    multiplier, shift = op.multiplier, op.shift
+    spec = low.graph.spec
+    terms = {
+        AttentionLogits: spec.head_dim * 128,
+        AttentionValues: spec.tokens * 255,
+        MeanPool: spec.tokens,
+    }
+    reach = np.array([128 * terms[type(op)]])
+    low.check_accumulators(op.name, -reach, reach)
     live = constant_records(
         np.zeros(columns), np.full(columns, multiplier), np.full(columns, shift)
     )
