@@ -44,6 +44,8 @@ LOAD_FIFO = 2
 #: Between commands of LOAD; between the constants and the weights of a tile.
 LOAD_GAP = 2
 LOAD_TURN = 1
+#: Cycles that a beat of a table takes to write.
+TABLE_BEAT = 4.0
 #: Last word handed over -> written in the activation memory.
 LOAD_FLUSH = 2
 #: Row of activations: granted read -> entered the array (swap of the weights).
@@ -63,7 +65,7 @@ DRAIN_TAKE = 1
 DRAIN_TILE = 1
 #: Last group taken -> its first row issued and the bank released.
 DRAIN_RELEASE = 2
-DRAIN_DONE = 18
+DRAIN_DONE = 19
 #: Constants of a chunk: settling of the registers in use, beyond a cycle per pair of columns.
 CONSTANTS_SETTLE = 7
 #: STORE: read latency and turn-round of a word; last beat -> response beyond the memory's latency.
@@ -463,7 +465,7 @@ class _Model:
             return i["beats"], BEAT_BYTES / (1 << i["group_log2"])
         if i.opcode == "LOAD_LAYERNORM":
             return i["beats"], 1.0
-        return 256 // BEAT_BYTES, 1.0
+        return 256 // BEAT_BYTES, TABLE_BEAT
 
     def stationary(self) -> _Process:
         config = self.config

@@ -42,7 +42,7 @@ class DrainEngine(wiring.Component):
 
     Throughput: ``rows`` cycles per chunk when constants are loaded in time (a cycle per pair of its
     columns after the pipeline has settled); two cycles between chunks when they are not, and
-    between tiles, else none. Latency from a row's address to its write: 15 cycles, and
+    between tiles, else none. Latency from a row's address to its write: 16 cycles, and
     ``config.rotation_stages``. Bytes of columns that are not valid keep their content. The write
     port must have the highest priority (it is never stalled); a residual read that loses its bank
     stalls the issue. ``done`` pulses when the command's last word has been written.
@@ -79,8 +79,8 @@ class DrainEngine(wiring.Component):
                 "drain_data": In(32 * config.requantise_lanes),
                 "table_valid": In(1),
                 "table_slot": In(1),
-                "table_beat": In(4),
-                "table_data": In(128),
+                "table_index": In(elementwise.INDEX_BITS),
+                "table_data": In(8 * elementwise.WRITTEN_ENTRIES),
             }
         )
 
@@ -304,14 +304,13 @@ class DrainEngine(wiring.Component):
                 table.slot.eq(command.slot),
                 table.write_valid.eq(self.table_valid),
                 table.write_slot.eq(self.table_slot),
-                table.write_beat.eq(self.table_beat),
+                table.write_index.eq(self.table_index),
                 table.write_data.eq(self.table_data),
             ]
             codes.append(unit.code)
             values.append(table.value)
 
-        # Write. The plain modes wait two cycles beside the table so that all modes share one
-        # latency.
+        # Write. The plain modes wait beside the table so that all modes share one latency.
         plain = delay(m, Cat(codes), elementwise.LATENCY, "plain")
         bytes_8 = Signal(8 * lanes, name="bytes_8")
         m.d.comb += bytes_8.eq(

@@ -339,7 +339,7 @@ START = 1
 AT_LANES = 3
 CODES = 9
 CONSTANTS = 3
-TABLE = 2
+TABLE = 3
 #: A chunk's last row -> the next chunk may be taken, where it is not straight on.
 TURN = 2
 #: Last table entry -> the next command may be accepted; from there to ``done``.
