@@ -31,8 +31,11 @@ class Columns(ABC):
 
     #: Columns of a leaf.
     width: ClassVar[int] = 1
-    #: Rows that share one register of the cascade, and so one step of the skew.
+    #: Rows that share one register of a cascade, and so one step of the skew.
     rows_per_stage: ClassVar[int] = 1
+    #: Most rows of a cascade; those of a column's cascades are summed one behind the other. None:
+    #: one cascade of all rows.
+    cascade_rows: ClassVar[int | None] = None
 
     @property
     def cell_bits(self) -> int:
@@ -40,9 +43,34 @@ class Columns(ABC):
         return self.weight_bits
 
     @property
-    def stages(self) -> int:
-        """Registers of a cascade; a row of activations meets one a cycle."""
-        return -(-self.rows // self.rows_per_stage)
+    def cascades(self) -> tuple[range, ...]:
+        """Chain rows of each cascade: as even as whole stages allow, the first ones longer."""
+        step = self.rows_per_stage
+        count = -(-self.rows // (self.cascade_rows or self.rows))
+        size = -(-self.rows // (count * step)) * step
+        return tuple(
+            range(first, min(first + size, self.rows)) for first in range(0, self.rows, size)
+        )
+
+    @property
+    def skew(self) -> tuple[int, ...]:
+        """Cycles that each chain row's activations are behind the entry of their row.
+
+        A cascade ends one cycle later than the one before it, to whose sum its own is added. No row
+        swaps its weights before the broadcast has brought them, when the pass's first row enters in
+        the cycle after the last weights were given.
+        """
+        step = self.rows_per_stage
+        cascades = self.cascades
+        last = (len(cascades[0]) - 1) // step
+        skew = [
+            last + c - (rows[-1] - rows[0]) // step + (p - rows[0]) // step
+            for c, rows in enumerate(cascades)
+            for p in rows
+        ]
+        broadcast = [p // BROADCAST_ROWS + 1 - (self.rows - 1 - p) for p in range(self.rows)]
+        wait = max(0, *(need - have for need, have in zip(broadcast, skew, strict=True)))
+        return tuple(wait + cycles for cycles in skew)
 
     @property
     @abstractmethod
@@ -52,7 +80,7 @@ class Columns(ABC):
     @property
     def delay(self) -> int:
         """Cycles from the entry of a row of activations to ``total``."""
-        return self.stages - 1 + self.latency
+        return self.skew[-1] + self.latency
 
     @property
     def sum_shape(self) -> Shape:
