@@ -446,6 +446,17 @@ def test_every_weight_of_eight_bits_in_slices(groups: str, slices: int) -> None:
     run(shape, layers)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_every_row_has_its_weights_when_it_swaps_them(bits: int) -> None:
+    """Weights given a row a cycle, the swap in the cycle after the last; the next begin with it."""
+    for rows in range(1, 129):
+        skew = columns_of("digits", rows=rows, weight_bits=bits).skew
+        for p in range(rows):
+            arrives = p + p // 8 + 1  # in the shadow register, after the first row was given
+            assert arrives <= rows + skew[p], (rows, p)
+            assert skew[p] <= arrives, (rows, p)  # of the pass behind, given from the swap on
+
+
 def random_shape(rng: np.random.Generator) -> Shape:
     """Rows 4..32, one to four groups of mixed kinds and widths."""
     rows = int(rng.integers(4, 33))

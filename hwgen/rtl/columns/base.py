@@ -53,24 +53,31 @@ class Columns(ABC):
         )
 
     @property
-    def skew(self) -> tuple[int, ...]:
-        """Cycles that each chain row's activations are behind the entry of their row.
+    def ends(self) -> tuple[int, ...]:
+        """Skew of each cascade's last stage: at least one cycle more than that of the one before.
 
-        A cascade ends one cycle later than the one before it, to whose sum its own is added. No row
-        swaps its weights before the broadcast has brought them, when the pass's first row enters in
-        the cycle after the last weights were given.
+        No row swaps its weights before the broadcast has brought them, when the first row of the
+        pass enters in the cycle after the last weights were given.
         """
+        ends: list[int] = []
+        for rows in self.cascades:
+            stages = -(-len(rows) // self.rows_per_stage)
+            end = max(stages - 1, ends[-1] + 1 if ends else 0)
+            for k, p in enumerate(rows):
+                arrival = p // BROADCAST_ROWS + 1 - (self.rows - 1 - p)
+                end = max(end, arrival + stages - 1 - k // self.rows_per_stage)
+            ends.append(end)
+        return tuple(ends)
+
+    @property
+    def skew(self) -> tuple[int, ...]:
+        """Cycles that each chain row's activations and swap are behind the entry of their row."""
         step = self.rows_per_stage
-        cascades = self.cascades
-        last = (len(cascades[0]) - 1) // step
-        skew = [
-            last + c - (rows[-1] - rows[0]) // step + (p - rows[0]) // step
-            for c, rows in enumerate(cascades)
-            for p in rows
-        ]
-        broadcast = [p // BROADCAST_ROWS + 1 - (self.rows - 1 - p) for p in range(self.rows)]
-        wait = max(0, *(need - have for need, have in zip(broadcast, skew, strict=True)))
-        return tuple(wait + cycles for cycles in skew)
+        return tuple(
+            end - (-(-len(rows) // step) - 1) + k // step
+            for rows, end in zip(self.cascades, self.ends, strict=True)
+            for k in range(len(rows))
+        )
 
     @property
     @abstractmethod

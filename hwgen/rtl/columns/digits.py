@@ -133,7 +133,7 @@ class _FabricColumn(Leaf):
         """
         columns = self.columns
         total: Value | None = None
-        for rows in columns.cascades:
+        for c, rows in enumerate(columns.cascades):
             chain: Value = Const(0, 1)
             for p in rows[::step]:
                 end = min(p + step, rows.stop)
@@ -141,6 +141,8 @@ class _FabricColumn(Leaf):
                 if (end - rows.start) % columns.rows_per_stage == 0 or end == rows.stop:
                     chain = _register(m, chain, f"{name}_{p}")
             if total is not None:
+                for d in range(columns.ends[c] - columns.ends[c - 1] - 1):
+                    total = _register(m, total, f"{name}_wait_{rows[0]}_{d}")
                 chain = chain + total
             if len(columns.cascades) > 1:
                 chain = _register(m, chain, f"{name}_to_{rows[-1]}")
