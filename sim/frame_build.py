@@ -14,7 +14,8 @@ from hwgen.sim.boundaries import Boundary
 from hwgen.sim.verilator import Build, Progress, Source, build
 from hwgen.sim.verilog_ports import module_names, module_ports
 
-_HARNESS = Path(__file__).parent / "frame_harness.cpp"
+#: The program around the Verilated model, and its headers.
+_HARNESS = ("frame_harness.cpp", "frame_memory.h", "frame_boundaries.h")
 
 #: Signals of a bank, of activations or of row shifts, that the harness watches; part of the
 #: contract with the RTL.
@@ -88,7 +89,7 @@ def build_frames(
     spec = Build(
         top=setup.top,
         verilog=(*setup.verilog, Source("probes.vlt", control.encode())),
-        harness=(Source.of(_HARNESS),),
+        harness=tuple(Source.of(Path(__file__).parent / name) for name in _HARNESS),
         defines=(f"HWGEN_PORTS={count}",),
         trace=trace,
         options=_TRACE_OPTIONS if trace else (),
