@@ -41,6 +41,7 @@ HEIGHT = {
     "units": 7,
     "flow": 8,
     "doctor": 8,
+    "api": 9,
     "cli": 9,
     "__main__": 10,
 }
@@ -210,3 +211,14 @@ def test_no_elaborate_is_longer_than_a_reader_bears() -> None:
     }
     assert sum(count > 0 for count in lines.values()) > 25
     assert {path for path, n in lines.items() if n > MOST_OF_ELABORATE} == set(LONG_ELABORATES)
+
+
+@pytest.mark.parametrize("name", ("CONTRIBUTING.md", "docs/architecture.md", "docs/glossary.md"))
+def test_files_that_a_document_names_are_there(name: str) -> None:
+    text = (REPOSITORY / name).read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:\w+/)+\w+\.\w+)`", text))
+    assert len(named) > 4
+    own = {path for path in named if "NAME" in path or "VERB" in path}
+    there = (REPOSITORY, REPOSITORY / "hwgen")
+    missing = {p for p in named - own if not any((root / p).is_file() for root in there)}
+    assert not missing

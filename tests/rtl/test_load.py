@@ -308,7 +308,7 @@ COMMANDS = (
     tiles(3, 3, 4, 2),
     words(1000, 5, 100),
     tiles(77, 2, 1, 0),
-    image(9, (2, 4, 3, 3), 0),
+    image(9, (3, 4, 3, 3), 0),
     tiles(5000, 1, 2, 15),
     tiles(10, 2, 0, 5),
     layernorm(33, 7, 1),
