@@ -181,10 +181,12 @@ def run_engine(
         held: dict[str, object] = dict.fromkeys(("weights", "constants"))
         memory: dict[tuple[int, int], int] = {}
         cycle = quiet = 0
+        # What was handed over may still wait for a slow stream.
+        rest = 12 if pace.take == 100 else 80
         for name, base in (("image", IMAGE_BASE), ("input", INPUT_BASE)):
             ctx.set(getattr(unit, f"{name}_base"), base)
             ctx.set(getattr(unit, f"{name}_window"), window)
-        while quiet < 12:
+        while quiet < rest:
             number = len(run.accepted)
             ctx.set(unit.i_command.valid, int(number < len(commands)))
             if number < len(commands):
