@@ -44,6 +44,33 @@ BANK_ROLES: tuple[str, ...] = (
 )
 
 
+#: Words of the flattest block RAM, whole bytes wide; a slice is a power of two of them, up to the
+#: depth of the narrowest.
+BLOCK_WORDS = 512
+_LARGEST_SLICE = 64 * BLOCK_WORDS
+#: As many words a LUT chooses among.
+_MOST_SLICES = 4
+
+
+def bank_slices(words: int) -> tuple[int, ...]:
+    """Depths of the slices that a bank of so many words consists of, the deepest first.
+
+    Left to themselves synthesisers stack many shallow block RAMs and choose among them in LUTs. A
+    byte is as dense in deep, narrow blocks as in flat ones, so powers of two make up the depth in
+    equally many blocks. Where they were more than :data:`_MOST_SLICES`, the memory is rounded up to
+    fewer.
+    """
+    exact = -(-words // BLOCK_WORDS)
+    blocks, largest = exact, _LARGEST_SLICE // BLOCK_WORDS
+    while blocks // largest + (blocks % largest).bit_count() > _MOST_SLICES and blocks % largest:
+        blocks += blocks & -blocks
+    depths = [_LARGEST_SLICE] * (blocks // largest)
+    depths += [BLOCK_WORDS << bit for bit in range(5, -1, -1) if blocks % largest >> bit & 1]
+    if blocks == exact:
+        depths[-1] -= BLOCK_WORDS * blocks - words
+    return tuple(depths)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
     """Meaning of a field of the configuration, and the values that it may have by itself."""

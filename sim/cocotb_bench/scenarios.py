@@ -240,7 +240,7 @@ def _find(bench: Bench, opcode: str, skip: int = 0) -> tuple[int, Instruction]:
 
 
 def address_range(bench: Bench, *, opcode: str, field: str, value: int, where: int) -> Cycles:
-    """A word address outside its bank, or in a bank that does not exist."""
+    """A word address outside its bank, or in a bank that its engine does not reach."""
     yield from ready(bench)
     index, instruction = _find(bench, opcode)
     changed = replace(instruction, fields={**instruction.fields, field: value})
