@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import accumulate
 from math import gcd
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, GetPydanticSchema, PlainValidator, with_config
 
 from hwgen.columns import (
     MAXIMUM_COLUMNS,
@@ -18,7 +20,6 @@ from hwgen.columns import (
     Groups,
     check_groups,
     dense,
-    parse_groups,
 )
 from hwgen.errors import ConfigError
 from hwgen.numerics.fractional_softmax import (
@@ -29,6 +30,7 @@ from hwgen.numerics.fractional_softmax import (
     EXPONENT_FRACTION_BITS_MAXIMUM,
 )
 from hwgen.numerics.softmax import DEFAULT_FUNCTION, SoftmaxFunction
+from hwgen.reading import STRICT, check_stated, validate
 
 #: Roles of the activation memory's banks, in the order of their numbers. Each is a memory of its
 #: own with one read and one write port; the compiler places every tensor by its role so that
@@ -128,6 +130,19 @@ def aligned_columns(rows: int) -> tuple[int, ...]:
 _USUAL_GROUPS = dense(16)
 
 
+def _group(text: object) -> ColumnGroup:
+    if not isinstance(text, str):
+        raise ValueError('a column group, as "dual:16:8"')
+    return ColumnGroup.parse(text)
+
+
+#: Groups as a file has them.
+_GroupTexts = Annotated[
+    tuple[Annotated[ColumnGroup, PlainValidator(_group)], ...], AfterValidator(Groups)
+]
+
+
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class AcceleratorConfig:
     """Everything that decides the hardware; :data:`PARAMETERS` says what each field is.
@@ -140,7 +155,9 @@ class AcceleratorConfig:
     rows: int = _parameter(
         16, "rows of the array (reduction); bytes of an activation word", 16, 128, power_of_two=True
     )
-    groups: Groups = _USUAL_GROUPS
+    groups: Annotated[Groups, GetPydanticSchema(lambda _, schema: schema(_GroupTexts))] = (
+        _USUAL_GROUPS
+    )
     softmax_vec: int = _parameter(
         32,
         "lanes of the softmax: logits in a slice (part of the function in mode sole)",
@@ -337,22 +354,13 @@ class AcceleratorConfig:
 
     @classmethod
     def from_json(cls, values: Any) -> AcceleratorConfig:
-        """Inverse of :meth:`to_json`; unknown or missing keys are refused."""
-        names = {field.name for field in fields(cls)}
-        if not isinstance(values, dict):
-            raise ConfigError(f"The configuration must be a table, not {values!r:.80}")
-        if set(values) != names:
-            odd = sorted(set(values) ^ names)
-            raise ConfigError(
-                f"The configuration must have exactly the keys of this version; check {odd!r:.200}"
-            )
-        plain: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
-        texts = plain["groups"]
-        if not isinstance(texts, tuple) or not all(isinstance(text, str) for text in texts):
-            raise _refusal("groups", 'a list of column groups, as ["dual:16:8"]', texts, None)
-        return cls(**plain | {"groups": parse_groups(",".join(texts))})
+        """Inverse of :meth:`to_json`.
+
+        Raises:
+            FormatError: no table, an unknown or a missing key, or a value that is not legal.
+        """
+        check_stated(values, [item.name for item in fields(cls)])
+        return validate(values, cls)
 
 
 def softmax_fields(function: SoftmaxFunction) -> dict[str, Any]:
