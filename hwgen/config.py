@@ -147,9 +147,9 @@ _GroupTexts = Annotated[
 class AcceleratorConfig:
     """Everything that decides the hardware; :data:`PARAMETERS` says what each field is.
 
-    Requantise lanes and LayerNorm lanes are ``rows / 2`` (one int16 word a cycle). Beside the
-    ranges of the fields there are rules between them: attention is 8 x 8 bits, and has ``rows / 2``
-    columns of 8 bits or more; a read FIFO holds two bursts, the constant FIFO two tiles.
+    Beside the ranges of the fields there are rules between them: attention is 8 x 8 bits, and has
+    ``rows / 2`` columns of 8 bits or more; requantise lanes make half a word of bytes a cycle or a
+    whole one; a read FIFO holds two bursts, the constant FIFO two tiles.
     """
 
     rows: int = _parameter(
@@ -157,6 +157,13 @@ class AcceleratorConfig:
     )
     groups: Annotated[Groups, GetPydanticSchema(lambda _, schema: schema(_GroupTexts))] = (
         _USUAL_GROUPS
+    )
+    requantise_lanes: int = _parameter(
+        0,
+        "requantise lanes: accumulators that DRAIN takes a cycle, rows / 2 or rows",
+        8,
+        128,
+        power_of_two=True,
     )
     softmax_vec: int = _parameter(
         32,
@@ -216,24 +223,35 @@ class AcceleratorConfig:
     def __post_init__(self) -> None:
         """Check every type and range; the message says what is legal, and the nearest value.
 
+        Lanes that are not said are ``rows / 2``.
+
         Raises:
             ConfigError: its ``field`` names the field that is not legal.
         """
+        _check_type("requantise_lanes", self.requantise_lanes)
+        if self.requantise_lanes == 0:
+            check_parameter("rows", PARAMETERS["rows"], self.rows)
+            object.__setattr__(self, "requantise_lanes", self.rows // 2)
         for name, parameter in PARAMETERS.items():
             if name in _DEPENDENT:
                 _check_type(name, getattr(self, name))
             else:
                 check_parameter(name, parameter, getattr(self, name))
         check_groups(self.groups)
-        if self.attention_columns < self.lanes:
-            legal = f"at least {self.lanes} columns of 8 bits with {self.rows} rows"
+        least = aligned_columns(self.rows)[0]  # of a tile of V
+        if self.attention_columns < least:
+            legal = f"at least {least} columns of 8 bits with {self.rows} rows"
             group, rest = self.groups[0], self.groups[1:]
             if group.weight_bits == 8:
-                columns = group.columns + self.lanes - self.attention_columns
+                columns = group.columns + least - self.attention_columns
                 nearest = Groups((ColumnGroup(group.kind, columns, 8), *rest))
             else:
-                nearest = Groups((*dense(self.lanes), *self.groups))
+                nearest = Groups((*dense(least), *self.groups))
             raise _refusal("groups", legal, self.groups, nearest)
+        if self.requantise_lanes not in (half := self.rows // 2, self.rows):
+            lanes = half if self.requantise_lanes < self.rows else self.rows
+            legal = f"{half} or {self.rows} with {self.rows} rows"
+            raise _refusal("requantise_lanes", legal, self.requantise_lanes, lanes)
         self._check_fifo("read_fifo_beats", "two bursts", 2 * self.burst_beats)
         self._check_fifo("constant_fifo_beats", "two tiles", 2 * self.constant_beats)
 
@@ -270,19 +288,32 @@ class AcceleratorConfig:
         return tuple(sorted({g.weight_bits for g in self.groups if g.takes_slices}))
 
     @property
-    def lanes(self) -> int:
-        """Requantise lanes, LayerNorm lanes, int16 channels of a word."""
+    def int16_channels(self) -> int:
+        """int16 channels of an activation word."""
         return self.rows // 2
 
     @property
+    def layernorm_lanes(self) -> int:
+        """Channels that LAYERNORM takes a cycle: an int16 word."""
+        return self.rows // 2
+
+    def word_channels(self, *, wide: bool) -> int:
+        """Channels of an activation word; ``wide``: of int16."""
+        return self.int16_channels if wide else self.rows
+
+    def chunk_channels(self, *, wide: bool) -> int:
+        """Channels that DRAIN makes at a time: as many of a word as it has lanes."""
+        return min(self.requantise_lanes, self.word_channels(wide=wide))
+
+    @property
     def segments(self) -> int:
-        """Pieces of ``lanes`` columns, the last one perhaps shorter."""
-        return -(-self.columns // self.lanes)
+        """Pieces of ``requantise_lanes`` columns, the last one perhaps shorter."""
+        return -(-self.columns // self.requantise_lanes)
 
     @property
     def pieces(self) -> int:
         """Pieces of the array, one cycle apart: it is cut at the ends of segments and of groups."""
-        return len({*self.prefixes, *range(self.lanes, self.columns, self.lanes)})
+        return len({*self.prefixes, *range(step := self.requantise_lanes, self.columns, step)})
 
     @property
     def rotation_step(self) -> int:
@@ -290,12 +321,12 @@ class AcceleratorConfig:
 
         Offsets of DRAIN are multiples of it too.
         """
-        return gcd(self.lanes, self.value_columns, *self.prefixes)
+        return gcd(self.requantise_lanes, self.value_columns, *self.prefixes)
 
     @property
     def rotation_stages(self) -> int:
         """Cycles that rotation adds to DRAIN's latency; none where nothing is ever rotated."""
-        positions = self.lanes // self.rotation_step
+        positions = self.requantise_lanes // self.rotation_step
         return (positions > 1) + (positions > 4)
 
     @property
@@ -339,7 +370,9 @@ class AcceleratorConfig:
         return BANK_ROLES.index(role)
 
     def replace(self, **changes: Any) -> AcceleratorConfig:
-        """A copy with changes, validated."""
+        """A copy with changes, validated; with other rows lanes that are not said follow them."""
+        if "rows" in changes:
+            changes = {"requantise_lanes": 0} | changes
         return replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:

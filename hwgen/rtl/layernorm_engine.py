@@ -40,8 +40,9 @@ RECORDS = data.ArrayLayout(
 
 def layernorm_cycles(config: AcceleratorConfig, rows: int, channels: int) -> int:
     """Cycles from accepting a LAYERNORM command to ``done`` if the memory always grants; exact."""
-    groups = -(-channels // config.lanes)
-    fixed = READ_LATENCY + PTF_LATENCY + stage_1_latency(config.lanes) + STAGE_2_LATENCY + 6
+    lanes = config.layernorm_lanes
+    groups = -(-channels // lanes)
+    fixed = READ_LATENCY + PTF_LATENCY + stage_1_latency(lanes) + STAGE_2_LATENCY + 6
     return (rows + 1) * groups - 1 + fixed
 
 
@@ -89,7 +90,7 @@ class LayerNormEngine(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config, lanes = self.config, self.config.lanes
+        config, lanes = self.config, self.config.layernorm_lanes
         m.submodules.unit = unit = AILayerNorm(lanes, config.max_channels)
 
         # Command: accepted, then set up for two cycles, then run.

@@ -213,7 +213,7 @@ class _Bench:
             expected,
             frame.boundaries,
             where=where,
-            lanes=manifest.config.lanes,
+            lanes=manifest.config.requantise_lanes,
             tile_columns=manifest.config.columns,
             image=index,
             written=frame.written_in,

@@ -138,6 +138,7 @@ def test_options_decide_the_design(graph: str, call: Command) -> None:
         "--burst-beats": ("burst_beats", 32),
         "--outstanding": ("outstanding", 7),
         "--softmax-lanes": ("softmax_vec", 32),
+        "--requantise-lanes": ("requantise_lanes", 32),
         "--instruction-check": ("instruction_check", False),
     }
     arguments = []

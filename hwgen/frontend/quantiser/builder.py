@@ -150,9 +150,11 @@ class Builder:
             mean = self.statistics.probe_means[boundary]
             importance = self.see(boundary).second_moment
         target = np.broadcast_to(np.asarray(target, dtype=np.float64), (columns,))
-        # Below this scale the bias would leave int32, or the multiplier's shift its range.
+        # Below this scale the bias would leave too little of the requantise lanes' 27 bits to the
+        # accumulator, or the multiplier's shift its range.
         least = np.maximum(
-            np.abs(bias) / (source.scale * 2.0**29), target * 2.0**-30 / source.scale
+            np.abs(bias) / (source.scale * 2.0 ** (BIASED_BITS - 3)),
+            target * 2.0**-30 / source.scale,
         )
         codes, scales = self._codes(layer, weights, importance, least)
         unused = (np.abs(weights).max(axis=0) == 0) & (bias == 0)
