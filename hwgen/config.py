@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import accumulate
 from math import gcd
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, GetPydanticSchema, PlainValidator, with_config
 
 from hwgen.columns import (
     MAXIMUM_COLUMNS,
@@ -18,7 +20,6 @@ from hwgen.columns import (
     Groups,
     check_groups,
     dense,
-    parse_groups,
 )
 from hwgen.errors import ConfigError
 from hwgen.numerics.fractional_softmax import (
@@ -29,6 +30,7 @@ from hwgen.numerics.fractional_softmax import (
     EXPONENT_FRACTION_BITS_MAXIMUM,
 )
 from hwgen.numerics.softmax import DEFAULT_FUNCTION, SoftmaxFunction
+from hwgen.reading import STRICT, check_stated, validate
 
 #: Roles of the activation memory's banks, in the order of their numbers. Each is a memory of its
 #: own with one read and one write port; the compiler places every tensor by its role so that
@@ -42,6 +44,33 @@ BANK_ROLES: tuple[str, ...] = (
     "scores1",  # attention logits and codes, pong
     "hidden",  # image patches; GELU outputs; pooled row
 )
+
+
+#: Words of the flattest block RAM, whole bytes wide; a slice is a power of two of them, up to the
+#: depth of the narrowest.
+BLOCK_WORDS = 512
+_LARGEST_SLICE = 64 * BLOCK_WORDS
+#: As many words a LUT chooses among.
+_MOST_SLICES = 4
+
+
+def bank_slices(words: int) -> tuple[int, ...]:
+    """Depths of the slices that a bank of so many words consists of, the deepest first.
+
+    Left to themselves synthesisers stack many shallow block RAMs and choose among them in LUTs. A
+    byte is as dense in deep, narrow blocks as in flat ones, so powers of two make up the depth in
+    equally many blocks. Where they were more than :data:`_MOST_SLICES`, the memory is rounded up to
+    fewer.
+    """
+    exact = -(-words // BLOCK_WORDS)
+    blocks, largest = exact, _LARGEST_SLICE // BLOCK_WORDS
+    while blocks // largest + (blocks % largest).bit_count() > _MOST_SLICES and blocks % largest:
+        blocks += blocks & -blocks
+    depths = [_LARGEST_SLICE] * (blocks // largest)
+    depths += [BLOCK_WORDS << bit for bit in range(5, -1, -1) if blocks % largest >> bit & 1]
+    if blocks == exact:
+        depths[-1] -= BLOCK_WORDS * blocks - words
+    return tuple(depths)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +130,19 @@ def aligned_columns(rows: int) -> tuple[int, ...]:
 _USUAL_GROUPS = dense(16)
 
 
+def _group(text: object) -> ColumnGroup:
+    if not isinstance(text, str):
+        raise ValueError('a column group, as "dual:16:8"')
+    return ColumnGroup.parse(text)
+
+
+#: Groups as a file has them.
+_GroupTexts = Annotated[
+    tuple[Annotated[ColumnGroup, PlainValidator(_group)], ...], AfterValidator(Groups)
+]
+
+
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class AcceleratorConfig:
     """Everything that decides the hardware; :data:`PARAMETERS` says what each field is.
@@ -114,7 +156,9 @@ class AcceleratorConfig:
     rows: int = _parameter(
         16, "rows of the array (reduction); bytes of an activation word", 16, 128, power_of_two=True
     )
-    groups: Groups = _USUAL_GROUPS
+    groups: Annotated[Groups, GetPydanticSchema(lambda _, schema: schema(_GroupTexts))] = (
+        _USUAL_GROUPS
+    )
     requantise_lanes: int = _parameter(
         0,
         "requantise lanes: accumulators that DRAIN takes a cycle, rows / 2 or rows",
@@ -349,22 +393,13 @@ class AcceleratorConfig:
 
     @classmethod
     def from_json(cls, values: Any) -> AcceleratorConfig:
-        """Inverse of :meth:`to_json`; unknown or missing keys are refused."""
-        names = {field.name for field in fields(cls)}
-        if not isinstance(values, dict):
-            raise ConfigError(f"The configuration must be a table, not {values!r:.80}")
-        if set(values) != names:
-            odd = sorted(set(values) ^ names)
-            raise ConfigError(
-                f"The configuration must have exactly the keys of this version; check {odd!r:.200}"
-            )
-        plain: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
-        texts = plain["groups"]
-        if not isinstance(texts, tuple) or not all(isinstance(text, str) for text in texts):
-            raise _refusal("groups", 'a list of column groups, as ["dual:16:8"]', texts, None)
-        return cls(**plain | {"groups": parse_groups(",".join(texts))})
+        """Inverse of :meth:`to_json`.
+
+        Raises:
+            FormatError: no table, an unknown or a missing key, or a value that is not legal.
+        """
+        check_stated(values, [item.name for item in fields(cls)])
+        return validate(values, cls)
 
 
 def softmax_fields(function: SoftmaxFunction) -> dict[str, Any]:

@@ -67,7 +67,8 @@ CAUSES: dict[Cause, CauseFacts] = {
         "BRESP was not OKAY", "address of the burst", "check that bases and sizes are mapped memory"
     ),
     Cause.ADDRESS_RANGE: CauseFacts(
-        "a word address outside its bank of the activation memory",
+        "a word address outside its bank of the activation memory, or in a bank that the engine "
+        "does not reach",
         "the word address",
         "copy the image again; if it stays, the program is wrong: report it",
     ),

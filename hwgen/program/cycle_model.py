@@ -49,15 +49,15 @@ TABLE_BEAT = 4.0
 #: Last word handed over -> written in the activation memory.
 LOAD_FLUSH = 2
 #: Row of activations: granted read -> entered the array (swap of the weights).
-READ = 4
+READ = 5
 #: Last row granted -> all sums in the accumulators: READ + rows + groups + this.
 ARRAY = 3
 #: Weights: shadow free -> full, beyond R rows, at best.
 INJECT = 0
 #: V rows: shadow free -> full, beyond the words read.
-ROWS_INJECT = 4
+ROWS_INJECT = 5
 #: K columns: last word read -> emission may start; start of emission -> full, beyond R rows.
-COLUMNS_SETTLE = 6
+COLUMNS_SETTLE = 7
 COLUMNS_EMIT = 4
 #: DRAIN: accepted -> first group may be taken; after the last group of a tile; last -> done.
 DRAIN_START = 1
@@ -69,7 +69,7 @@ DRAIN_DONE = 19
 #: Constants of a chunk: settling of the registers in use, beyond a cycle per pair of columns.
 CONSTANTS_SETTLE = 7
 #: STORE: read latency and turn-round of a word; last beat -> response beyond the memory's latency.
-STORE_WORD = 6
+STORE_WORD = 7
 STORE_RESPONSE = 5
 #: END met -> interrupt.
 FINISH = 2
@@ -78,13 +78,13 @@ FINISH = 2
 def softmax_latency(config: AcceleratorConfig, length: int) -> int:
     """Fixed part of a SOFTMAX command beyond (rows + 1) x words or slices of a row."""
     vec = config.softmax_vec
-    cycles = 29 + 2 * (vec.bit_length() - 1) + (vec > config.rows)
+    cycles = 30 + 2 * (vec.bit_length() - 1) + (vec > config.rows)
     return cycles + -(-length // vec) if config.softmax_fractional else cycles
 
 
 def layernorm_latency(config: AcceleratorConfig) -> int:
     """Fixed part of a LAYERNORM command beyond (rows + 1) x groups of a row."""
-    return 54 + config.layernorm_lanes.bit_length()
+    return 55 + config.layernorm_lanes.bit_length()
 
 
 # -----------------------------------------------------------------------------------------------

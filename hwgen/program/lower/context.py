@@ -12,6 +12,7 @@ import numpy as np
 from hwgen.config import AcceleratorConfig
 from hwgen.errors import ConfigError, DoesNotFitError
 from hwgen.graph.ops import LayerNorm, Linear
+from hwgen.isa.banks import check_paths
 from hwgen.isa.build import begin
 from hwgen.isa.instructions import (
     BEAT_BYTES,
@@ -176,7 +177,11 @@ class Lowering:
             )
 
     def finish(self) -> Program:
-        """Order the items, find the thresholds, place the data, encode."""
+        """Order the items, find the thresholds, place the data, encode.
+
+        Raises:
+            ProgramError: an engine would use a bank that it does not reach.
+        """
         self._check_counts()
         order = schedule(self.items)
         drafts = [draft for number in order for draft in self.items[number].drafts]
@@ -192,7 +197,9 @@ class Lowering:
             fields = {key: int(value) for key, value in draft.fields.items()}
             if draft.relocate:
                 fields["address"] += area // BEAT_BYTES
-            instructions.append(Instruction(draft.opcode, fields, waits))
+            instruction = Instruction(draft.opcode, fields, waits)
+            check_paths(instruction, where=draft.label)
+            instructions.append(instruction)
             labels.append(draft.label)
             for tensor, values in draft.parts:
                 pieces[tensor].append(Part(engine=engine, count=tracker.counts[engine], **values))
