@@ -27,7 +27,7 @@ import tomllib
 import types
 import typing
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import IO, Any, NoReturn, TypeVar, cast
 
@@ -136,6 +136,22 @@ def check_version(values: Any, version: int, *, what: str, where: str | None, re
             f" {show(found)}: {remedy}",
             where=where,
         )
+
+
+def check_stated(values: Any, names: Iterable[str], *, where: str | None = None) -> None:
+    """Refuse a table without all its keys, where a model would put defaults in their places.
+
+    Defaults are for who makes an object, not for a file that lacks a key. A key too many is left
+    to :func:`validate`, which names the nearest: often it is the missing one, misspelt.
+
+    Raises:
+        FormatError: names what is missing.
+    """
+    legal = list(names)
+    if not isinstance(values, Mapping) or not set(values) <= set(legal):
+        return
+    if missing := [name for name in legal if name not in values]:
+        raise FormatError(_missing(missing[:_MISSING_SHOWN]), where=where)
 
 
 def validate(values: Any, model: type[T], *, where: str | None = None, context: object = None) -> T:
@@ -368,6 +384,8 @@ _EXPECTED: Mapping[str, str] = {
     "too_short": "a list of at least {min_length} entries",
     "tuple_type": "a list",
 }
+#: Characters that a line spends on the keys that are known.
+_KEYS_SHOWN = 200
 #: Most missing keys that a line names.
 _MISSING_SHOWN = 6
 _MISSING = ("missing", "missing_keyword_only_argument", "missing_argument")
@@ -391,14 +409,12 @@ def _first_fault(error: ValidationError, model: type, where: str | None) -> Form
     context = fault.get("ctx", {})
     nearest: object = None
     if kind in _MISSING:
-        keys = [_path(fault["loc"]) for fault in faults[:_MISSING_SHOWN]]
-        listed = ", ".join(keys[:-1]) + " and " * (len(keys) > 1) + keys[-1]
-        what = f"{listed} must be stated, and {'are' if len(keys) > 1 else 'is'} missing"
+        what = _missing([_path(fault["loc"]) for fault in faults[:_MISSING_SHOWN]])
     elif kind in _UNKNOWN:
         known = _keys(model, place[:-1])
         what = f"{_path(place)} must be a known key"
         if known:
-            what += f" ({', '.join(known)})"
+            what += f" ({shorten(', '.join(known), _KEYS_SHOWN)})"
             # Whatever the key, one of those that are legal.
             close = difflib.get_close_matches(str(place[-1])[:_SHOWN], known, n=1, cutoff=0)
             nearest = _path((*place[:-1], close[0]))
@@ -418,11 +434,18 @@ def _first_fault(error: ValidationError, model: type, where: str | None) -> Form
     return FormatError(what, where=where, why=why, nearest=nearest)
 
 
+def _missing(keys: list[str]) -> str:
+    listed = ", ".join(keys[:-1]) + " and " * (len(keys) > 1) + keys[-1]
+    return f"{listed} must be stated, and {'are' if len(keys) > 1 else 'is'} missing"
+
+
 def _join(place: _Location, sentence: str) -> str:
-    """A sentence on a key of a model, as one on a key of the file."""
+    """A sentence on a key of a model, or on several, as one on keys of the file."""
     if not place:
         return sentence
-    separator = "." if re.match(r"[a-z_][\w.\[\]]* ", sentence) else ": "
+    if sentence.startswith("File must "):  # the whole of a value within the file
+        return f"{_path(place)}{sentence.removeprefix('File')}"
+    separator = "." if re.match(r"[a-z_][\w.\[\]]* must ", sentence) else ": "
     return f"{_path(place)}{separator}{sentence}"
 
 

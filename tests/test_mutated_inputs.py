@@ -26,14 +26,18 @@ from hwgen.columns import dense
 from hwgen.emit.manifest import Manifest
 from hwgen.errors import HwgenError
 from hwgen.frontend.checkpoint import load_checkpoint
+from hwgen.frontend.config_files import read_configuration
+from hwgen.frontend.expected import load_expected
 from hwgen.frontend.images import load_images
 from hwgen.frontend.models import MODELS, get_model
+from hwgen.frontend.statements import Statement, resolve
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.safetensors_file import write_safetensors
+from hwgen.graph.weight_bits import read_weight_bits
 from hwgen.program.buffer_plan import preset_config
 from hwgen.program.lower import lower
 from hwgen.report.design import rows
-from hwgen.report.results import SimulationResult, SynthesisResult
+from hwgen.report.results import AccuracyResult, SimulationResult, SynthesisResult
 from hwgen.sim import boundaries
 from hwgen.stages.design import Design, shapes_of
 from hwgen.stages.emit import DesignFolder, labels_bytes, read_labels
@@ -50,6 +54,7 @@ SECONDS = 10
 CHARACTERS = 1500
 
 MODEL = MODELS["digits"]
+SHARD = "model-00001-of-00001.safetensors"
 
 
 @dataclass(frozen=True)
@@ -184,6 +189,13 @@ def simulation() -> bytes:
     return json.dumps(result.to_json()).encode()
 
 
+def accuracy() -> bytes:
+    result = AccuracyResult(
+        design="0" * 64, top1=0.5, top1_images=20, top1_float=0.75, image_source="digits"
+    )
+    return json.dumps(result.to_json()).encode()
+
+
 def synthesis() -> bytes:
     result = SynthesisResult(
         design="0" * 64,
@@ -209,6 +221,12 @@ def show_simulation(path: Path) -> None:
         json.dumps(result.contract(), allow_nan=False)
 
 
+def show_accuracy(path: Path) -> None:
+    if (result := AccuracyResult.load(path.parent)) is not None:
+        rows(MANIFEST, None, None, accuracy=result)
+        json.dumps(result.contract(), allow_nan=False)
+
+
 def show_synthesis(path: Path) -> None:
     if (result := SynthesisResult.load(path.parent)) is not None:
         rows(MANIFEST, None, result, board_usage(MANIFEST.board, result))
@@ -223,6 +241,94 @@ def show_manifest(path: Path) -> None:
 
 def model_file() -> bytes:
     return json.dumps(MODEL.to_json() | {"name_map": {"cls_token": "c"}}).encode()
+
+
+def config_file() -> bytes:
+    """As transformers writes it."""
+    values = {
+        "architectures": ["ViTForImageClassification"],
+        "model_type": "vit",
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
+        "image_size": 8,
+        "patch_size": [2, 2],
+        "num_channels": 1,
+        "qkv_bias": True,
+        "id2label": {str(n): f"LABEL_{n}" for n in range(10)},
+    }
+    return json.dumps(values).encode()
+
+
+def timm_config_file() -> bytes:
+    weights = {
+        "input_size": [3, 224, 224],
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+        "crop_pct": 0.9,
+        "crop_mode": "center",
+        "interpolation": "bicubic",
+    }
+    values = {
+        "architecture": "vit_tiny_patch16_224",
+        "num_classes": 1000,
+        "global_pool": "token",
+        "pretrained_cfg": weights,
+        "model_args": {"img_size": 384, "mlp_ratio": 4.0, "qkv_bias": True},
+    }
+    return json.dumps(values).encode()
+
+
+def preprocessor_file() -> bytes:
+    values = {
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "do_center_crop": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "size": {"shortest_edge": 256},
+        "crop_size": {"height": 224, "width": 224},
+    }
+    return json.dumps(values).encode()
+
+
+def load_configuration(path: Path) -> None:
+    """Read what lies beside weights, and put it together with a model file that says the rest."""
+    statements = read_configuration(path.parent)
+    said = {name for statement in statements for name in statement.values}
+    model = MODELS["digits" if path.name == "config.json" else "deit_tiny"]
+    rest = {name: value for name, value in model.to_json().items() if name not in said}
+    resolve([*statements, Statement(source="rest", values=rest)])
+
+
+def index_file() -> bytes:
+    """Of the checkpoint, as one shard."""
+    values = {"metadata": {"total_size": 53}, "weight_map": {"a.weight": SHARD, "b": SHARD}}
+    return json.dumps(values).encode()
+
+
+def load_index(path: Path) -> None:
+    if not (shard := path.with_name(SHARD)).exists():
+        shard.write_bytes(checkpoint_file())
+    load_checkpoint(path)
+
+
+def widths_file() -> bytes:
+    return b'"blocks.*.fc1" = 4\n"blocks.0.*" = "8"\nhead = 8\n'
+
+
+def load_widths(path: Path) -> None:
+    read_weight_bits(path).of(MODEL)
+
+
+def logits_file() -> bytes:
+    return archive_of(logits=np.ones((2, 10), np.float32), images=np.zeros((2, 8, 8, 1), np.uint8))
 
 
 def board_file() -> bytes:
@@ -276,12 +382,21 @@ READERS: dict[str, Reader] = {
     ),
     "picture": Reader("a.png", picture, load_picture),
     "model file": Reader("m.json", model_file, get_model),
+    "configuration": Reader("config.json", config_file, load_configuration),
+    "timm's configuration": Reader("config.json", timm_config_file, load_configuration),
+    "preprocessor": Reader("preprocessor_config.json", preprocessor_file, load_configuration),
+    "index of shards": Reader("model.safetensors.index.json", index_file, load_index),
+    "weight widths": Reader("w.toml", widths_file, load_widths),
+    "expected logits": Reader(
+        "e.npz", logits_file, lambda path: load_expected(path, MODEL), member_of("logits.npy")
+    ),
     "board file": Reader("b.toml", board_file, lambda path: open_board(str(path))),
     "manifest": Reader("manifest.json", MANIFEST.to_bytes, show_manifest),
     "unit manifest": Reader(
         "manifest.json", unit_manifest, lambda path: UnitManifest.load(path.parent)
     ),
     "simulation": Reader("simulation.json", simulation, show_simulation),
+    "accuracy": Reader("accuracy.json", accuracy, show_accuracy),
     "synthesis": Reader("synthesis.json", synthesis, show_synthesis),
     "boundaries": Reader("b.json", lambda: program().boundaries_bytes(), boundaries.load),
     "labels": Reader("labels.json", lambda: labels_bytes(program()), load_labels),
@@ -374,6 +489,7 @@ def run(name: str, count: int, seed: int, folder: Path) -> dict[str, int]:
             changed = odd_document(rng, subject) if inner and rng.random() < 0.5 else subject
             if changed is subject:
                 changed = mutated(rng, subject)
+            path.unlink()  # to truncate a file just written can wait for the disk
             path.write_bytes(put(changed) if inner else changed)
             signal.setitimer(signal.ITIMER_REAL, SECONDS)
             try:
@@ -397,7 +513,7 @@ def run(name: str, count: int, seed: int, folder: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("name", READERS)
 def test_mutated_files(name: str, tmp_path: Path) -> None:
-    seen = run(name, 70, 0, tmp_path)  # 1,260 in all
+    seen = run(name, 70, 0, tmp_path)  # 1,750 in all
     assert seen["refused"] > 10, seen
 
 

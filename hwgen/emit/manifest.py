@@ -27,6 +27,7 @@ from hwgen.outputs import SEAL, sealed
 from hwgen.reading import (
     MAX_DESIGN_FILE_BYTES,
     STRICT,
+    check_stated,
     check_version,
     load_json,
     printable,
@@ -234,18 +235,16 @@ class Manifest:
         check_version(
             values, SCHEMA_VERSION, what="Manifest", where=where, remedy="generate the design again"
         )
-        # Fields with a default have one for who makes a manifest, not for a file that lacks them.
-        names = [*(item.name for item in fields(cls)), "build", "counters"]
-        if missing := [name for name in names if name not in values]:
-            raise FormatError(f"{missing[0]} must be stated, and is missing", where=where)
-        if values["counters"] != _counters():
+        plain = {key: value for key, value in values.items() if key != SEAL}
+        derived = ("schema", "schema_version", "build", "counters")
+        check_stated(plain, [*(item.name for item in fields(cls)), *derived], where=where)
+        found = {key: plain.pop(key, None) for key in derived}
+        if found["counters"] != _counters():
             raise FormatError("counters must be those of this version's registers", where=where)
-        derived = ("schema", "schema_version", "build", "counters", SEAL)
-        plain = {key: value for key, value in values.items() if key not in derived}
         manifest = validate(plain, cls, where=where)
-        if values["build"] != (build := _build(manifest.config)):
+        if found["build"] != (build := _build(manifest.config)):
             raise FormatError(
-                f"build must be the configuration's {build!r}, not {show(values['build'])}",
+                f"build must be the configuration's {build!r}, not {show(found['build'])}",
                 where=where,
             )
         return manifest

@@ -1,18 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled program: instructions, memory image, and where every layer boundary can be seen.
-
-File format of :meth:`Program.save`: the magic bytes ``HWGENPRG``, the length of the header as a
-32-bit little-endian number, the header (JSON, sorted keys), the memory image. Equal programs give
-equal bytes.
-"""
+"""The compiled program: instructions, memory image, and where every layer boundary can be seen."""
 
 from __future__ import annotations
 
 import json
-import struct
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hwgen.config import AcceleratorConfig
@@ -20,19 +12,9 @@ from hwgen.errors import ProgramError
 from hwgen.isa.banks import check_paths
 from hwgen.isa.build import check_begin
 from hwgen.isa.instructions import INSTRUCTION_BYTES, Engine, Instruction, decode
-from hwgen.reading import (
-    MAX_DESIGN_FILE_BYTES,
-    check_version,
-    load_json,
-    printable,
-    read_bytes,
-    shorten,
-)
 
-SCHEMA_VERSION = 3
 BOUNDARY_SCHEMA = "hwgen.boundaries"
 BOUNDARY_SCHEMA_VERSION = 2
-_MAGIC = b"HWGENPRG"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +55,6 @@ class Part:
             "index": list(self.index),
         }
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Part:
-        """Inverse of :meth:`to_json`."""
-        plain = dict(values)
-        return cls(**plain | {"engine": Engine[plain["engine"]], "index": tuple(plain["index"])})
-
 
 @dataclass(frozen=True, kw_only=True)
 class Boundary:
@@ -97,16 +73,6 @@ class Boundary:
             "dtype": self.dtype,
             "parts": [part.to_json() for part in self.parts],
         }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Boundary:
-        """Inverse of :meth:`to_json`."""
-        return cls(
-            name=values["name"],
-            shape=tuple(values["shape"]),
-            dtype=values["dtype"],
-            parts=tuple(Part.from_json(part) for part in values["parts"]),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,69 +120,6 @@ class Program:
     def boundaries_bytes(self) -> bytes:
         """The boundary table's file."""
         return (json.dumps(self.boundaries_json(), separators=(",", ":")) + "\n").encode()
-
-    def to_bytes(self) -> bytes:
-        """The program's file."""
-        header = {
-            "schema_version": SCHEMA_VERSION,
-            "config": self.config.to_json(),
-            "instructions": len(self.instructions),
-            "input_shape": list(self.input_shape),
-            "input_bytes": self.input_bytes,
-            "output_bytes": self.output_bytes,
-            "classes": self.classes,
-            "boundaries": [boundary.to_json() for boundary in self.boundaries],
-            "macs": self.macs,
-            "labels": list(self.labels),
-        }
-        text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
-        return _MAGIC + struct.pack("<I", len(text)) + text + self.image
-
-    def save(self, path: str | Path) -> None:
-        """Write the program; the bytes depend on the program only."""
-        if self.skeleton:
-            raise ProgramError(
-                "A program must have its memory image to be saved, not be a skeleton"
-            )
-        Path(path).write_bytes(self.to_bytes())
-
-    @classmethod
-    def load(cls, path: str | Path) -> Program:
-        """Read a program.
-
-        Raises:
-            ProgramError: the file is none.
-            FormatError: it cannot be read, or is of another version.
-        """
-        where = printable(str(path))
-        data = read_bytes(path, limit=MAX_DESIGN_FILE_BYTES)
-        start = len(_MAGIC) + 4
-        if data[: len(_MAGIC)] != _MAGIC or len(data) < start:
-            raise ProgramError("File must be a program of hwgen", where=where)
-        (size,) = struct.unpack("<I", data[len(_MAGIC) : start])
-        header = load_json(data[start : start + size], where=where)
-        remedy = "compile it again"
-        check_version(header, SCHEMA_VERSION, what="Program", where=where, remedy=remedy)
-        try:
-            image = data[start + size :]
-            config = AcceleratorConfig.from_json(header["config"])
-            return cls(
-                config=config,
-                instructions=decode_instructions(image, config, header["instructions"]),
-                image=image,
-                input_shape=tuple(header["input_shape"]),
-                input_bytes=header["input_bytes"],
-                output_bytes=header["output_bytes"],
-                classes=header["classes"],
-                boundaries=tuple(Boundary.from_json(item) for item in header["boundaries"]),
-                macs=header["macs"],
-                labels=tuple(header["labels"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, ProgramError):
-                raise
-            text = shorten(repr(error), 200)
-            raise ProgramError(f"Program must be well formed: {text}", where=where) from error
 
 
 def decode_instructions(

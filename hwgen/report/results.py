@@ -16,7 +16,7 @@ from hwgen.emit.manifest import Manifest, digest, file_digest
 from hwgen.errors import ConfigError, FormatError
 from hwgen.files import reason, replace_file
 from hwgen.outputs import SEAL, check_file, recognise_json, sealed
-from hwgen.reading import STRICT, load_json, printable, read_bytes, validate
+from hwgen.reading import STRICT, check_stated, load_json, printable, read_bytes, validate
 
 SCHEMA_VERSION = 2
 
@@ -109,9 +109,7 @@ class Result:
         ):
             return None
         values.pop(SEAL, None)
-        # Fields with a default have one for who makes a result, not for a file that lacks them.
-        if missing := [item.name for item in fields(cls) if item.name not in values]:
-            raise FormatError(f"{missing[0]} must be stated, and is missing", where=where)
+        check_stated(values, [item.name for item in fields(cls)], where=where)
         return validate(values, cls, where=where)
 
 

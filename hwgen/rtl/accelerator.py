@@ -89,7 +89,7 @@ class Accelerator(wiring.Component):
         self.array = SystolicArray(
             rows=config.rows,
             groups=config.groups,
-            lanes=config.lanes,
+            lanes=config.requantise_lanes,
             tile_rows=config.tile_rows,
             slice_widths=config.slice_widths,
         )
@@ -221,7 +221,7 @@ class Accelerator(wiring.Component):
             *([drain.row_shifts.eq(softmax.row_shifts)] if config.softmax_fractional else []),
             drain.table_valid.eq(load.table_valid),
             drain.table_slot.eq(load.table_slot),
-            drain.table_beat.eq(load.table_beat),
+            drain.table_index.eq(load.table_index),
             drain.table_data.eq(load.table_data),
         ]
 

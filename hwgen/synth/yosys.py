@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pydantic import with_config
+from pydantic import BaseModel, ConfigDict, with_config
 
 from hwgen.cache import cache_folder, fill_once
 from hwgen.errors import ConfigError, FormatError, ToolError
@@ -219,6 +219,26 @@ def _fpga(
     }
 
 
+_SOME_KEYS = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class _Counted(BaseModel):
+    """What Yosys counts in a design mapped to a library."""
+
+    model_config = _SOME_KEYS
+
+    num_cells_by_type: dict[str, int]
+    area: float
+
+
+class _Statistics(BaseModel):
+    """Yosys' file of statistics."""
+
+    model_config = _SOME_KEYS
+
+    design: _Counted
+
+
 def _liberty(reading: Sequence[str], top: str, work: Path) -> dict[str, Any]:
     commands = [
         *reading,
@@ -230,13 +250,17 @@ def _liberty(reading: Sequence[str], top: str, work: Path) -> dict[str, Any]:
         f"tee -q -o stat.json stat -json -liberty cells.lib -top {top}",
     ]
     _run(commands, work)
-    statistics = json.loads((work / "stat.json").read_text())
-    design = statistics["design"]
-    if left := sorted(kind for kind in design["num_cells_by_type"] if kind.startswith("$")):
+    try:
+        design = read_json(work / "stat.json", _Statistics).design
+    except FormatError as error:
+        raise ToolError(
+            f"The Liberty file must give its cells areas that are numbers ({error.what})"
+        ) from error
+    if left := sorted(kind for kind in design.num_cells_by_type if kind.startswith("$")):
         raise ToolError(f"The Liberty file must have cells for all logic; {left} are left")
     return {
         **dict.fromkeys(("lut", "ff", "dsp", "bram36"), 0),
         "logic_levels": None,
-        "area": float(design["area"]),
+        "area": design.area,
         "modules": [],
     }

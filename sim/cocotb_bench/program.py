@@ -172,7 +172,7 @@ class _Builder:
         """Byte 7 of a column's record: lane pair, end of the half word, end of the tile."""
         if column % 2:
             return 0
-        pairs = self.config.lanes // 2
+        pairs = self.config.requantise_lanes // 2
         pair, last = channel // 2 % pairs, column + 2 >= live
         return pair | 64 * (last or pair == pairs - 1) | 128 * last
 
@@ -360,7 +360,7 @@ def make_frame(memory_ports: int, *, seed: int = 1) -> TestFrame:
     def copy(waits: dict[Engine, int], source: int, tensor: npt.NDArray[np.generic]) -> None:
         """Store int8 or uint8 [m, k], word by word m apart, as int16."""
         k = tensor.shape[1]
-        n = -(-k // config.lanes) * config.lanes  # whole words
+        n = -(-k // (words := config.word_channels(wide=True))) * words
         b.tiles(np.eye(k, n, dtype=np.int64), [(0, 1 << 15, 15)] * n)
         drained = b.matmul(
             source,

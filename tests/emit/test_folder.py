@@ -147,7 +147,9 @@ def test_names_choose_no_place(tmp_path: Path) -> None:
         ({"files": {"x.v": 3}}, r"files.'x.v' must be a text, not 3"),
         ({"top": 3}, "top must be a text, not 3"),
         ({"program": {}}, "program.image, .* must be stated, and are missing"),
-        ({"config": {}}, "exactly the keys"),
+        ({"config": {}}, "config: rows, groups, .* must be stated, and are missing"),
+        ({"config": AcceleratorConfig().to_json() | {"rows": 7}}, r"config\.rows must be 16, 32"),
+        ({"config": 7}, "config must be a table, not 7"),
         ({"row_blocks": 0}, "row_blocks must be at least 1, not 0"),
         ({"row_blocks": True}, "row_blocks must be an integer, not true"),
         ({"notes": "a sentence"}, "notes must be a list, not 'a sentence'"),
@@ -200,10 +202,41 @@ def test_numbers_of_the_configuration_are_integers(key: str) -> None:
             value: object = kind(2)
         else:
             value = [kind(n) for n in good[key]] if key == "bank_words" else kind(good[key])
-        legal = "true or false" if flag else "(an integer|a tuple of integers|a list of column)"
-        with pytest.raises(ConfigError, match=f"{key} must be {legal}"):
+        place, legal = key, "true or false" if flag else "an integer"
+        if key == "groups":
+            legal = "a list"
+        elif key == "bank_words":
+            place = r"bank_words\[0\]"
+        with pytest.raises(FormatError, match=f"^{place} must be {legal}, not "):
             AcceleratorConfig.from_json(good | {key: value})
     assert AcceleratorConfig.from_json(good) == AcceleratorConfig()
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"rows": 7}, "rows must be 16, 32, 64 or 128, not 7; nearest legal value: 16"),
+        ({"row": 16}, "row must be a known key (bank_words, "),
+        ({"groups": [7]}, 'groups[0] must be a column group, as "dual:16:8", not 7'),
+        ({"groups": ["dual:16"]}, "groups[0]: a column group must be KIND:COLUMNS:BITS"),
+        ({"groups": ["dual:16:8", "dual:3:8"]}, "groups[1]: columns of a group must be an even"),
+        ({"groups": ["digits:16:4"]}, "groups must be at least 8 columns of 8 bits with 16 rows"),
+        ({"groups": []}, "groups must be 1..4 column groups, not "),
+        ({"bank_words": [64]}, "bank_words must be 7 sizes in 1..131072, not 64; nearest legal"),
+        ({"read_fifo_beats": 8}, "read_fifo_beats must be at least 32 (two bursts), not 8"),
+    ],
+)
+def test_what_a_configuration_says_wrong(change: dict[str, object], line: str) -> None:
+    good = AcceleratorConfig().to_json()
+    with pytest.raises(FormatError) as caught:
+        AcceleratorConfig.from_json(good | change)
+    assert str(caught.value).startswith(line)
+    assert len(str(caught.value)) < 400
+    del good["rows"]
+    with pytest.raises(FormatError, match=r"^rows must be stated, and is missing$"):
+        AcceleratorConfig.from_json(good)
+    with pytest.raises(FormatError, match=r"^row must be a known key .*nearest legal value: rows$"):
+        AcceleratorConfig.from_json(good | {"row": 16})
 
 
 def test_a_folder_of_an_older_version_can_be_replaced(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,9 @@ def test_liberty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without = LIBERTY.replace("cell (DFF)", "cell (LATCH)").replace("ff (IQ", "latch (IQ")
     library.write_text(without.replace("clocked_on", "enable").replace("next_state", "data_in"))
     with pytest.raises(ToolError, match="D flip-flops are not supported"):
+        synthesise(write(tmp_path, text), "top", liberty=library)
+    library.write_text(re.sub(r"area : \d+;", "", LIBERTY))
+    with pytest.raises(ToolError, match=r"areas that are numbers \(design\.area must be stated"):
         synthesise(write(tmp_path, text), "top", liberty=library)
 
 
