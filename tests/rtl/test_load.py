@@ -20,7 +20,7 @@ from hwgen.isa.instructions import (
     Instruction,
     encode,
 )
-from hwgen.program.cycle_model import LOAD_FLUSH, LOAD_GAP, LOAD_TURN
+from hwgen.program.cycle_model import LOAD_FLUSH, LOAD_GAP, LOAD_TURN, TABLE_BEAT
 from hwgen.rtl.load import TABLE_BEATS, ConstantFifo, LoadEngine
 
 from .stalls import Chance, Context, simulate
@@ -107,8 +107,12 @@ def expect(config: AcceleratorConfig, given: Instruction) -> Expected:
     entries = [(given["slot"], b, memory_beat(first[0] + BEAT_BYTES * b)) for b in range(count)]
     if given.opcode == "LOAD_LAYERNORM":
         result.layernorm = entries
-    else:
-        result.table = entries
+    else:  # four entries at a time
+        result.table = [
+            (slot, 4 * b + part, beat >> 32 * part & 0xFFFF_FFFF)
+            for slot, b, beat in entries
+            for part in range(4)
+        ]
     return result
 
 
@@ -218,9 +222,9 @@ def run_engine(
                         times.append(cycle)
                         value = None
                 held[name] = value
-            for name, index in (("layernorm", "index"), ("table", "beat")):
+            for name in ("layernorm", "table"):
                 if ctx.get(getattr(unit, f"{name}_valid")):
-                    ports_of = (f"{name}_slot", f"{name}_{index}", f"{name}_data")
+                    ports_of = (f"{name}_slot", f"{name}_index", f"{name}_data")
                     entry = tuple(ctx.get(getattr(unit, port)) for port in ports_of)
                     assert entry == streams[name][count[name]]
                     count[name] += 1
@@ -374,11 +378,15 @@ def test_cycles_of_words_and_images() -> None:
 
 
 def test_cycles_of_parameters_and_tables() -> None:
-    for command, beats in ((layernorm(0, 9, 0), 9), (table(0, 1), TABLE_BEATS)):
+    """A beat of parameters a cycle, one of a table every fourth, taken with the last of them."""
+    for command, beats, each in (
+        (layernorm(0, 9, 0), 9, 1),
+        (table(0, 1), TABLE_BEATS, TABLE_BEAT),
+    ):
         run = run_engine(config_of(16, 1), [command, command])
-        assert np.diff(run.beats[:beats]).tolist() == [1] * (beats - 1)
+        assert np.diff(run.beats[:beats]).tolist() == [each] * (beats - 1)
         assert run.done[0] == run.beats[beats - 1]
-        assert run.beats[beats] == run.done[0] + 1 + LOAD_GAP
+        assert run.beats[beats] == run.done[0] + LOAD_GAP + each
 
 
 @pytest.mark.parametrize("room", (0, -1))
