@@ -16,6 +16,7 @@ from hwgen.frontend.quantiser.weights import RATIO_LIMIT, fixed_points, quantise
 from hwgen.graph.interpreter import execute
 from hwgen.graph.ops import DataType, Op, Requantise, Tensor
 from hwgen.graph.weight_bits import Width, channel_bits, widest
+from hwgen.numerics.requantise import BIASED_BITS
 from hwgen.numerics.softmax import SoftmaxFunction
 
 Squares = Literal["compressed", "exact"]
