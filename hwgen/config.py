@@ -149,7 +149,8 @@ class AcceleratorConfig:
 
     Beside the ranges of the fields there are rules between them: attention is 8 x 8 bits, and has
     ``rows / 2`` columns of 8 bits or more; requantise lanes make half a word of bytes a cycle or a
-    whole one; a read FIFO holds two bursts, the constant FIFO two tiles.
+    whole one, LAYERNORM takes half an int16 word a cycle or a whole one; a read FIFO holds two
+    bursts, the constant FIFO two tiles.
     """
 
     rows: int = _parameter(
@@ -163,6 +164,13 @@ class AcceleratorConfig:
         "requantise lanes: accumulators that DRAIN takes a cycle, rows / 2 or rows",
         8,
         128,
+        power_of_two=True,
+    )
+    layernorm_lanes: int = _parameter(
+        0,
+        "channels that LAYERNORM takes a cycle, rows / 4 or rows / 2",
+        4,
+        64,
         power_of_two=True,
     )
     softmax_vec: int = _parameter(
@@ -228,10 +236,11 @@ class AcceleratorConfig:
         Raises:
             ConfigError: its ``field`` names the field that is not legal.
         """
-        _check_type("requantise_lanes", self.requantise_lanes)
-        if self.requantise_lanes == 0:
-            check_parameter("rows", PARAMETERS["rows"], self.rows)
-            object.__setattr__(self, "requantise_lanes", self.rows // 2)
+        for name in _LANES:
+            _check_type(name, getattr(self, name))
+            if getattr(self, name) == 0:
+                check_parameter("rows", PARAMETERS["rows"], self.rows)
+                object.__setattr__(self, name, self.rows // 2)
         for name, parameter in PARAMETERS.items():
             if name in _DEPENDENT:
                 _check_type(name, getattr(self, name))
@@ -248,10 +257,12 @@ class AcceleratorConfig:
             else:
                 nearest = Groups((*dense(least), *self.groups))
             raise _refusal("groups", legal, self.groups, nearest)
-        if self.requantise_lanes not in (half := self.rows // 2, self.rows):
-            lanes = half if self.requantise_lanes < self.rows else self.rows
-            legal = f"{half} or {self.rows} with {self.rows} rows"
-            raise _refusal("requantise_lanes", legal, self.requantise_lanes, lanes)
+        for name, (few, many) in _LANES.items():
+            legal_lanes = (round(few * self.rows), round(many * self.rows))
+            if (lanes := getattr(self, name)) not in legal_lanes:
+                legal = f"{legal_lanes[0]} or {legal_lanes[1]} with {self.rows} rows"
+                nearest_lanes = min(legal_lanes, key=lambda legal: abs(legal - lanes))
+                raise _refusal(name, legal, lanes, nearest_lanes)
         self._check_fifo("read_fifo_beats", "two bursts", 2 * self.burst_beats)
         self._check_fifo("constant_fifo_beats", "two tiles", 2 * self.constant_beats)
 
@@ -290,11 +301,6 @@ class AcceleratorConfig:
     @property
     def int16_channels(self) -> int:
         """int16 channels of an activation word."""
-        return self.rows // 2
-
-    @property
-    def layernorm_lanes(self) -> int:
-        """Channels that LAYERNORM takes a cycle: an int16 word."""
         return self.rows // 2
 
     def word_channels(self, *, wide: bool) -> int:
@@ -372,7 +378,7 @@ class AcceleratorConfig:
     def replace(self, **changes: Any) -> AcceleratorConfig:
         """A copy with changes, validated; with other rows lanes that are not said follow them."""
         if "rows" in changes:
-            changes = {"requantise_lanes": 0} | changes
+            changes = dict.fromkeys(_LANES, 0) | changes
         return replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
@@ -424,6 +430,11 @@ COLUMNS = Parameter(
 GROUPS_DOC = "groups of columns (KIND:COLUMNS:BITS with commas between them, the widest first)"
 
 
+#: Lanes, as parts of the rows: the legal ones; ``rows / 2`` if nothing is said.
+_LANES: Mapping[str, tuple[float, float]] = {
+    "requantise_lanes": (1 / 2, 1),
+    "layernorm_lanes": (1 / 4, 1 / 2),
+}
 #: Fields whose legal values depend on others.
 _DEPENDENT = ("read_fifo_beats", "constant_fifo_beats")
 

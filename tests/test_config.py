@@ -39,6 +39,8 @@ REFUSED = [
     ({"requantise_lanes": 12}, "requantise_lanes", 8),
     ({"requantise_lanes": 32}, "requantise_lanes", 16),
     ({"requantise_lanes": 16, "rows": 64, "groups": dense(64)}, "requantise_lanes", 32),
+    ({"layernorm_lanes": 2}, "layernorm_lanes", 4),
+    ({"layernorm_lanes": 16}, "layernorm_lanes", 8),
     ({"softmax_vec": 4}, "softmax_vec", 8),
     ({"softmax_vec": 24}, "softmax_vec", 16),
     ({"softmax_vec": 128}, "softmax_vec", 64),
@@ -108,8 +110,9 @@ def test_the_ends_of_every_range_are_legal(name: str) -> None:
         if name == "bank_words":
             changes = {name: (value,) * len(BANK_ROLES)}
         # What else has to change with it.
-        if name in ("rows", "requantise_lanes"):
-            changes |= {"rows": max(16, value), "groups": dense(max(value, 16))}
+        if name in ("rows", "requantise_lanes", "layernorm_lanes"):
+            rows = min(128, max(16, value if name != "layernorm_lanes" else 2 * value))
+            changes |= {"rows": rows, "groups": dense(rows)}
         if name == "constant_fifo_beats":
             changes |= {"memory_ports": 6, "groups": dense(8)}
         if name in ("burst_beats", "read_fifo_beats"):
@@ -157,8 +160,9 @@ def test_what_follows_from_groups() -> None:
 
 
 def test_lanes_that_are_not_said_are_half_the_rows() -> None:
-    assert LEGAL.requantise_lanes == 8
-    wide = LEGAL.replace(rows=32, groups=dense(32), requantise_lanes=32)
+    assert (LEGAL.requantise_lanes, LEGAL.layernorm_lanes) == (8, 8)
+    wide = LEGAL.replace(rows=32, groups=dense(32), requantise_lanes=32, layernorm_lanes=8)
+    assert wide.replace(rows=64, groups=dense(64)).layernorm_lanes == 32
     assert wide.replace(rows=64, groups=dense(64)).requantise_lanes == 32
     assert wide.replace(clock_mhz=200).requantise_lanes == 32
 

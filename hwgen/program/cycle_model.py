@@ -84,7 +84,7 @@ def softmax_latency(config: AcceleratorConfig, length: int) -> int:
 
 def layernorm_latency(config: AcceleratorConfig) -> int:
     """Fixed part of a LAYERNORM command beyond (rows + 1) x groups of a row."""
-    return 55 + config.rows.bit_length() - 1
+    return 55 + config.layernorm_lanes.bit_length()
 
 
 # -----------------------------------------------------------------------------------------------

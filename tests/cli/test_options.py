@@ -139,6 +139,7 @@ def test_options_decide_the_design(graph: str, call: Command) -> None:
         "--outstanding": ("outstanding", 7),
         "--softmax-lanes": ("softmax_vec", 32),
         "--requantise-lanes": ("requantise_lanes", 32),
+        "--layernorm-lanes": ("layernorm_lanes", 8),
         "--instruction-check": ("instruction_check", False),
     }
     arguments = []

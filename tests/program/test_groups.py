@@ -60,6 +60,7 @@ def random_design(
         blocks=blocks,
         memory_ports=int(rng.integers(1, 5)),
         requantise_lanes=rows // int(rng.integers(1, 3)),
+        layernorm_lanes=rows // int(rng.choice([2, 4])),
     )
     return graph, config, blocks
 
