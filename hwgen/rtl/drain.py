@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from amaranth import Cat, Elaboratable, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -109,45 +107,6 @@ class DrainEngine(wiring.Component):
         wait = self.at_lanes + requantise.ROW_SHIFT_DELAY - 3
         early = delay(m, Mux(used, bank.read_data, 0), wait + 1, "row_shift")
         return register(m, early, "row_shift", reset=True)
-
-    def _lanes(
-        self,
-        m: Module,
-        command: Signal,
-        wide: Signal,
-        accumulators: Sequence[Value],
-        addends: Sequence[Value],
-        loader: ConstantLoader,
-        swap: Value,
-        row_shift: Signal | None,
-    ) -> tuple[list[Value], list[Value]]:
-        """The requantised codes of all lanes, and what the table makes of them."""
-        codes, values = [], []
-        for lane, (accumulator, addend) in enumerate(zip(accumulators, addends, strict=True)):
-            unit = RequantiseLane(row_shifts=row_shift is not None)
-            if row_shift is not None:
-                m.d.comb += unit.row_shift.eq(row_shift)
-            table = ElementwiseLane()
-            m.submodules[f"requantise_{lane}"] = unit
-            m.submodules[f"elementwise_{lane}"] = table
-            m.d.comb += [
-                unit.accumulator.eq(accumulator),
-                unit.swap.eq(swap),
-                unit.constants.eq(loader.constants[lane]),
-                unit.wide.eq(wide),
-                unit.addend.eq(addend),
-                unit.low.eq(command.low),
-                unit.high.eq(command.high),
-                table.code.eq(unit.code),
-                table.slot.eq(command.slot),
-                table.write_valid.eq(self.table_valid),
-                table.write_slot.eq(self.table_slot),
-                table.write_index.eq(self.table_index),
-                table.write_data.eq(self.table_data),
-            ]
-            codes.append(unit.code)
-            values.append(table.value)
-        return codes, values
 
     def _enables(self, m: Module, chunks: DrainChunks, wide: Signal) -> tuple[Value, Value]:
         """Byte enables of the word of the row issued ``latency`` cycles ago; its half."""
@@ -318,16 +277,38 @@ class DrainEngine(wiring.Component):
             rotation,
             config,
         )
-        addends = [
-            Mux(
-                residual,
-                word.word_select(lane % int16_channels, 16).as_signed(),
-                Mux(wide, 0, command.zero_point),
-            )
-            for lane in range(lanes)
-        ]
-        shift = self._row_shift(m, command, row) if config.softmax_fractional else None
-        codes, values = self._lanes(m, command, wide, accumulators, addends, loader, swap, shift)
+        row_shift = self._row_shift(m, command, row) if config.softmax_fractional else None
+        codes, values = [], []
+        for lane in range(lanes):
+            unit = RequantiseLane(row_shifts=row_shift is not None)
+            if row_shift is not None:
+                m.d.comb += unit.row_shift.eq(row_shift)
+            table = ElementwiseLane()
+            m.submodules[f"requantise_{lane}"] = unit
+            m.submodules[f"elementwise_{lane}"] = table
+            m.d.comb += [
+                unit.accumulator.eq(accumulators[lane]),
+                unit.swap.eq(swap),
+                unit.constants.eq(loader.constants[lane]),
+                unit.wide.eq(wide),
+                unit.addend.eq(
+                    Mux(
+                        residual,
+                        word.word_select(lane % int16_channels, 16).as_signed(),
+                        Mux(wide, 0, command.zero_point),
+                    )
+                ),
+                unit.low.eq(command.low),
+                unit.high.eq(command.high),
+                table.code.eq(unit.code),
+                table.slot.eq(command.slot),
+                table.write_valid.eq(self.table_valid),
+                table.write_slot.eq(self.table_slot),
+                table.write_index.eq(self.table_index),
+                table.write_data.eq(self.table_data),
+            ]
+            codes.append(unit.code)
+            values.append(table.value)
 
         # Write. The plain modes wait beside the table so that all modes share one latency.
         plain = delay(m, Cat(codes), elementwise.LATENCY, "plain")

@@ -15,6 +15,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -176,33 +179,53 @@ def test_run_and_simulate_killed(tmp_path: Path) -> None:
     place.check_nothing_is_left()
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A command that nothing killed."""
+
+    before: Path  #: copy of its working folder before it ran
+    seconds: float
+    content: dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, digits_graph: Path
+) -> Callable[[tuple[str, ...], bool], Whole]:
+    """Runs a command to its end, once: its time with a cache of its own is another."""
+
+    @cache
+    def run(command: tuple[str, ...], own_cache: bool) -> Whole:
+        folder = tmp_path_factory.mktemp("whole")
+        place = Place(folder / "place", own_cache=own_cache)
+        shutil.copy(digits_graph, place.folder / "work" / "g")
+        if command is SIMULATE:
+            place.run(*GENERATE)
+        before = Path(shutil.copytree(place.folder / "work", folder / "before"))
+        started = time.monotonic()
+        place.run(*command)
+        return Whole(before, time.monotonic() - started, place.content())
+
+    return run
+
+
 @pytest.mark.slow
 @pytest.mark.verilator
 @pytest.mark.parametrize("seed", range(40))
 def test_killed_at_any_time(
-    seed: int, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, digits_graph: Path
+    seed: int, tmp_path: Path, whole: Callable[[tuple[str, ...], bool], Whole]
 ) -> None:
     """By the clock; every fourth with a cache of its own, so that the build is killed, too."""
     rng = random.Random(seed)
     command = (GENERATE, SIMULATE, RUN)[seed % 3]
-    place = Place(tmp_path, own_cache=seed % 4 == 0)
-    shutil.copy(digits_graph, place.folder / "work" / "g")
-    if command is SIMULATE:
-        place.run(*GENERATE)
-    before = shutil.copytree(place.folder / "work", tmp_path / "before")
-    started = time.monotonic()
-    place.run(*command)
-    seconds = time.monotonic() - started
-    good = place.content()
-    shutil.rmtree(place.folder / "work")
-    shutil.copytree(before, place.folder / "work")
-    if place.cache is not None:
-        shutil.rmtree(place.cache, ignore_errors=True)
+    good = whole(command, seed % 4 == 0)
+    place = Place(tmp_path / "place", own_cache=seed % 4 == 0)
+    shutil.copytree(good.before, place.folder / "work", dirs_exist_ok=True)
     process = place.start(*command)
-    time.sleep(rng.uniform(0.1, 1) * seconds)
+    time.sleep(rng.uniform(0.1, 1) * good.seconds)
     process.kill()
     process.communicate()
     place.check_nothing_runs()
     place.run(*command)
-    assert place.content() == good
+    assert place.content() == good.content
     place.check_nothing_is_left()

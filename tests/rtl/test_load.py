@@ -20,7 +20,8 @@ from hwgen.isa.instructions import (
     Instruction,
     encode,
 )
-from hwgen.program.cycle_model import LOAD_FLUSH, LOAD_GAP, LOAD_TURN, TABLE_BEAT
+from hwgen.program.cycle_model import LOAD_FLUSH, LOAD_GAP, LOAD_TURN
+from hwgen.rtl.elementwise import WRITTEN_ENTRIES
 from hwgen.rtl.load import TABLE_BEATS, ConstantFifo, LoadEngine
 
 from .stalls import Chance, Context, simulate
@@ -104,15 +105,14 @@ def expect(config: AcceleratorConfig, given: Instruction) -> Expected:
         return result
     count = given["beats"] if given.opcode == "LOAD_LAYERNORM" else TABLE_BEATS
     result = Expected(count, first)
-    entries = [(given["slot"], b, memory_beat(first[0] + BEAT_BYTES * b)) for b in range(count)]
     if given.opcode == "LOAD_LAYERNORM":
-        result.layernorm = entries
-    else:  # four entries at a time
-        result.table = [
-            (slot, 4 * b + part, beat >> 32 * part & 0xFFFF_FFFF)
-            for slot, b, beat in entries
-            for part in range(4)
+        result.layernorm = [
+            (given["slot"], b, memory_beat(first[0] + BEAT_BYTES * b)) for b in range(count)
         ]
+        return result
+    for index, word in enumerate(range(0, BEAT_BYTES * count, WRITTEN_ENTRIES)):
+        entries = memory_bytes(first[0], count)[word : word + WRITTEN_ENTRIES]
+        result.table.append((given["slot"], index, int.from_bytes(entries, "little")))
     return result
 
 
@@ -225,8 +225,9 @@ def run_engine(
             for name in ("layernorm", "table"):
                 if ctx.get(getattr(unit, f"{name}_valid")):
                     ports_of = (f"{name}_slot", f"{name}_index", f"{name}_data")
-                    entry = tuple(ctx.get(getattr(unit, port)) for port in ports_of)
-                    assert entry == streams[name][count[name]]
+                    slot, index, value = (ctx.get(getattr(unit, port)) for port in ports_of)
+                    value %= 1 << (128 if name == "layernorm" else 8 * WRITTEN_ENTRIES)
+                    assert (slot, index, value) == streams[name][count[name]]
                     count[name] += 1
             write = None
             if ctx.get(unit.write.valid):
@@ -378,15 +379,16 @@ def test_cycles_of_words_and_images() -> None:
 
 
 def test_cycles_of_parameters_and_tables() -> None:
-    """A beat of parameters a cycle, one of a table every fourth, taken with the last of them."""
-    for command, beats, each in (
+    """A beat a cycle; of a table WRITTEN_ENTRIES a cycle."""
+    words_of_beat = BEAT_BYTES // WRITTEN_ENTRIES
+    for command, beats, cycles in (
         (layernorm(0, 9, 0), 9, 1),
-        (table(0, 1), TABLE_BEATS, TABLE_BEAT),
+        (table(0, 1), TABLE_BEATS, words_of_beat),
     ):
         run = run_engine(config_of(16, 1), [command, command])
-        assert np.diff(run.beats[:beats]).tolist() == [each] * (beats - 1)
+        assert np.diff(run.beats[:beats]).tolist() == [cycles] * (beats - 1)
         assert run.done[0] == run.beats[beats - 1]
-        assert run.beats[beats] == run.done[0] + LOAD_GAP + each
+        assert run.beats[beats] == run.done[0] + LOAD_GAP + cycles
 
 
 @pytest.mark.parametrize("room", (0, -1))
