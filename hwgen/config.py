@@ -46,6 +46,33 @@ BANK_ROLES: tuple[str, ...] = (
 )
 
 
+#: Words of the flattest block RAM, whole bytes wide; a slice is a power of two of them, up to the
+#: depth of the narrowest.
+BLOCK_WORDS = 512
+_LARGEST_SLICE = 64 * BLOCK_WORDS
+#: As many words a LUT chooses among.
+_MOST_SLICES = 4
+
+
+def bank_slices(words: int) -> tuple[int, ...]:
+    """Depths of the slices that a bank of so many words consists of, the deepest first.
+
+    Left to themselves synthesisers stack many shallow block RAMs and choose among them in LUTs. A
+    byte is as dense in deep, narrow blocks as in flat ones, so powers of two make up the depth in
+    equally many blocks. Where they were more than :data:`_MOST_SLICES`, the memory is rounded up to
+    fewer.
+    """
+    exact = -(-words // BLOCK_WORDS)
+    blocks, largest = exact, _LARGEST_SLICE // BLOCK_WORDS
+    while blocks // largest + (blocks % largest).bit_count() > _MOST_SLICES and blocks % largest:
+        blocks += blocks & -blocks
+    depths = [_LARGEST_SLICE] * (blocks // largest)
+    depths += [BLOCK_WORDS << bit for bit in range(5, -1, -1) if blocks % largest >> bit & 1]
+    if blocks == exact:
+        depths[-1] -= BLOCK_WORDS * blocks - words
+    return tuple(depths)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
     """Meaning of a field of the configuration, and the values that it may have by itself."""
@@ -120,9 +147,10 @@ _GroupTexts = Annotated[
 class AcceleratorConfig:
     """Everything that decides the hardware; :data:`PARAMETERS` says what each field is.
 
-    Requantise lanes and LayerNorm lanes are ``rows / 2`` (one int16 word a cycle). Beside the
-    ranges of the fields there are rules between them: attention is 8 x 8 bits, and has ``rows / 2``
-    columns of 8 bits or more; a read FIFO holds two bursts, the constant FIFO two tiles.
+    Beside the ranges of the fields there are rules between them: attention is 8 x 8 bits, and has
+    ``rows / 2`` columns of 8 bits or more; requantise lanes make half a word of bytes a cycle or a
+    whole one, LAYERNORM takes half an int16 word a cycle or a whole one; a read FIFO holds two
+    bursts, the constant FIFO two tiles.
     """
 
     rows: int = _parameter(
@@ -130,6 +158,20 @@ class AcceleratorConfig:
     )
     groups: Annotated[Groups, GetPydanticSchema(lambda _, schema: schema(_GroupTexts))] = (
         _USUAL_GROUPS
+    )
+    requantise_lanes: int = _parameter(
+        0,
+        "requantise lanes: accumulators that DRAIN takes a cycle, rows / 2 or rows",
+        8,
+        128,
+        power_of_two=True,
+    )
+    layernorm_lanes: int = _parameter(
+        0,
+        "channels that LAYERNORM takes a cycle, rows / 4 or rows / 2",
+        4,
+        64,
+        power_of_two=True,
     )
     softmax_vec: int = _parameter(
         32,
@@ -189,24 +231,38 @@ class AcceleratorConfig:
     def __post_init__(self) -> None:
         """Check every type and range; the message says what is legal, and the nearest value.
 
+        Lanes that are not said are ``rows / 2``.
+
         Raises:
             ConfigError: its ``field`` names the field that is not legal.
         """
+        for name in _LANES:
+            _check_type(name, getattr(self, name))
+            if getattr(self, name) == 0:
+                check_parameter("rows", PARAMETERS["rows"], self.rows)
+                object.__setattr__(self, name, self.rows // 2)
         for name, parameter in PARAMETERS.items():
             if name in _DEPENDENT:
                 _check_type(name, getattr(self, name))
             else:
                 check_parameter(name, parameter, getattr(self, name))
         check_groups(self.groups)
-        if self.attention_columns < self.lanes:
-            legal = f"at least {self.lanes} columns of 8 bits with {self.rows} rows"
+        least = aligned_columns(self.rows)[0]  # of a tile of V
+        if self.attention_columns < least:
+            legal = f"at least {least} columns of 8 bits with {self.rows} rows"
             group, rest = self.groups[0], self.groups[1:]
             if group.weight_bits == 8:
-                columns = group.columns + self.lanes - self.attention_columns
+                columns = group.columns + least - self.attention_columns
                 nearest = Groups((ColumnGroup(group.kind, columns, 8), *rest))
             else:
-                nearest = Groups((*dense(self.lanes), *self.groups))
+                nearest = Groups((*dense(least), *self.groups))
             raise _refusal("groups", legal, self.groups, nearest)
+        for name, (few, many) in _LANES.items():
+            legal_lanes = (round(few * self.rows), round(many * self.rows))
+            if (lanes := getattr(self, name)) not in legal_lanes:
+                legal = f"{legal_lanes[0]} or {legal_lanes[1]} with {self.rows} rows"
+                nearest_lanes = min(legal_lanes, key=lambda legal: abs(legal - lanes))
+                raise _refusal(name, legal, lanes, nearest_lanes)
         self._check_fifo("read_fifo_beats", "two bursts", 2 * self.burst_beats)
         self._check_fifo("constant_fifo_beats", "two tiles", 2 * self.constant_beats)
 
@@ -243,19 +299,27 @@ class AcceleratorConfig:
         return tuple(sorted({g.weight_bits for g in self.groups if g.takes_slices}))
 
     @property
-    def lanes(self) -> int:
-        """Requantise lanes, LayerNorm lanes, int16 channels of a word."""
+    def int16_channels(self) -> int:
+        """int16 channels of an activation word."""
         return self.rows // 2
+
+    def word_channels(self, *, wide: bool) -> int:
+        """Channels of an activation word; ``wide``: of int16."""
+        return self.int16_channels if wide else self.rows
+
+    def chunk_channels(self, *, wide: bool) -> int:
+        """Channels that DRAIN makes at a time: as many of a word as it has lanes."""
+        return min(self.requantise_lanes, self.word_channels(wide=wide))
 
     @property
     def segments(self) -> int:
-        """Pieces of ``lanes`` columns, the last one perhaps shorter."""
-        return -(-self.columns // self.lanes)
+        """Pieces of ``requantise_lanes`` columns, the last one perhaps shorter."""
+        return -(-self.columns // self.requantise_lanes)
 
     @property
     def pieces(self) -> int:
         """Pieces of the array, one cycle apart: it is cut at the ends of segments and of groups."""
-        return len({*self.prefixes, *range(self.lanes, self.columns, self.lanes)})
+        return len({*self.prefixes, *range(step := self.requantise_lanes, self.columns, step)})
 
     @property
     def rotation_step(self) -> int:
@@ -263,12 +327,12 @@ class AcceleratorConfig:
 
         Offsets of DRAIN are multiples of it too.
         """
-        return gcd(self.lanes, self.value_columns, *self.prefixes)
+        return gcd(self.requantise_lanes, self.value_columns, *self.prefixes)
 
     @property
     def rotation_stages(self) -> int:
         """Cycles that rotation adds to DRAIN's latency; none where nothing is ever rotated."""
-        positions = self.lanes // self.rotation_step
+        positions = self.requantise_lanes // self.rotation_step
         return (positions > 1) + (positions > 4)
 
     @property
@@ -312,7 +376,9 @@ class AcceleratorConfig:
         return BANK_ROLES.index(role)
 
     def replace(self, **changes: Any) -> AcceleratorConfig:
-        """A copy with changes, validated."""
+        """A copy with changes, validated; with other rows lanes that are not said follow them."""
+        if "rows" in changes:
+            changes = dict.fromkeys(_LANES, 0) | changes
         return replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
@@ -364,6 +430,11 @@ COLUMNS = Parameter(
 GROUPS_DOC = "groups of columns (KIND:COLUMNS:BITS with commas between them, the widest first)"
 
 
+#: Lanes, as parts of the rows: the legal ones; ``rows / 2`` if nothing is said.
+_LANES: Mapping[str, tuple[float, float]] = {
+    "requantise_lanes": (1 / 2, 1),
+    "layernorm_lanes": (1 / 4, 1 / 2),
+}
 #: Fields whose legal values depend on others.
 _DEPENDENT = ("read_fifo_beats", "constant_fifo_beats")
 

@@ -126,9 +126,15 @@ def check_version(values: Any, version: int, *, what: str, where: str | None, re
         FormatError: the version is another, or there is none.
     """
     found = values.get("schema_version") if isinstance(values, Mapping) else None
-    if type(found) is not int or found != version:
+    if type(found) is not int:
         raise FormatError(
             f"{what} must have schema version {version}, not {show(found)}; {remedy}", where=where
+        )
+    if found != version:
+        raise FormatError(
+            f"{what} must have schema version {version}; it was made by version"
+            f" {show(found)}: {remedy}",
+            where=where,
         )
 
 

@@ -30,8 +30,7 @@ def compare(
             difference is the first: later ones mostly follow from it.
         got: the tensors under test; one that is missing is a difference.
         where: the two links compared, for the message.
-        lanes: words of the activation memory hold this many channels; gives the lane of a
-            difference in the last axis.
+        lanes: requantise lanes; gives the lane of a difference in the last axis.
         tile_columns: columns of an output tile; gives its number.
         image: index of the image, for whoever handles the difference.
         written: the cycle in which an element of a tensor was written, if it is known.

@@ -22,6 +22,7 @@ from amaranth.lib.wiring import In, Out
 from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import BEAT_BYTES
 from hwgen.rtl.drain import ACCUMULATOR_LATENCY, DrainEngine
+from hwgen.rtl.elementwise import INDEX_BITS, WRITTEN_ENTRIES
 from hwgen.rtl.load import ConstantFifo
 from hwgen.rtl.pipeline import delay
 from hwgen.rtl.ports import ReadPort, WritePort, command_signature
@@ -29,8 +30,8 @@ from hwgen.sim.engine_bench import EngineBench, EngineScript
 
 _FACTORS = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D)
 _MIX = 0x2C1B3C6D
-#: An accumulator has 32 bits less these: a bias may be added.
-_SPARE_BITS = 4
+#: An accumulator has 26 bits: with a bias of as many it has the 27 that the lanes take.
+_SPARE_BITS = 6
 
 
 def accumulators(tile: int, rows: int, columns: int) -> npt.NDArray[np.int32]:
@@ -56,7 +57,7 @@ class Feed(IntEnum):
     """What a parameter is for: bits 9 and up of its index."""
 
     CONSTANTS = 0  #: 16 bytes of a wide beat; bits 0..2: which, 3: its last, 4: the tile's last
-    TABLE = 1  #: bits 0..3: beat, 4: slot
+    TABLE = 1  #: bits 0..5: word of four entries, 6: slot
     ROW_SHIFT = 2  #: data: row, slot (bit 12), shift (from bit 13)
     TILES = 3  #: data: so many more tiles will be multiplied
     PACE = 4  #: data: gap (16 bits), pattern of the constants (Supply)
@@ -95,7 +96,7 @@ class DrainWithArray(wiring.Component):
         """Feeds, constants, banks, the function."""
         m = Module()
         config, drain = self.config, self.drain
-        lanes = config.lanes
+        lanes = config.requantise_lanes
         m.submodules.drain = drain
         m.submodules.fifo = fifo = ConstantFifo(config)
         for name in ("i_command", "read", "write"):
@@ -111,8 +112,8 @@ class DrainWithArray(wiring.Component):
             m.d.comb += valid.eq(self.parameter_valid & (index[9:] == kind))
         m.d.comb += [
             drain.table_valid.eq(feed[Feed.TABLE]),
-            drain.table_beat.eq(index[:4]),
-            drain.table_slot.eq(index[4]),
+            drain.table_index.eq(index[:6]),
+            drain.table_slot.eq(index[6]),
             drain.table_data.eq(given),
         ]
         if config.softmax_fractional:
@@ -242,8 +243,9 @@ class DrainScript(EngineScript):
 
     def table(self, slot: int, table: npt.NDArray[np.int8]) -> None:
         """Load a table, int8 [256]."""
-        for beat, line in enumerate(table.view(np.uint8).reshape(16, BEAT_BYTES)):
-            self._feed(Feed.TABLE, beat | slot << 4, int.from_bytes(line.tobytes(), "little"))
+        for word, entries in enumerate(table.view(np.uint8).reshape(-1, WRITTEN_ENTRIES)):
+            value = int.from_bytes(entries.tobytes(), "little")
+            self._feed(Feed.TABLE, word | slot << INDEX_BITS, value)
 
     def row_shifts(self, slot: int, shifts: npt.NDArray[Any]) -> None:
         """Write a slot of row shifts."""

@@ -28,6 +28,7 @@ from hwgen.isa.instructions import (
     WORD_ADDRESS_BITS,
 )
 from hwgen.numerics.fractional_softmax import SHIFT_BITS
+from hwgen.rtl.pipeline import delay
 from hwgen.rtl.ports import READ_LATENCY, command_layout
 from hwgen.sim.unit_bench import Handshake, run_unit
 
@@ -135,15 +136,15 @@ class EngineBench(wiring.Component):
             with m.If((seen & (~port.valid | (now != before))) | (port.valid & outside)):
                 m.d.sync += fault.eq(1)
 
-        # Reads: the bank reads one cycle after the grant; then the output register.
+        # Reads: the bank reads one cycle after the grant; then come registers.
         granted = Signal(READ_LATENCY)
-        read_address, read_data = Signal(index_bits + 1), Signal(self.word_bits)
+        read_address = Signal(index_bits + 1)
         look = Signal(WORD_ADDRESS_BITS)
         m.d.sync += [
             granted.eq(Cat(engine.read.valid & engine.read.ready, granted[:-1])),
             read_address.eq(index(engine.read.address)),
-            read_data.eq(read_port.data),
         ]
+        read_data = delay(m, read_port.data, READ_LATENCY - 2, "read_data")
         m.d.comb += [
             read_port.addr.eq(read_address),
             engine.read.data_valid.eq(granted[-1]),
@@ -219,7 +220,7 @@ class EngineBench(wiring.Component):
             with m.Case(_Kind.READ), m.If(quiet):
                 m.d.comb += look.eq(item.body[:WORD_ADDRESS_BITS])
                 m.d.sync += [read_address.eq(index(look)), phase.eq(phase + 1)]
-                with m.If(phase == 4):
+                with m.If(phase == READ_LATENCY):
                     m.d.comb += [
                         output.valid.eq(1),
                         output.payload.eq(
@@ -227,7 +228,7 @@ class EngineBench(wiring.Component):
                         ),
                         self.i_stream.ready.eq(output.ready),
                     ]
-                    m.d.sync += phase.eq(Cat(0, 0, ~output.ready))
+                    m.d.sync += phase.eq(Mux(output.ready, 0, READ_LATENCY))
             with m.Case(_Kind.WAIT):
                 m.d.sync += phase.eq(0)
                 with m.If(idle & (phase == 7)):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,12 +12,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hwgen.config import AcceleratorConfig
 from hwgen.emit.manifest import Manifest
 from hwgen.errors import FormatError, SimulationError
 from hwgen.files import scratch_folder
 from hwgen.isa.build import build_identity
-from hwgen.isa.instructions import ROW_SHIFT_BANK, ROW_SHIFT_SLOTS, Engine
+from hwgen.isa.instructions import ROW_SHIFT_BANK, ROW_SHIFT_SLOTS
 from hwgen.isa.registers import (
     BY_NAME,
     COUNTERS,
@@ -30,29 +28,17 @@ from hwgen.isa.registers import (
 from hwgen.processes import started
 from hwgen.reading import MAX_DESIGN_FILE_BYTES, read_bytes
 from hwgen.sim import boundaries as boundary_table
-from hwgen.sim.boundaries import Boundary, Part
-from hwgen.sim.verilator import Build, Progress, Source, build
-from hwgen.sim.verilog_ports import module_names, module_ports
-
-_HARNESS = Path(__file__).parent / "frame_harness.cpp"
-
-#: Signals of a bank, of activations or of row shifts, that the harness watches; part of the
-#: contract with the RTL.
-BANK_SIGNALS = ("bank_write_en", "bank_write_address", "bank_write_data")
-#: Completion counter of each engine in the sequencer, in the order of :class:`Engine`.
-COUNTER_SIGNALS = tuple(f"completed_{engine.name.lower()}" for engine in Engine)
-#: Whether an instruction, its thresholds met, is on offer to each engine; falls when it is taken.
-OFFER_SIGNALS = tuple(f"{engine.name.lower()}_ready" for engine in Engine)
-#: Cycles between a completion and the moment at which the last write is visible in the bank.
-SNAPSHOT_DELAY = 1
-
-#: By itself Verilator leaves out words of more than 256 bits: those of arrays beyond 32 rows.
-_TRACE_OPTIONS = ("--trace-max-width", "4096")
-
-# Names of one declaration, without its range.
-_DECLARATION = re.compile(
-    r"^\s*(?:input|output|wire|reg)\b(?:\s+reg\b)?\s*(?:\[[^\]]*\])?([\w\s,]+)[;=]", re.MULTILINE
+from hwgen.sim.frame_build import (
+    BANK_SIGNALS,
+    COUNTER_SIGNALS,
+    OFFER_SIGNALS,
+    SNAPSHOT_DELAY,
+    FrameSetup,
+    build_frames,
+    observable,
 )
+from hwgen.sim.frame_results import DamagedFrame, FrameResults, frame_of
+from hwgen.sim.verilator import Progress, Source
 
 
 @dataclass(frozen=True)
@@ -72,50 +58,6 @@ class Memory:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class FrameSetup:
-    """Everything that a simulation of frames needs."""
-
-    verilog: tuple[Source, ...]
-    top: str
-    config: AcceleratorConfig
-    image: bytes  #: memory image: instructions, constants, weights
-    input_bytes: int
-    output_bytes: int
-    boundaries: tuple[Boundary, ...] = ()
-
-
-@dataclass(frozen=True)
-class Frame:
-    """Results of one image."""
-
-    output: npt.NDArray[np.uint8]  #: [output_bytes] as stored
-    cycles: int  #: from the START write to the interrupt, seen at the pins
-    counters: Mapping[str, int]  #: the accelerator's own, by name
-    boundaries: Mapping[str, npt.NDArray[np.integer]]  #: tensors by name, in network order
-    completions: Mapping[Engine, npt.NDArray[np.int64]]  #: cycle of each completion since START
-    #: Cycle since START in which each engine took each of its instructions.
-    accepted: Mapping[Engine, npt.NDArray[np.int64]]
-    #: Parts of every tensor, and the cycle since START in which each word of it was last written
-    #: before it was recorded: [slices, tokens], 0 if it was not.
-    written: Mapping[str, Sequence[tuple[Part, npt.NDArray[np.int64]]]]
-    rows: int  #: of the array
-
-    def written_in(self, name: str, index: tuple[int, ...]) -> int | None:
-        """The cycle since START in which an element of a tensor was written; None if in none."""
-        *leading, token, channel = index
-        for part, cycles in self.written[name]:
-            row, column = token - part.first_token, channel - part.first_channel
-            inside = 0 <= row < part.tokens and 0 <= column < part.channels
-            if inside and part.index == tuple(leading):
-                size = self.boundaries[name].dtype.itemsize
-                return (
-                    int(cycles[(part.skip + column) * size // part.word_bytes(self.rows), row])
-                    or None
-                )
-        return None
-
-
 @dataclass(frozen=True)
 class Window:
     """What a waveform shows: cycles of one image since its START, ends included."""
@@ -133,84 +75,6 @@ class Window:
             )
 
 
-@dataclass(frozen=True)
-class DamagedFrame:
-    """What became of a frame while one bit of the memory image was wrong."""
-
-    bit: int  #: of the image, bit 0 lowest in byte 0
-    cycles: int  #: from the START write to the interrupt
-    cause: Cause
-    address: int  #: CAUSE_ADDRESS
-    output: npt.NDArray[np.uint8]  #: [output_bytes]; what was not stored is 0xA5
-
-
-@dataclass(frozen=True)
-class FrameResults:
-    """Results of all images."""
-
-    frames: tuple[Frame, ...]
-    wall_seconds: float  #: of the simulation, without the build
-    changed_files: tuple[str, ...] = ()  #: files that are not the generated ones any more
-
-    @property
-    def cycles(self) -> list[int]:
-        """Cycles per image."""
-        return [frame.cycles for frame in self.frames]
-
-    def logits(self, classes: int) -> npt.NDArray[np.int16]:
-        """Logits int16 [images, classes]."""
-        outputs = np.stack([frame.output[: 2 * classes] for frame in self.frames])
-        return outputs.view("<i2").astype(np.int16)
-
-
-def probe_control(verilog: str) -> str:
-    """Verilator control file that makes the watched signals readable, and only these."""
-    lines = ["`verilator_config"]
-    starts = [match.start() for match in re.finditer(r"^module ", verilog, re.MULTILINE)]
-    names = module_names(verilog)
-    sequencer = {*COUNTER_SIGNALS, *OFFER_SIGNALS}
-    for name, start, end in zip(names, starts, [*starts[1:], len(verilog)], strict=True):
-        body = verilog[start:end]
-        declared = {
-            name
-            for names_text in _DECLARATION.findall(body)
-            for name in re.findall(r"\w+", names_text)
-        }
-        wanted = [signal for signal in BANK_SIGNALS if signal in declared]
-        if len(wanted) != len(BANK_SIGNALS):
-            wanted = []
-        if sequencer and sequencer <= declared:
-            wanted += [*COUNTER_SIGNALS, *OFFER_SIGNALS]
-            sequencer = set()  # one place is enough
-        lines += [f'public_flat_rd -module "{name}" -var "{signal}"' for signal in wanted]
-    return "\n".join(lines) + "\n"
-
-
-def build_frames(
-    setup: FrameSetup, *, trace: bool = False, progress: Progress | None = None
-) -> Path:
-    """The executable that simulates frames of a design, or with ``trace`` writes waveforms."""
-    text = "\n".join(source.data.decode() for source in setup.verilog)
-    ports = module_ports(text, setup.top)
-    count = sum(re.fullmatch(r"m_axi\d+_arvalid", name) is not None for name in ports)
-    if count != setup.config.memory_ports:
-        raise SimulationError(
-            f"The top must have the configuration's {setup.config.memory_ports} memory ports, "
-            f"not {count}",
-            where=setup.top,
-        )
-    control = probe_control(text)
-    spec = Build(
-        top=setup.top,
-        verilog=(*setup.verilog, Source("probes.vlt", control.encode())),
-        harness=(Source.of(_HARNESS),),
-        defines=(f"HWGEN_PORTS={count}",),
-        trace=trace,
-        options=_TRACE_OPTIONS if trace else (),
-    )
-    return build(spec, progress)
-
-
 def _settings(
     setup: FrameSetup,
     folder: Path,
@@ -222,7 +86,7 @@ def _settings(
     watchdog: int,
     flips: Sequence[int] = (),
 ) -> dict[str, object]:
-    observed = bool(setup.boundaries) or _observable(setup)
+    observed = bool(setup.boundaries) or observable(setup)
     config = setup.config
     banks = [(words, config.rows) for words in config.bank_words]
     if config.softmax_fractional:
@@ -261,11 +125,6 @@ def _settings(
 
 def _banks(values: Iterable[int]) -> str:
     return " ".join(map(str, values))
-
-
-def _observable(setup: FrameSetup) -> bool:
-    text = "\n".join(source.data.decode() for source in setup.verilog)
-    return COUNTER_SIGNALS[0] in probe_control(text)
 
 
 def _fault(frame: int, cycles: int, status: int, cause: int, address: int) -> SimulationError:
@@ -351,7 +210,9 @@ def run_frames(
     frames = []
     for index in range(len(regions)):
         told = lines[4 * index : 4 * index + 4]
-        frames.append(_frame(setup, told, outputs[index], records[index], written[index]))
+        frames.append(
+            frame_of(setup.boundaries, rows, told, outputs[index], records[index], written[index])
+        )
     return FrameResults(tuple(frames), wall_seconds)
 
 
@@ -519,56 +380,6 @@ def _run(
             cycle=cycle,
         )
     return lines
-
-
-def _frame(
-    setup: FrameSetup,
-    lines: list[list[int]],
-    output: npt.NDArray[np.uint8],
-    record: npt.NDArray[np.uint8],
-    write_cycles: npt.NDArray[np.int64],
-) -> Frame:
-    result, counters, completions, accepted = lines
-    cycles = result[2]
-    rows = setup.config.rows
-    tensors: dict[str, npt.NDArray[np.integer]] = {}
-    written: dict[str, list[tuple[Part, npt.NDArray[np.int64]]]] = {}
-    position = word = 0
-    for boundary in setup.boundaries:
-        words = []
-        times = written[boundary.name] = []
-        for part in boundary.parts:
-            slices = part.slices(rows, boundary.dtype.itemsize)
-            shape = (slices, part.tokens, part.word_bytes(rows))
-            size = int(np.prod(shape))
-            words.append(record[position : position + size].reshape(shape))
-            position += size
-            cycles_of_part = write_cycles[word : word + slices * part.tokens]
-            times.append((part, cycles_of_part.reshape(shape[:2])))
-            word += slices * part.tokens
-        tensors[boundary.name] = boundary.assemble(words)
-    names = [name for name, _ in COUNTERS]
-    return Frame(
-        output=output,
-        cycles=cycles,
-        counters=dict(zip(names, counters, strict=True)),
-        boundaries=tensors,
-        completions=_by_engine(completions),
-        accepted=_by_engine(accepted),
-        written=written,
-        rows=rows,
-    )
-
-
-def _by_engine(rest: list[int]) -> dict[Engine, npt.NDArray[np.int64]]:
-    """Lists of cycles, each behind its length, in the order of the engines."""
-    times: dict[Engine, npt.NDArray[np.int64]] = {}
-    for engine in Engine:
-        if not rest:
-            break
-        times[engine] = np.array(rest[1 : 1 + rest[0]], np.int64)
-        rest = rest[1 + rest[0] :]
-    return times
 
 
 def load_setup(folder: Path) -> tuple[FrameSetup, Manifest, list[str]]:

@@ -35,6 +35,12 @@ REFUSED = [
     ),
     ({"groups": parse_groups("digits:40:4")}, "groups", parse_groups("dual:8:8,digits:40:4")),
     ({"rows": 128}, "groups", dense(64)),
+    ({"requantise_lanes": 4}, "requantise_lanes", 8),
+    ({"requantise_lanes": 12}, "requantise_lanes", 8),
+    ({"requantise_lanes": 32}, "requantise_lanes", 16),
+    ({"requantise_lanes": 16, "rows": 64, "groups": dense(64)}, "requantise_lanes", 32),
+    ({"layernorm_lanes": 2}, "layernorm_lanes", 4),
+    ({"layernorm_lanes": 16}, "layernorm_lanes", 8),
     ({"softmax_vec": 4}, "softmax_vec", 8),
     ({"softmax_vec": 24}, "softmax_vec", 16),
     ({"softmax_vec": 128}, "softmax_vec", 64),
@@ -104,8 +110,9 @@ def test_the_ends_of_every_range_are_legal(name: str) -> None:
         if name == "bank_words":
             changes = {name: (value,) * len(BANK_ROLES)}
         # What else has to change with it.
-        if name == "rows":
-            changes["groups"] = dense(max(value, 16))
+        if name in ("rows", "requantise_lanes", "layernorm_lanes"):
+            rows = min(128, max(16, value if name != "layernorm_lanes" else 2 * value))
+            changes |= {"rows": rows, "groups": dense(rows)}
         if name == "constant_fifo_beats":
             changes |= {"memory_ports": 6, "groups": dense(8)}
         if name in ("burst_beats", "read_fifo_beats"):
@@ -145,6 +152,19 @@ def test_what_follows_from_groups() -> None:
     assert config.pieces == 8  # at 8, 10, 16, 24, 32, 40, 48, 54
     assert [group.cell_bits for group in config.groups] == [8, 8, 5, 1]
     assert AcceleratorConfig.from_json(config.to_json()) == config
+    assert (config.requantise_lanes, config.rotation_step) == (8, 2)
+    words = config.replace(requantise_lanes=16)
+    assert (words.segments, words.pieces) == (4, 6)  # at 10, 16, 24, 32, 48, 54
+    assert [words.chunk_channels(wide=wide) for wide in (False, True)] == [16, 8]
+    assert [config.chunk_channels(wide=wide) for wide in (False, True)] == [8, 8]
+
+
+def test_lanes_that_are_not_said_are_half_the_rows() -> None:
+    assert (LEGAL.requantise_lanes, LEGAL.layernorm_lanes) == (8, 8)
+    wide = LEGAL.replace(rows=32, groups=dense(32), requantise_lanes=32, layernorm_lanes=8)
+    assert wide.replace(rows=64, groups=dense(64)).layernorm_lanes == 32
+    assert wide.replace(rows=64, groups=dense(64)).requantise_lanes == 32
+    assert wide.replace(clock_mhz=200).requantise_lanes == 32
 
 
 def test_legal_values_in_words() -> None:

@@ -29,7 +29,8 @@ from hwgen.report import design as design_report
 from hwgen.report.results import SimulationResult, SynthesisResult, design_digest
 from hwgen.report.terminal import Reporter
 from hwgen.sim.boundaries import Part
-from hwgen.sim.frame import Frame, FrameResults, Memory, Window
+from hwgen.sim.frame import Memory, Window
+from hwgen.sim.frame_results import Frame, FrameResults
 from hwgen.stages import simulate as simulate_stage
 from hwgen.stages.emit import DesignFolder
 from hwgen.stages.inspection import Inspection

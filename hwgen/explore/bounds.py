@@ -30,6 +30,7 @@ class _Layer:
     tiles: int
     columns: int  #: written, padding of heads included
     count: int = 1  #: layers of this shape
+    wide: bool = False  #: int16 results
 
 
 def _layers(spec: ModelSpec, config: AcceleratorConfig) -> Iterator[_Layer]:
@@ -37,16 +38,18 @@ def _layers(spec: ModelSpec, config: AcceleratorConfig) -> Iterator[_Layer]:
     tokens, width = spec.tokens, spec.width
     heads = spec.heads * ceil_div(spec.head_dim, rows) * rows
 
-    def layer(streamed: int, reduction: int, outputs: int, count: int = 1) -> _Layer:
+    def layer(
+        streamed: int, reduction: int, outputs: int, count: int = 1, *, wide: bool = False
+    ) -> _Layer:
         tiles = ceil_div(outputs, columns)
-        return _Layer(streamed, ceil_div(reduction, rows), tiles, outputs, count)
+        return _Layer(streamed, ceil_div(reduction, rows), tiles, outputs, count, wide)
 
-    yield layer(spec.patches, spec.patch_values, width)
+    yield layer(spec.patches, spec.patch_values, width, wide=True)
     yield layer(tokens, width, heads, 3 * spec.depth)
-    yield layer(tokens, heads, width, spec.depth)
+    yield layer(tokens, heads, width, spec.depth, wide=True)
     yield layer(tokens, width, spec.mlp_hidden, spec.depth)
-    yield layer(tokens, spec.mlp_hidden, width, spec.depth)
-    yield layer(1, width, spec.classes)
+    yield layer(tokens, spec.mlp_hidden, width, spec.depth, wide=True)
+    yield layer(1, width, spec.classes, wide=True)
 
 
 def cycle_bound(
@@ -65,7 +68,7 @@ def cycle_bound(
         memory: external memory.
         weight_bits: width of the narrowest layer.
     """
-    rows, columns, lanes = config.rows, config.columns, config.lanes
+    rows, columns = config.rows, config.columns
     pass_size = min(pass_beats(config, form) for form in tile_formats(config, weight_bits))
     tokens, depth = spec.tokens, spec.depth
     ranges = [stop - start for start, stop in row_blocks(tokens, rows, config.tile_rows, blocks)]
@@ -77,17 +80,18 @@ def cycle_bound(
     least = rows + timing.INJECT + swap
     array = 0
     drain = 0
-    fill = lanes // 2 + timing.CONSTANTS_SETTLE
 
-    def chunks(valid: int, height: int) -> int:
+    def chunks(valid: int, height: int, *, wide: bool = False) -> int:
         """DRAIN's cycles for some columns: whole chunks, and the rows of what is left."""
-        whole, left = divmod(valid, lanes)
+        chunk = config.chunk_channels(wide=wide)
+        whole, left = divmod(valid, chunk)
+        fill = chunk // 2 + timing.CONSTANTS_SETTLE
         return whole * max(height, fill) + (left > 0) * height
 
     beats = 0
     for layer in _layers(spec, config):
         array += layer.count * layer.passes * layer.tiles * max(layer.rows, least)
-        drain += layer.count * chunks(layer.columns, layer.rows)
+        drain += layer.count * chunks(layer.columns, layer.rows, wide=layer.wide)
         record = config.constant_beats + layer.passes * pass_size
         beats += layer.count * layer.tiles * record
     key_tiles, value_tiles = ceil_div(tokens, columns), ceil_div(head_slices * rows, columns)
@@ -105,7 +109,8 @@ def cycle_bound(
         softmax += (
             depth * spec.heads * ((block + 1) * per_row + timing.softmax_latency(config, tokens))
         )
-        norm = (block + 1) * ceil_div(spec.width, lanes) + timing.layernorm_latency(config)
+        groups = ceil_div(spec.width, config.layernorm_lanes)
+        norm = (block + 1) * groups + timing.layernorm_latency(config)
         layernorm += 2 * depth * norm
     if len(ranges) == 1:  # one LayerNorm for all tokens: nothing of the array's is beside it
         array += layernorm
@@ -115,7 +120,7 @@ def cycle_bound(
     image_beats = ceil_div(spec.image_size**2 * spec.channels, BEAT_BYTES)
     image = image_beats * max(1.0, slot, BEAT_BYTES / gcd(line, BEAT_BYTES))
     before = timing.START + 2 * memory.latency + int(image)
-    after = memory.latency + ceil_div(spec.classes, lanes) * timing.STORE_WORD
+    after = memory.latency + ceil_div(spec.classes, config.int16_channels) * timing.STORE_WORD
     # External memory: every tile once.
     stream = beats * max(1.0, config.memory_ports * slot)
     return before + after + max(array - least, drain, softmax, layernorm, int(stream))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from hwgen.config import AcceleratorConfig
+from hwgen.config import AcceleratorConfig, bank_slices
 from hwgen.explore.memories import MemoryMapping, block_ram, cheapest, lut_ram
 from hwgen.isa.instructions import BODY_BITS, CHECKED_BITS, WAIT_BITS, Engine
 from hwgen.numerics.ailayernorm import AILayerNormShape
@@ -132,12 +132,20 @@ def _crossbar_features(*, rows: int, bank_words: tuple[int, ...]) -> Features:
 
 
 def _bank_features(*, rows: int, bank_words: tuple[int, ...]) -> Features:
-    shapes = [{"words": words, "width": 8 * rows, "enables": rows} for words in bank_words]
-    return _sum([block_ram_features(**shape) for shape in shapes])
+    # Every slice has an output register; a LUT a bit chooses among up to four of them.
+    slices = [len(bank_slices(words)) for words in bank_words]
+    several = [count for count in slices if count > 1]
+    return {
+        "registers": 8 * rows * sum(slices),
+        "banks": len(several),
+        "enables": rows * sum(several),
+        "choices": 8 * rows * len(several),
+    }
 
 
 def _bank_blocks(*, rows: int, bank_words: tuple[int, ...]) -> float:
-    return sum(block_ram(words, 8 * rows, enables=rows).bram36 for words in bank_words)
+    slices = [depth for words in bank_words for depth in bank_slices(words)]
+    return sum(block_ram(depth, 8 * rows, enables=rows).bram36 for depth in slices)
 
 
 # Engines ----------------------------------------------------------------------------------------

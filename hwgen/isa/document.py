@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import inspect
 
-from hwgen.isa import instructions, registers
+from hwgen.config import BANK_ROLES
+from hwgen.isa import banks, instructions, registers
+from hwgen.isa.banks import BANK_PATHS, READERS, WRITERS
 from hwgen.isa.instructions import (
     BANK_BITS,
     CHECKED_BITS,
@@ -21,9 +23,9 @@ from hwgen.isa.registers import CAUSES, COUNTERS, REGISTERS
 
 _HEADER = """# Instructions, registers, counters
 
-Written by `python -m hwgen.isa.document`; do not edit. The tables are `hwgen/isa/instructions.py`
-and `hwgen/isa/registers.py`; the hardware's decoder and register file, the compiler's encoder, the
-simulation's host and this page are derived from them.
+Written by `python -m hwgen.isa.document`; do not edit. The tables are `hwgen/isa/instructions.py`,
+`hwgen/isa/banks.py` and `hwgen/isa/registers.py`; the hardware's decoder, crossbar and register
+file, the compiler's encoder, the simulation's host and this page are derived from them.
 """
 
 _COUNTERS = f"""The counters are {COUNTERS[0][0]} to {COUNTERS[-1][0]}. ARRAY_BUSY and all STALL_*
@@ -105,6 +107,28 @@ def _instructions() -> list[str]:
     return lines
 
 
+def _names(engines: tuple[Engine, ...]) -> str:
+    return ", ".join(engine.name for engine in engines)
+
+
+def _banks() -> list[str]:
+    lines = [
+        "## Banks of the activation memory",
+        "",
+        inspect.getdoc(banks) or "",
+        "",
+        f"A bank is granted to the first that wants it. Readers: {_names(READERS)}.",
+        f"Writers: {_names(WRITERS)}.",
+        "",
+        "| bank | role | read by | written by |",
+        "|---|---|---|---|",
+    ]
+    for number, role in enumerate(BANK_ROLES):
+        paths = BANK_PATHS[role]
+        lines.append(f"| {number} | {role} | {_names(paths.readers)} | {_names(paths.writers)} |")
+    return [*lines, ""]
+
+
 def _registers() -> list[str]:
     lines = [
         "## Registers",
@@ -128,7 +152,7 @@ def _registers() -> list[str]:
 
 def markdown() -> str:
     """The whole page."""
-    return "\n".join([_HEADER, *_instructions(), *_registers()]) + "\n"
+    return "\n".join([_HEADER, *_instructions(), *_banks(), *_registers()]) + "\n"
 
 
 if __name__ == "__main__":

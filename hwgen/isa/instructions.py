@@ -65,6 +65,10 @@ class Engine(IntEnum):
     STORE = 6
 
 
+#: Engines that a MATMUL waits for before it begins, in the order in which a cycle is counted.
+WAITED_FOR = (Engine.LOAD, Engine.DRAIN, Engine.SOFTMAX, Engine.LAYERNORM)
+
+
 class StationarySource(IntEnum):
     """Where STATIONARY takes its operands from."""
 
@@ -255,10 +259,10 @@ OPCODES: tuple[Opcode, ...] = (
         8,
         Engine.DRAIN,
         "Requantise the accumulators of the next `tiles` tiles and write their valid columns: per "
-        "tile, per half word (int16: word) of the destination, per row. Constants per tile come "
-        "from the tile stream.",
+        "tile, per word of the destination, or half a word of bytes where there are `rows` / 2 "
+        "lanes, per row. Constants per tile come from the tile stream.",
         (
-            _word("destination", "word of the first row, slice 0"),
+            _word("destination", "word of the first row that the first column goes to"),
             _stride("stride", "words between slices"),
             _ROWS,
             _TILES,
@@ -269,7 +273,11 @@ OPCODES: tuple[Opcode, ...] = (
             Field("high", 8, "upper clip (int8 modes)", signed=True),
             Field("slot", 1, "table slot; mode SHIFTED: slot of row shifts"),
             Field("tile_columns", 11, "columns of a tile: those of the groups that it uses"),
-            Field("offset", 7, "channel of the destination word that the first column goes to"),
+            Field(
+                "offset",
+                7,
+                "channel of the tensor, modulo `rows`, that the first column goes to",
+            ),
         ),
     ),
     Opcode(

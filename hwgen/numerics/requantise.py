@@ -42,6 +42,8 @@ MULTIPLIER_MINIMUM = 1 << 15  #: Smallest multiplier of a live column; 0 marks a
 MULTIPLIER_MAXIMUM = (1 << 16) - 1
 SHIFT_MINIMUM = 1
 SHIFT_MAXIMUM = 47
+#: Bits of ``acc + bias`` that the hardware's lanes take: the wide port of a DSP.
+BIASED_BITS = 27
 PTF_SHIFT_MAXIMUM = 11  #: Largest ``shift`` of :func:`ptf_codes`.
 PTF_ALPHA_MAXIMUM = 3  #: Largest per-channel ``alpha`` of :func:`ptf_codes`.
 
@@ -67,6 +69,13 @@ def check_constants(
     shifts = check_columns(shift, UINT8, columns, "shift")
     check_range(shifts, SHIFT_MINIMUM, SHIFT_MAXIMUM, "shift")
     return biases, multipliers, shifts
+
+
+def fits_lanes(biased: IntArray) -> npt.NDArray[np.bool_]:
+    """Where ``acc + bias`` is what the hardware's lanes take."""
+    limit = 1 << (BIASED_BITS - 1)
+    out: npt.NDArray[np.bool_] = (biased >= -limit) & (biased < limit)
+    return out
 
 
 def _rows(array: IntArray, name: str) -> IntArray:

@@ -57,6 +57,7 @@ class Placement:
     channels: int  #: of a group, without padding
     padded: int  #: of a group, a multiple of per_word
     per_word: int  #: elements of a word: rows (8 bits) or rows / 2 (16 bits)
+    wide: bool = False  #: elements of 16 bits
     heads: bool = False  #: the padding is written too: q, k, v are operands of each other
 
     @property
@@ -176,7 +177,7 @@ def plan_buffers(
     Raises:
         DoesNotFitError: more words than an address can name.
     """
-    tokens, lanes = spec.tokens, rows // 2
+    tokens = spec.tokens
     ranges = row_blocks(tokens, rows, tile_rows, blocks)
     longest = max(stop - start for start, stop in ranges)
 
@@ -199,8 +200,9 @@ def plan_buffers(
             stride=count,
             groups=1,
             channels=channels,
-            padded=round_up(channels, lanes),
-            per_word=lanes,
+            padded=round_up(channels, rows // 2),
+            per_word=rows // 2,
+            wide=True,
         )
 
     image = int8("hidden", 0, spec.patches, spec.patch_values)

@@ -44,18 +44,20 @@ LOAD_FIFO = 2
 #: Between commands of LOAD; between the constants and the weights of a tile.
 LOAD_GAP = 2
 LOAD_TURN = 1
+#: Cycles that a beat of a table takes to write.
+TABLE_BEAT = 4.0
 #: Last word handed over -> written in the activation memory.
 LOAD_FLUSH = 2
 #: Row of activations: granted read -> entered the array (swap of the weights).
-READ = 4
+READ = 5
 #: Last row granted -> all sums in the accumulators: READ + rows + groups + this.
 ARRAY = 3
 #: Weights: shadow free -> full, beyond R rows, at best.
 INJECT = 0
 #: V rows: shadow free -> full, beyond the words read.
-ROWS_INJECT = 4
+ROWS_INJECT = 5
 #: K columns: last word read -> emission may start; start of emission -> full, beyond R rows.
-COLUMNS_SETTLE = 6
+COLUMNS_SETTLE = 7
 COLUMNS_EMIT = 4
 #: DRAIN: accepted -> first group may be taken; after the last group of a tile; last -> done.
 DRAIN_START = 1
@@ -63,11 +65,11 @@ DRAIN_TAKE = 1
 DRAIN_TILE = 1
 #: Last group taken -> its first row issued and the bank released.
 DRAIN_RELEASE = 2
-DRAIN_DONE = 18
+DRAIN_DONE = 19
 #: Constants of a chunk: settling of the registers in use, beyond a cycle per pair of columns.
-CONSTANTS_SETTLE = 13
+CONSTANTS_SETTLE = 7
 #: STORE: read latency and turn-round of a word; last beat -> response beyond the memory's latency.
-STORE_WORD = 6
+STORE_WORD = 7
 STORE_RESPONSE = 5
 #: END met -> interrupt.
 FINISH = 2
@@ -76,13 +78,13 @@ FINISH = 2
 def softmax_latency(config: AcceleratorConfig, length: int) -> int:
     """Fixed part of a SOFTMAX command beyond (rows + 1) x words or slices of a row."""
     vec = config.softmax_vec
-    cycles = 29 + 2 * (vec.bit_length() - 1) + (vec > config.rows)
+    cycles = 30 + 2 * (vec.bit_length() - 1) + (vec > config.rows)
     return cycles + -(-length // vec) if config.softmax_fractional else cycles
 
 
 def layernorm_latency(config: AcceleratorConfig) -> int:
     """Fixed part of a LAYERNORM command beyond (rows + 1) x groups of a row."""
-    return 54 + config.rows.bit_length() - 1
+    return 55 + config.layernorm_lanes.bit_length()
 
 
 # -----------------------------------------------------------------------------------------------
@@ -101,12 +103,13 @@ def stationary_passes(stationary: Instruction) -> int:
     return stationary["tiles"] * stationary["slices"] * stationary["passes"]
 
 
-def tile_chunks(drain: Instruction, tile: int, lanes: int) -> list[int]:
-    """Columns of every chunk of a tile: those that go to one half word."""
+def tile_chunks(drain: Instruction, tile: int, config: AcceleratorConfig) -> list[int]:
+    """Columns of every chunk of a tile: those that DRAIN makes at a time."""
+    chunk = config.chunk_channels(wide=drain["mode"] in (DrainMode.RESIDUAL, DrainMode.WIDE))
     columns = drain["tile_columns"]
     first = drain["offset"] + tile * columns
     last = min(first + columns, drain["offset"] + drain["columns"])
-    cuts = [first, *range((first // lanes + 1) * lanes, last, lanes), last]
+    cuts = [first, *range((first // chunk + 1) * chunk, last, chunk), last]
     return [stop - start for start, stop in pairwise(cuts)]
 
 
@@ -462,7 +465,7 @@ class _Model:
             return i["beats"], BEAT_BYTES / (1 << i["group_log2"])
         if i.opcode == "LOAD_LAYERNORM":
             return i["beats"], 1.0
-        return 256 // BEAT_BYTES, 1.0
+        return 256 // BEAT_BYTES, TABLE_BEAT
 
     def stationary(self) -> _Process:
         config = self.config
@@ -569,7 +572,6 @@ class _Model:
 
     def drain(self) -> _Process:
         config = self.config
-        lanes = config.lanes
         settle = CONSTANTS_SETTLE + config.rotation_stages
         # Rows that may be left when a bank is given back; sign columns write sooner.
         signs = any(group.weight_bits == 1 for group in config.groups)
@@ -589,7 +591,7 @@ class _Model:
             for index in range(instruction["tiles"]):
                 while len(self.tile_ready) <= tile or len(self.constants_there) <= tile:
                     yield
-                chunks = tile_chunks(instruction, index, lanes)
+                chunks = tile_chunks(instruction, index, config)
                 filled = max(filled, self.constants_there[tile] + 1) + -(-chunks[0] // 2)
                 start = take = max(time, self.tile_ready[tile], filled)
                 released = None
@@ -635,7 +637,7 @@ class _Model:
             taken = max(self.met(number, instruction) + HANDOVER, time)
             self.taken[Engine.LAYERNORM].append(taken)
             self.progress += 1
-            per_row = -(-instruction["channels"] // self.config.lanes)
+            per_row = -(-instruction["channels"] // self.config.layernorm_lanes)
             # DRAIN's residual reads go first. All that can happen before this command is complete
             # is known once nothing else moves.
             while not self.quiet:

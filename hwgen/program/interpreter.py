@@ -39,6 +39,8 @@ from hwgen.isa.instructions import (
 from hwgen.numerics.ailayernorm import ailayernorm
 from hwgen.numerics.elementwise import apply_table
 from hwgen.numerics.requantise import (
+    BIASED_BITS,
+    fits_lanes,
     ptf_codes,
     requantise,
     requantise_int16,
@@ -524,7 +526,7 @@ class _Machine:
     def do_drain(self, i: Instruction) -> _Step:
         config = self.config
         wide = i["mode"] in (DrainMode.RESIDUAL, DrainMode.WIDE)
-        per_word = config.lanes if wide else config.rows
+        per_word = config.word_channels(wide=wide)
         size, columns = 2 if wide else 1, i["tile_columns"]
         for tile in range(i["tiles"]):
             yield lambda: bool(self.accumulators) and bool(self.constants)
@@ -536,13 +538,16 @@ class _Machine:
                 raise self.fail("Stationary operand must be written before it is read", i)
             first = i["offset"] + tile * columns
             records = beats.reshape(-1)[: valid * CONSTANT_BYTES].reshape(valid, CONSTANT_BYTES)
-            self.check_places(i, records[:, 7], first)
+            self.check_places(i, records[:, 7], first, wide=wide)
             bias, multiplier, shift = decode_constants(records)
             constants: dict[str, Any] = {"bias": bias, "multiplier": multiplier, "shift": shift}
             values = accumulators[:, :valid]
+            if not fits_lanes(values.astype(np.int64) + bias).all():
+                raise self.fail(f"Accumulators with their bias must fit {BIASED_BITS} bits", i)
             out: npt.NDArray[np.integer]
             start = first % per_word
-            destination = i["destination"] + first // per_word * i["stride"]
+            word = first // per_word - i["offset"] // per_word
+            destination = i["destination"] + word * i["stride"]
             if i["mode"] == DrainMode.RESIDUAL:
                 slices = -(-(start + valid) // per_word)
                 data, written = self.read(destination, i["stride"], slices, i["rows"])
@@ -577,13 +582,14 @@ class _Machine:
         if len(accumulators) != i["rows"]:
             raise self.fail(f"rows must be the tile's {len(accumulators)}, not {i['rows']}", i)
 
-    def check_places(self, i: Instruction, places: Bytes, first: int) -> None:
+    def check_places(self, i: Instruction, places: Bytes, first: int, *, wide: bool) -> None:
         """The lane pairs of the constants must be those of the channels that they go to."""
-        lanes = self.config.lanes
+        chunk = self.config.chunk_channels(wide=wide)
         even = np.arange(0, len(places), 2)
-        pairs = (first + even) // 2 % (lanes // 2)
+        pairs = (first + even) // 2 % (self.config.requantise_lanes // 2)
         tile_end = even + 2 >= len(places)
-        expected = pairs | np.where(tile_end | (pairs == lanes // 2 - 1), PLACE_CHUNK_END, 0)
+        chunk_end = tile_end | ((first + even + 2) % chunk == 0)
+        expected = pairs | np.where(chunk_end, PLACE_CHUNK_END, 0)
         expected |= np.where(tile_end, PLACE_TILE_END, 0)
         if (places[even] != expected).any():
             index = int(np.flatnonzero(places[even] != expected)[0])
@@ -664,11 +670,11 @@ class _Machine:
             raise self.fail(
                 f"channels must be at most {self.config.max_channels}, not {channels}", i
             )
-        groups = -(-channels // self.config.lanes)
+        words = -(-channels // self.config.int16_channels)
         early = self.random is not None and bool(self.random.integers(2))
         if not early:
             yield lambda: True
-        data, valid = self.read(i["source"], i["source_stride"], groups, rows)
+        data, valid = self.read(i["source"], i["source_stride"], words, rows)
         records = self.layernorm[i["slot"]]
         if records is None or len(records) < channels:
             raise self.fail("LayerNorm parameters must be loaded before they are used", i)
@@ -691,9 +697,9 @@ class _Machine:
             max_channels=channels,
         )
         slices = -(-channels // self.config.rows)
-        words = np.zeros((rows, slices * self.config.rows), np.uint8)
-        words[:, :channels] = out.view(np.uint8)
-        self.write(i["destination"], i["destination_stride"], words)
+        padded = np.zeros((rows, slices * self.config.rows), np.uint8)
+        padded[:, :channels] = out.view(np.uint8)
+        self.write(i["destination"], i["destination_stride"], padded)
         yield lambda: True
 
     def do_store(self, i: Instruction) -> _Step:

@@ -38,13 +38,16 @@ def constant_records(bias: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.
     return records
 
 
-def place_constants(records: Bytes, *, tile_columns: int, lanes: int, first: int = 0) -> Bytes:
+def place_constants(
+    records: Bytes, *, tile_columns: int, lanes: int, chunk: int, first: int = 0
+) -> Bytes:
     """Constants tile by tile, each pair of columns with its place among the lanes.
 
     Args:
         records: uint8 [columns, 8] of the layer's columns.
         tile_columns: columns of a tile.
         lanes: requantise lanes.
+        chunk: channels that they make at a time (``chunk_channels`` of the configuration).
         first: channel of the destination that column 0 goes to.
 
     Returns:
@@ -59,7 +62,7 @@ def place_constants(records: Bytes, *, tile_columns: int, lanes: int, first: int
     even = np.arange(0, count, 2)
     pairs = (first + even) // 2 % (lanes // 2)
     tile_end = (even + 2 >= count) | ((even + 2) % tile_columns == 0)
-    chunk_end = tile_end | (pairs == lanes // 2 - 1)
+    chunk_end = tile_end | ((first + even + 2) % chunk == 0)
     out[even, 7] = pairs + PLACE_CHUNK_END * chunk_end + PLACE_TILE_END * tile_end
     return out.reshape(tiles, tile_columns, CONSTANT_BYTES)
 

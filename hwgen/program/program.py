@@ -9,6 +9,7 @@ from typing import Any
 
 from hwgen.config import AcceleratorConfig
 from hwgen.errors import ProgramError
+from hwgen.isa.banks import check_paths
 from hwgen.isa.build import check_begin
 from hwgen.isa.instructions import INSTRUCTION_BYTES, Engine, Instruction, decode
 
@@ -133,7 +134,7 @@ def decode_instructions(
 
     Raises:
         ProgramError: an image for other hardware or none at all, an instruction whose check or
-            opcode is wrong, no END, or another count.
+            opcode is wrong or that uses a bank its engine does not reach, no END, or another count.
     """
     instructions: list[Instruction] = []
     for start in range(0, len(image) - INSTRUCTION_BYTES + 1, INSTRUCTION_BYTES):
@@ -142,6 +143,7 @@ def decode_instructions(
             check_begin(instruction, config)
         elif instruction.opcode == "BEGIN":
             raise ProgramError("BEGIN must be the first instruction, and stands in a later place")
+        check_paths(instruction, where=f"instruction {len(instructions)}")
         instructions.append(instruction)
         if instruction.opcode == "END":
             break

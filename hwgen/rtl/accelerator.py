@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 from amaranth import (
     Cat,
     ClockDomain,
@@ -13,11 +16,14 @@ from amaranth import (
     Mux,
     ResetSignal,
     Signal,
+    Value,
 )
+from amaranth.hdl import ValueLike
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.config import AcceleratorConfig
+from hwgen.isa.banks import READERS, WRITERS
 from hwgen.isa.build import build_identity
 from hwgen.isa.instructions import Engine
 from hwgen.isa.registers import COUNTERS, Cause
@@ -36,13 +42,33 @@ from hwgen.rtl.store import STORE_BURST_BEATS, StoreEngine
 from hwgen.rtl.systolic_array import SystolicArray
 
 
+class ResetRegister(wiring.Component):
+    """The reset of one unit of the core: a register of its own, so that none has a large load.
+
+    A module, and marked, since tools merge equal registers.
+    """
+
+    i: In
+    o: Out
+
+    def __init__(self) -> None:
+        super().__init__({"i": In(1), "o": Out(1)})
+
+    def elaborate(self, platform: object) -> Elaboratable:
+        m = Module()
+        late = Signal(reset_less=True, name="late", attrs={"dont_touch": "true"})
+        m.d.sync += late.eq(self.i)
+        m.d.comb += self.o.eq(late)
+        return m
+
+
 class Accelerator(wiring.Component):
     """The complete accelerator of a configuration.
 
     Ports: ``s_axil_*`` (AXI4-Lite registers), ``m_axi<p>_*`` (128-bit AXI4 masters; port 0 also
-    writes), ``interrupt``. The core runs in its own reset domain: a soft reset holds it in reset
-    while the AXI masters finish what is on the bus; what the host wrote survives. On-chip memory is
-    never reset.
+    writes), ``interrupt``. Every unit of the core has a reset domain of its own, one cycle behind
+    the masters and registers: a soft reset holds them in reset while the masters finish what is on
+    the bus; what the host wrote survives. On-chip memory is never reset.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -59,11 +85,11 @@ class Accelerator(wiring.Component):
             }
         ports["interrupt"] = Out(1)
         super().__init__(ports)
-        self.memory = ActivationMemory(config, readers=6, writers=4)
+        self.memory = ActivationMemory(config)
         self.array = SystolicArray(
             rows=config.rows,
             groups=config.groups,
-            lanes=config.lanes,
+            lanes=config.requantise_lanes,
             tile_rows=config.tile_rows,
             slice_widths=config.slice_widths,
         )
@@ -81,15 +107,15 @@ class Accelerator(wiring.Component):
         m = Module()
         config = self.config
 
-        # The core's domain: same clock, reset by a soft reset too.
-        m.domains.core = core = ClockDomain("core", local=True)
+        # The core's domains: same clock, reset by a soft reset too, a cycle later. In that cycle
+        # the core may still say what is of the past; nobody listens while it is `recovering`.
         resetting = Signal(name="resetting")
-        m.d.comb += [core.clk.eq(ClockSignal()), core.rst.eq(ResetSignal() | resetting)]
+        reset = Signal(name="reset")
+        core_reset = register(m, reset, "core_reset")
+        recovering = Signal(name="recovering")
+        m.d.comb += [reset.eq(ResetSignal() | resetting), recovering.eq(resetting | core_reset)]
 
-        def in_core(name: str, unit: wiring.Component) -> wiring.Component:
-            m.submodules[name] = DomainRenamer("core")(unit)
-            return unit
-
+        in_core = partial(self._in_core, m, reset)
         m.submodules.registers = registers = Registers(build_identity(config))
         sequencer = in_core("sequencer", Sequencer(config))
         memory = in_core("memory", self.memory)
@@ -116,7 +142,7 @@ class Accelerator(wiring.Component):
             for name, (direction, _) in READ_CHANNELS.items():
                 pin, port = getattr(self, f"m_axi{p}_{name}"), getattr(master, name)
                 m.d.comb += pin.eq(port) if direction == "out" else port.eq(pin)
-            m.d.comb += master.drain.eq(resetting)
+            m.d.comb += master.drain.eq(recovering)
             wiring.connect(m, getattr(load, f"o_burst{p}"), master.i_burst)
             wiring.connect(m, master.o_stream, getattr(load, f"i_beats{p}"))
         m.submodules.write_master = writer = WriteMaster(
@@ -125,7 +151,7 @@ class Accelerator(wiring.Component):
         for name, (direction, _) in WRITE_CHANNELS.items():
             pin, port = getattr(self, f"m_axi0_{name}"), getattr(writer, name)
             m.d.comb += pin.eq(port) if direction == "out" else port.eq(pin)
-        m.d.comb += writer.drain.eq(resetting)
+        m.d.comb += writer.drain.eq(recovering)
         wiring.connect(m, store.o_burst, writer.i_burst)
         wiring.connect(m, store.o_stream, writer.i_stream)
         wiring.connect(m, sequencer.o_fetch, masters[0].i_fetch)
@@ -138,8 +164,8 @@ class Accelerator(wiring.Component):
         m.d.comb += [
             self.interrupt.eq(registers.interrupt),
             registers.busy.eq(sequencer.running),
-            registers.resetting.eq(resetting),
-            registers.finished.eq(sequencer.finished),
+            registers.resetting.eq(recovering),
+            registers.finished.eq(sequencer.finished & ~recovering),
             sequencer.start.eq(registers.start),
             sequencer.halt.eq(registers.failed),
             sequencer.image_base.eq(registers.first_base),
@@ -155,10 +181,10 @@ class Accelerator(wiring.Component):
         idle = Cat(master.idle for master in masters).all() & writer.idle
         with m.If(registers.soft_reset):
             m.d.sync += resetting.eq(1)
-        with m.Elif(resetting & idle):
+        with m.Elif(core_reset & idle):
             m.d.sync += resetting.eq(0)
 
-        # Engines: commands, completion, memory ports. The order of the ports is their priority.
+        # Engines: commands, completion, memory ports.
         engines = {
             Engine.LOAD: load,
             Engine.STATIONARY: stationary,
@@ -178,10 +204,10 @@ class Accelerator(wiring.Component):
                 queue.ready.eq(unit.i_command.ready),
                 sequencer.done[engine].eq(unit.done),
             ]
-        for index, unit in enumerate((matmul, stationary, drain, softmax, layernorm, store)):
-            wiring.connect(m, unit.read, getattr(memory, f"read{index}"))
-        for index, unit in enumerate((drain, softmax, layernorm, load)):
-            wiring.connect(m, unit.write, getattr(memory, f"write{index}"))
+        for engine in READERS:
+            wiring.connect(m, engines[engine].read, memory.port(engine, write=False))
+        for engine in WRITERS:
+            wiring.connect(m, engines[engine].write, memory.port(engine, write=True))
 
         # Weights and constants.
         wiring.connect(m, load.o_weights, stationary.weights)
@@ -195,7 +221,7 @@ class Accelerator(wiring.Component):
             *([drain.row_shifts.eq(softmax.row_shifts)] if config.softmax_fractional else []),
             drain.table_valid.eq(load.table_valid),
             drain.table_slot.eq(load.table_slot),
-            drain.table_beat.eq(load.table_beat),
+            drain.table_index.eq(load.table_index),
             drain.table_data.eq(load.table_data),
         ]
 
@@ -226,7 +252,7 @@ class Accelerator(wiring.Component):
         frame = Signal(name="frame")
         with m.If(registers.start):
             m.d.sync += frame.eq(1)
-        with m.Elif(sequencer.finished | resetting):
+        with m.Elif(sequencer.finished | recovering):
             m.d.sync += frame.eq(0)
         waiting = sequencer.waiting_for
         head = ~matmul.active & sequencer.matmul_queued
@@ -263,7 +289,7 @@ class Accelerator(wiring.Component):
         expired = register(
             m, (registers.watchdog != 0) & (quiet >= registers.watchdog), "expired", reset=True
         )
-        causes: list[tuple[object, object, object]] = [
+        causes: list[tuple[ValueLike, ValueLike, ValueLike]] = [
             (frame & expired, Cause.WATCHDOG, sequencer.index),
             (memory.range_error, Cause.ADDRESS_RANGE, memory.range_address),
             (load.outside, Cause.WINDOW, load.outside_address),
@@ -272,6 +298,27 @@ class Accelerator(wiring.Component):
             (writer.error, Cause.WRITE_ERROR, writer.error_address),
             *((x.error, Cause.READ_ERROR, x.error_address) for x in masters),
         ]
+        self._report(m, registers, causes, recovering)
+        return m
+
+    @staticmethod
+    def _in_core(m: Module, reset: Value, name: str, unit: wiring.Component) -> wiring.Component:
+        """Add a unit in a domain of its own, which is reset a cycle after ``reset``."""
+        domain = ClockDomain(name, local=True)
+        m.domains += domain
+        m.submodules[f"{name}_reset"] = late = ResetRegister()
+        m.d.comb += [late.i.eq(reset), domain.clk.eq(ClockSignal()), domain.rst.eq(late.o)]
+        m.submodules[name] = DomainRenamer(name)(unit)
+        return unit
+
+    @staticmethod
+    def _report(
+        m: Module,
+        registers: Registers,
+        causes: Sequence[tuple[ValueLike, ValueLike, ValueLike]],
+        recovering: Value,
+    ) -> None:
+        """Tell the registers of an event, its cause and address; the last of several at once."""
         error = Signal(name="error")
         error_cause = Signal.like(registers.error_cause, name="error_cause")
         error_address = Signal.like(registers.error_address, name="error_address")
@@ -280,8 +327,7 @@ class Accelerator(wiring.Component):
                 m.d.comb += [error.eq(1), error_cause.eq(cause), error_address.eq(address)]
         m.d.comb += [
             # What the core still says while it is being reset is of the past.
-            registers.error.eq(register(m, error & ~resetting, "error_seen", reset=True)),
+            registers.error.eq(register(m, error & ~recovering, "error_seen", reset=True)),
             registers.error_cause.eq(register(m, error_cause, "cause_seen")),
             registers.error_address.eq(register(m, error_address, "address_seen")),
         ]
-        return m

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Banked on-chip activation memory behind a crossbar with fixed priorities."""
+"""Banked on-chip activation memory behind a crossbar of the paths that its roles need."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from amaranth import Array, Cat, Const, Elaboratable, Module, Mux, Signal, Value
@@ -11,68 +11,78 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.config import AcceleratorConfig
-from hwgen.isa.instructions import BANK_BITS, OFFSET_BITS, WORD_ADDRESS_BITS
-from hwgen.rtl.pipeline import register
-from hwgen.rtl.ports import ReadPort, WritePort
+from hwgen.isa.banks import READERS, WRITERS, banks_of
+from hwgen.isa.instructions import BANK_BITS, OFFSET_BITS, WORD_ADDRESS_BITS, Engine
+from hwgen.rtl.pipeline import delay, register
+from hwgen.rtl.ports import READ_LATENCY, ReadPort, WritePort
 from hwgen.rtl.ram import Ram, ram_name, ram_verilog
 
 
 class ActivationMemory(wiring.Component):
     """All banks and the crossbar.
 
-    ``read{i}`` and ``write{j}`` are client ports; a lower index wins a bank, so port 0 never waits.
+    ``read_{engine}`` and ``write_{engine}`` are the ports of :data:`hwgen.isa.banks.READERS` and
+    ``WRITERS``; the first of them wins a bank, so MATMUL never waits for a read and DRAIN never for
+    a write. A port reaches the banks of :func:`hwgen.isa.banks.banks_of` and no others.
     ``ready`` does not depend on the port's own ``valid``. Reads return after
     :data:`hwgen.rtl.ports.READ_LATENCY` cycles, in order, one a cycle and bank. ``range_error`` is
-    high for one cycle, three after a granted access outside its bank, whose address is then in
-    ``range_address``.
+    high for one cycle, three after a granted access outside its bank or the port's banks, whose
+    address is then in ``range_address``.
     """
 
     range_error: Out
     range_address: Out
 
-    def __init__(self, config: AcceleratorConfig, *, readers: int, writers: int) -> None:
+    def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        self.readers = readers
-        self.writers = writers
-        ports = {f"read{i}": In(ReadPort(config.word_bits)) for i in range(readers)}
-        ports |= {f"write{j}": In(WritePort(config.word_bits)) for j in range(writers)}
+        ports = {f"read_{e.name.lower()}": In(ReadPort(config.word_bits)) for e in READERS}
+        ports |= {f"write_{e.name.lower()}": In(WritePort(config.word_bits)) for e in WRITERS}
         super().__init__({**ports, "range_error": Out(1), "range_address": Out(32)})
+
+    def port(self, engine: Engine, *, write: bool) -> Any:
+        """The port of an engine."""
+        return getattr(self, f"{'write' if write else 'read'}_{engine.name.lower()}")
 
     def leaves(self) -> dict[str, str]:
         """Verilog of the banks by module name."""
         return {
-            ram_name(words, self.config.word_bits, 8): ram_verilog(words, self.config.word_bits, 8)
+            ram_name(words, self.config.word_bits, 8, output_register=True): ram_verilog(
+                words, self.config.word_bits, 8, output_register=True
+            )
             for words in self.config.bank_words
         }
 
     @staticmethod
     def _winner(
-        m: Module, ports: Sequence[Any], bank: int, requests: Sequence[Value]
+        bank: int, ports: Mapping[Engine, Any], requests: Mapping[Engine, Value], *, write: bool
     ) -> tuple[Value, Value]:
-        """Whether any port wants the bank, and the request of the first that does."""
-        wanted = [p.valid & (p.address[OFFSET_BITS:] == bank) for p in ports]
-        winner = requests[-1]
-        for want, request in zip(wanted[-2::-1], requests[-2::-1], strict=True):
-            winner = Mux(want, request, winner)
+        """Whether a port that reaches the bank wants it, and the request of the first that does."""
+        clients = [e for e in ports if bank in banks_of(e, write=write)]
+        wanted = [ports[e].valid & (ports[e].address[OFFSET_BITS:] == bank) for e in clients]
+        winner = requests[clients[-1]]
+        for want, engine in zip(wanted[-2::-1], clients[-2::-1], strict=True):
+            winner = Mux(want, requests[engine], winner)
         return Cat(wanted).any(), winner
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
         config = self.config
-        reads = [getattr(self, f"read{i}") for i in range(self.readers)]
-        writes = [getattr(self, f"write{j}") for j in range(self.writers)]
-        bank_data = Array(
+        reads = {engine: self.port(engine, write=False) for engine in READERS}
+        writes = {engine: self.port(engine, write=True) for engine in WRITERS}
+        bank_data = [
             Signal(config.word_bits, name=f"bank{b}_data") for b in range(len(config.bank_words))
-        )
+        ]
         range_errors: list[tuple[int | None, Value, Value]] = []
 
         # Cycle 0: arbitration; the winner's request is registered. Cycle 1: the bank reads. Cycle
-        # 2: select by bank into the client's data register. Cycle 3: data.
+        # 2: its block RAMs' output registers. Cycle 3: select by slice and bank into the client's
+        # data register. Cycle 4: data.
         for b, words in enumerate(config.bank_words):
-            bank = Ram(words, config.word_bits, 8, name=f"bank{b}")
+            bank = Ram(words, config.word_bits, 8, name=f"bank{b}", output_register=True)
             m.submodules[f"bank{b}"] = bank.instance()
 
-            wanted, offset = self._winner(m, reads, b, [p.address[:OFFSET_BITS] for p in reads])
+            offsets = {engine: port.address[:OFFSET_BITS] for engine, port in reads.items()}
+            wanted, offset = self._winner(b, reads, offsets, write=False)
             read_any = Signal(name=f"bank{b}_read_any")
             read_offset = Signal(OFFSET_BITS, name=f"bank{b}_read_offset", reset_less=True)
             m.d.sync += [read_any.eq(wanted), read_offset.eq(offset)]
@@ -81,8 +91,11 @@ class ActivationMemory(wiring.Component):
                 bank_data[b].eq(bank.read_data),
             ]
 
-            asked = [Cat(p.address[:OFFSET_BITS], p.enable, p.data) for p in writes]
-            wanted, request = self._winner(m, writes, b, asked)
+            asked = {
+                engine: Cat(port.address[:OFFSET_BITS], port.enable, port.data)
+                for engine, port in writes.items()
+            }
+            wanted, request = self._winner(b, writes, asked, write=True)
             write_any = Signal(name=f"bank{b}_write_any")
             write = Signal(len(request), name=f"bank{b}_write", reset_less=True)
             m.d.sync += [write_any.eq(wanted), write.eq(request)]
@@ -99,21 +112,24 @@ class ActivationMemory(wiring.Component):
             range_errors.append((b, read_any & (read_offset >= words), read_offset))
             range_errors.append((b, write_any & ~write_inside, write_offset))
 
-        # A client is granted unless one before it wants the same bank. A bank number without a bank
-        # (the last one or two) is granted like any other, so that the client does not hang, and
-        # reported.
-        for ports in (reads, writes):
-            for index, port in enumerate(ports):
-                bank_number = port.address[OFFSET_BITS:]
+        # A client is granted unless one before it, of those that share a bank with it, wants the
+        # same. A bank that it does not reach, or that there is not, is granted like any other, so
+        # that the client does not hang, and reported.
+        for ports, write in ((reads, False), (writes, True)):
+            for index, (engine, port) in enumerate(ports.items()):
+                bank_number, reached = port.address[OFFSET_BITS:], banks_of(engine, write=write)
                 blocked = [
                     other.valid & (other.address[OFFSET_BITS:] == bank_number)
-                    for other in ports[:index]
+                    for before, other in list(ports.items())[:index]
+                    if set(reached) & set(banks_of(before, write=write))
                 ]
                 m.d.comb += port.ready.eq(~Cat(blocked).any() if blocked else 1)
-                missing = Signal(name=f"missing_{'read' if ports is reads else 'write'}{index}")
-                where = Signal(WORD_ADDRESS_BITS, name=f"{missing.name}_address", reset_less=True)
+                name = f"missing_{'write' if write else 'read'}_{engine.name.lower()}"
+                missing = Signal(name=name)
+                where = Signal(WORD_ADDRESS_BITS, name=f"{name}_address", reset_less=True)
+                there = Cat(bank_number == place for place in reached).any()
                 m.d.sync += [
-                    missing.eq(port.valid & port.ready & (bank_number >= len(config.bank_words))),
+                    missing.eq(port.valid & port.ready & ~there),
                     where.eq(port.address),
                 ]
                 range_errors.append((None, missing, where))
@@ -128,15 +144,19 @@ class ActivationMemory(wiring.Component):
                     where if number is None else Cat(where, Const(number, BANK_BITS))
                 )
 
-        for index, port in enumerate(reads):
-            granted = Signal(2, name=f"read{index}_granted")
-            bank_1 = Signal(3, name=f"read{index}_bank_1")
-            bank_2 = Signal(3, name=f"read{index}_bank_2")
+        for engine, port in reads.items():
+            name = f"read_{engine.name.lower()}"
+            granted = Signal(READ_LATENCY - 1, name=f"{name}_granted")
+            # Which of the port's banks, by number among them: the choice is as wide as they are.
+            reached = banks_of(engine, write=False)
+            choice: Value = Const(0)
+            for number, place in enumerate(reached):
+                choice = choice | Mux(port.address[OFFSET_BITS:] == place, number, 0)
+            chosen = delay(m, choice, READ_LATENCY - 1, f"{name}_choice")
+            word = Array(bank_data[place] for place in reached)[chosen]
             m.d.sync += [
-                granted.eq(Cat(port.valid & port.ready, granted[0])),
-                bank_1.eq(port.address[OFFSET_BITS:]),
-                bank_2.eq(bank_1),
-                port.data_valid.eq(granted[1]),
-                port.data.eq(bank_data[bank_2]),
+                granted.eq(Cat(port.valid & port.ready, granted[:-1])),
+                port.data_valid.eq(granted[-1]),
             ]
+            m.d.comb += port.data.eq(register(m, word, f"{name}_data"))
         return m

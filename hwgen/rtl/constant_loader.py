@@ -19,23 +19,23 @@ PLACE = data.StructLayout({"pair": 6, "chunk_end": 1, "tile_end": 1})
 class ConstantLoader(wiring.Component):
     """Constants of one chunk at a time, from the wide beats of the tile stream.
 
-    Fills the set of lane registers that is not in use: two columns a cycle, where the place in the
-    first one's record says, up to the pair with ``chunk_end``. ``loaded`` is high while the next
-    chunk's set is complete; ``take`` makes it the set in use (``set_index``) and, after ``settle``
-    cycles (the lanes' pipeline), filling of the other set begins. Behind the pair with ``tile_end``
-    the beats up to the one with ``last`` are dropped, one a cycle.
+    Fills a set of registers from which the lanes take their own: two columns a cycle, where the
+    place in the first one's record says, up to the pair with ``chunk_end``. ``loaded`` is high
+    while the next chunk's set is complete; from ``take`` on the lanes have ``settle`` cycles to
+    take it, then the next one is filled in. Behind the pair with ``tile_end`` the beats up to the
+    one with ``last`` are dropped, one a cycle.
     """
 
     def __init__(self, config: AcceleratorConfig, settle: int) -> None:
         self.config = config
         self.settle = settle
+        lanes = config.requantise_lanes
         super().__init__(
             {
                 "i_stream": In(stream.Signature(constant_beat_layout(config))),
-                "constants": Out(data.ArrayLayout(data.ArrayLayout(CONSTANTS, 2), config.lanes)),
+                "constants": Out(data.ArrayLayout(CONSTANTS, lanes)),
                 "loaded": Out(1),
                 "take": In(1),
-                "set_index": Out(1),
             }
         )
 
@@ -48,8 +48,7 @@ class ConstantLoader(wiring.Component):
         filling = Signal(init=1, name="filling")
         dropping = Signal(name="dropping")
         settling = Signal(range(self.settle + 1), name="settling")
-        in_use = Signal(init=1, name="in_use")  # so that set 0 is filled first
-        m.d.comb += [self.loaded.eq(~filling), self.set_index.eq(in_use)]
+        m.d.comb += self.loaded.eq(~filling)
 
         record = Signal(128, name="record")
         place = Signal(PLACE, name="place")
@@ -74,15 +73,18 @@ class ConstantLoader(wiring.Component):
         with m.If(dropping & self.i_stream.valid & beat.last):
             m.d.sync += dropping.eq(0)
         with m.If(self.take):
-            m.d.sync += [in_use.eq(~in_use), filling.eq(1), settling.eq(self.settle)]
+            m.d.sync += [filling.eq(1), settling.eq(self.settle)]
 
-        pair_bits = exact_log2(config.lanes) - 1
-        for lane in range(config.lanes):
+        pair_bits = exact_log2(config.requantise_lanes) - 1
+        for lane in range(config.requantise_lanes):
             word = record[64 * (lane % 2) : 64 * (lane % 2) + 64]
             chosen = place.pair[:pair_bits] == lane // 2
-            for which in range(2):
-                held = Signal(CONSTANTS, name=f"constants_{lane}_{which}", reset_less=True)
-                m.d.comb += self.constants[lane][which].eq(held)
-                with m.If(fill & chosen & (in_use != which)):
-                    m.d.sync += held.eq(word[: CONSTANTS.size])
+            held = Signal(CONSTANTS, name=f"constants_{lane}", reset_less=True)
+            m.d.comb += self.constants[lane].eq(held)
+            with m.If(fill & chosen):
+                m.d.sync += [
+                    held.bias.eq(word[:32]),
+                    held.multiplier.eq(word[32:48]),
+                    held.shift.eq(word[48:56]),
+                ]
         return m

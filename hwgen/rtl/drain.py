@@ -16,6 +16,7 @@ from hwgen.isa.instructions import (
     DrainMode,
 )
 from hwgen.numerics.fractional_softmax import SHIFT_BITS
+from hwgen.numerics.requantise import BIASED_BITS
 from hwgen.rtl import elementwise, requantise
 from hwgen.rtl.constant_loader import ConstantLoader
 from hwgen.rtl.drain_chunks import DrainChunks, rotate_lanes
@@ -41,7 +42,7 @@ class DrainEngine(wiring.Component):
 
     Throughput: ``rows`` cycles per chunk when constants are loaded in time (a cycle per pair of its
     columns after the pipeline has settled); two cycles between chunks when they are not, and
-    between tiles, else none. Latency from a row's address to its write: 15 cycles, and
+    between tiles, else none. Latency from a row's address to its write: 16 cycles, and
     ``config.rotation_stages``. Bytes of columns that are not valid keep their content. The write
     port must have the highest priority (it is never stalled); a residual read that loses its bank
     stalls the issue. ``done`` pulses when the command's last word has been written.
@@ -74,12 +75,12 @@ class DrainEngine(wiring.Component):
                 "drain_bank": Out(1),
                 "drain_row": Out(bits_for(config.tile_rows - 1)),
                 "drain_segment": Out(max(1, bits_for(config.segments - 1))),
-                "drain_offset": Out(bits_for(config.lanes - 1)),
-                "drain_data": In(32 * config.lanes),
+                "drain_offset": Out(bits_for(config.requantise_lanes - 1)),
+                "drain_data": In(32 * config.requantise_lanes),
                 "table_valid": In(1),
                 "table_slot": In(1),
-                "table_beat": In(4),
-                "table_data": In(128),
+                "table_index": In(elementwise.INDEX_BITS),
+                "table_data": In(8 * elementwise.WRITTEN_ENTRIES),
             }
         )
 
@@ -107,9 +108,9 @@ class DrainEngine(wiring.Component):
         early = delay(m, Mux(used, bank.read_data, 0), wait + 1, "row_shift")
         return register(m, early, "row_shift", reset=True)
 
-    def _enables(self, m: Module, chunks: DrainChunks, wide: Signal) -> Value:
-        """Byte enables of the word of the row issued ``latency`` cycles ago."""
-        lanes = self.config.lanes
+    def _enables(self, m: Module, chunks: DrainChunks, wide: Signal) -> tuple[Value, Value]:
+        """Byte enables of the word of the row issued ``latency`` cycles ago; its half."""
+        lanes, rows = self.config.requantise_lanes, self.config.rows
         wait = self.latency - 2
         low = delay(m, register(m, chunks.first_pair, "first_pair"), wait, "first_pair")
         high = delay(m, register(m, chunks.last_pair, "last_pair"), wait, "last_pair")
@@ -118,22 +119,29 @@ class DrainEngine(wiring.Component):
         at_least = Cat(low <= pair if pair < top else 1 for pair in range(top + 1))
         at_most = Cat(high >= pair if pair else 1 for pair in range(top + 1))
         pairs = register(m, at_least & at_most, "pairs")
-        return Cat(
-            Mux(wide, pairs[byte // 4], pairs[byte % lanes // 2] & (half == byte // lanes))
-            for byte in range(2 * lanes)
-        )
+        if lanes == rows:
+            enables = Cat(
+                Mux(wide, Mux(half, pairs[(rows + byte) // 4], pairs[byte // 4]), pairs[byte // 2])
+                for byte in range(rows)
+            )
+        else:
+            enables = Cat(
+                Mux(wide, pairs[byte // 4], pairs[byte % lanes // 2] & (half == byte // lanes))
+                for byte in range(rows)
+            )
+        return enables, half
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
         config = self.config
-        lanes = config.lanes
+        lanes, int16_channels = config.requantise_lanes, config.int16_channels
         given = self.i_command.payload
         command = Signal.like(given, name="command")
         # the command's mode
         wide = Signal(name="wide")
         residual = Signal(name="residual")
         m.submodules.constant_loader = loader = ConstantLoader(
-            config, settle=self.at_lanes + requantise.LATENCY
+            config, settle=self.at_lanes + requantise.CONSTANTS_READ
         )
         wiring.connect(m, wiring.flipped(self.i_constants), loader.i_stream)
         m.submodules.chunks = chunks = DrainChunks(config)
@@ -253,16 +261,21 @@ class DrainEngine(wiring.Component):
             flags.append(register(m, flags[-1], f"flags_{d}", reset=True))
         # Nothing is issued in the state that asks.
         m.d.comb += pipeline_busy.eq(Cat(flags[1:]).any())
-        constant_set = delay(m, loader.set_index, self.at_lanes, "constant_set")
+        # The chunk's first row is issued behind its take.
+        wait = self.at_lanes + 1 - requantise.SWAP_LEAD
+        swap = delay(m, loader.take, wait, "swap", reset=True)
         out_address = delay(m, address, self.latency, "out_address")
 
         # The residual word arrives READ_LATENCY cycles after the issue, is needed later.
-        wait = self.at_lanes + requantise.RESIDUAL_DELAY - READ_LATENCY
+        wait = self.at_lanes + requantise.ADDEND_DELAY - READ_LATENCY
         word = delay(m, self.read.data, wait, "residual")
 
         rotation = delay(m, chunks.rotation, ACCUMULATOR_LATENCY, "rotation")
         accumulators = rotate_lanes(
-            m, [self.drain_data.word_select(lane, 32) for lane in range(lanes)], rotation, config
+            m,
+            [self.drain_data.word_select(lane, 32)[:BIASED_BITS] for lane in range(lanes)],
+            rotation,
+            config,
         )
         row_shift = self._row_shift(m, command, row) if config.softmax_fractional else None
         codes, values = [], []
@@ -275,25 +288,29 @@ class DrainEngine(wiring.Component):
             m.submodules[f"elementwise_{lane}"] = table
             m.d.comb += [
                 unit.accumulator.eq(accumulators[lane]),
-                unit.constant_set.eq(constant_set),
+                unit.swap.eq(swap),
                 unit.constants.eq(loader.constants[lane]),
                 unit.wide.eq(wide),
-                unit.residual.eq(Mux(residual, word.word_select(lane, 16), 0)),
-                unit.zero_point.eq(command.zero_point),
+                unit.addend.eq(
+                    Mux(
+                        residual,
+                        word.word_select(lane % int16_channels, 16).as_signed(),
+                        Mux(wide, 0, command.zero_point),
+                    )
+                ),
                 unit.low.eq(command.low),
                 unit.high.eq(command.high),
                 table.code.eq(unit.code),
                 table.slot.eq(command.slot),
                 table.write_valid.eq(self.table_valid),
                 table.write_slot.eq(self.table_slot),
-                table.write_beat.eq(self.table_beat),
+                table.write_index.eq(self.table_index),
                 table.write_data.eq(self.table_data),
             ]
             codes.append(unit.code)
             values.append(table.value)
 
-        # Write. The plain modes wait two cycles beside the table so that all modes share one
-        # latency.
+        # Write. The plain modes wait beside the table so that all modes share one latency.
         plain = delay(m, Cat(codes), elementwise.LATENCY, "plain")
         bytes_8 = Signal(8 * lanes, name="bytes_8")
         m.d.comb += bytes_8.eq(
@@ -303,11 +320,15 @@ class DrainEngine(wiring.Component):
                 Cat(plain[16 * lane : 16 * lane + 8] for lane in range(lanes)),
             )
         )
+        enables, half = self._enables(m, chunks, wide)
+        word_16 = plain[: config.word_bits]
+        if lanes > int16_channels:
+            word_16 = Mux(half, plain[config.word_bits :], word_16)
         m.d.sync += [
             self.write.valid.eq(flags[-1][0]),
             self.write.address.eq(out_address),
-            self.write.data.eq(Mux(wide, plain, Cat(bytes_8, bytes_8))),
-            self.write.enable.eq(self._enables(m, chunks, wide)),
+            self.write.data.eq(Mux(wide, word_16, bytes_8.replicate(config.rows // lanes))),
+            self.write.enable.eq(enables),
         ]
         finished = register(m, flags[-1][1], "finished", reset=True)
         m.d.sync += self.done.eq(finished)

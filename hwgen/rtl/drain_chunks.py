@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The chunks of a DRAIN command: which columns go to which half word, ahead of the rows."""
+"""The chunks of a DRAIN command: which columns go to which word, ahead of the rows."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ _FIELD = {field.name: field.bits for field in BY_NAME["DRAIN"].fields}
 class DrainChunks(wiring.Component):
     """Walks over the chunks of a command: those of a tile, tile after tile.
 
-    A chunk is what a tile has for one half word (``lanes`` channels) of the destination, or for one
-    int16 word. ``start`` takes the command ``given``, whose ``stride`` and width (``wide``: int16)
-    are also given from then on; ``next_chunk`` goes on within the tile, ``next_tile`` behind its
-    ``last`` chunk. ``base`` and ``half`` say where a chunk goes; ``segment`` and ``offset`` where
-    in the array it comes from: lane l < ``offset`` from segment ``segment + 1``, the others from
-    ``segment``. ``rotation``: lane l of the array belongs to lane (l + rotation) mod lanes of the
-    destination. Lanes ``2 first_pair ... 2 last_pair + 1`` of the destination hold columns of this
-    chunk.
+    A chunk is what a tile has for one word of the destination, or for half a word of bytes where
+    there are ``rows / 2`` lanes only (``config.chunk_channels``). ``start`` takes the command
+    ``given``, whose ``stride`` and width (``wide``: int16) are also given from then on;
+    ``next_chunk`` goes on within the tile, ``next_tile`` behind its ``last`` chunk. ``base`` says
+    which word a chunk goes to; ``half`` which half of it, where a word has two chunks, or, with
+    ``rows`` lanes, which half of the lanes makes the int16 word: the lower one the tensor's even
+    words. ``segment`` and ``offset`` say where in the array it comes from: lane l < ``offset`` from
+    segment ``segment + 1``, the others from ``segment``. ``rotation``: lane l of the array belongs
+    to lane (l + rotation) mod lanes of the destination. Lanes ``2 first_pair ... 2 last_pair + 1``
+    of the destination, or what is of them in the half of the lanes, hold columns of this chunk.
 
     ``base``, ``half``, ``segment``, ``offset``, ``rotation`` and ``next_base`` (``base`` of the
     tile's next chunk) are registers or nearly, and valid from the cycle after a step; ``last`` and
@@ -55,7 +57,7 @@ class DrainChunks(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        lane = exact_log2(config.lanes)
+        lane = exact_log2(config.requantise_lanes)
         super().__init__(
             {
                 "start": In(1),
@@ -80,7 +82,9 @@ class DrainChunks(wiring.Component):
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
         given = self.given
-        lane = exact_log2(self.config.lanes)
+        lane = exact_log2(self.config.requantise_lanes)
+        # Chunks of bytes are whole words, those of int16 come from half of the lanes.
+        whole_words = self.config.requantise_lanes == self.config.rows
         step = exact_log2(self.config.rotation_step)
 
         def whole(value: Value) -> Value:
@@ -103,42 +107,55 @@ class DrainChunks(wiring.Component):
         offset = Signal(lane, name="offset")
         first = Signal(name="first")
         last = Signal(name="last")
-        following = Signal(range(self.config.segments + 1), name="following")  # chunks of the tile
+        chunks = (1 + whole_words) * self.config.segments + 1  # most chunks of a tile
+        following = Signal(range(chunks), name="following")  # chunks of the tile
         last_pair = Signal(lane - 1, name="last_pair")  # of the tile's last chunk
 
         # The next tile and the next chunk, known when the step comes.
         next_left = register(m, (left - tile_columns)[: len(left)], "next_left")
         next_short = register(m, next_left < span, "next_short")
         next_rotation = register(m, whole(rotation + tile_columns), "next_rotation")
-        at_boundary = register(m, next_rotation == 0, "at_boundary")
+        in_word = (
+            Mux(self.wide, next_rotation[:-1], next_rotation) if whole_words else next_rotation
+        )
+        at_boundary = register(m, in_word == 0, "at_boundary")
         next_word = register(m, (base + self.stride)[: len(base)], "next_word")
         next_offset = register(m, whole(-rotation), "next_offset")
         next_last = register(m, following == 1, "next_last")
         # Rotated, the first chunk leaves a rest of its segment to the second.
         rest = register(m, first & (rotation != 0), "rest")
         last_tile = register(m, tile == tiles, "last_tile")
-        m.d.comb += self.next_base.eq(Mux(self.wide | half, next_word, base))
+        if whole_words:
+            m.d.comb += self.next_base.eq(next_word)
+        else:
+            m.d.comb += self.next_base.eq(Mux(self.wide | half, next_word, base))
 
         # A cycle after the tile: from its first to its last column, counted in lanes.
         opening = register(m, self.start | self.next_tile, "opening", reset=True)
         reach = Signal(len(span) + 1, name="reach")
-        m.d.comb += reach.eq(rotation + Mux(short, left, span))
+        end = Mux(short, left, span)
+        m.d.comb += reach.eq(rotation + end)
+        beyond: Value = reach[lane:]
+        if whole_words:
+            of_halves = Signal.like(reach, name="reach_of_halves")
+            m.d.comb += of_halves.eq(rotation[:-1] + end)
+            beyond = Mux(self.wide, of_halves[lane - 1 :], beyond)
         with m.If(opening):
             m.d.sync += [
-                following.eq(reach[lane:]),
-                last.eq(reach[lane:] == 0),
+                following.eq(beyond),
+                last.eq(beyond == 0),
                 last_pair.eq(reach[1:lane]),
             ]
         with m.If(self.next_chunk | (self.next_tile & at_boundary)):
             m.d.sync += [base.eq(self.next_base), half.eq(~half)]
+        moved = [segment.eq(segment + ~rest), offset.eq(next_offset), first.eq(0)]
         with m.If(self.next_chunk):
-            m.d.sync += [
-                segment.eq(segment + ~rest),
-                offset.eq(next_offset),
-                first.eq(0),
-                last.eq(next_last),
-                following.eq(following - 1),
-            ]
+            if whole_words:
+                with m.If(~self.wide | half):
+                    m.d.sync += moved
+            else:
+                m.d.sync += moved
+            m.d.sync += [last.eq(next_last), following.eq(following - 1)]
         with m.If(self.start | self.next_tile):
             m.d.sync += [segment.eq(0), offset.eq(0), first.eq(1)]
         with m.If(self.next_tile):
@@ -157,7 +174,7 @@ class DrainChunks(wiring.Component):
                 span.eq(given.tile_columns - 1),
                 short.eq(given.columns < given.tile_columns),
                 rotation.eq(whole(given.offset)),
-                half.eq(given.offset[lane]),
+                half.eq(given.offset[exact_log2(self.config.int16_channels)]),
                 base.eq(given.destination),
             ]
         m.d.comb += [

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Engine LAYERNORM: int16 residual rows to power-of-two-factor codes, then AILayerNorm.
 
-Words used here: *group*: ``lanes`` = ``rows / 2`` channels, one word of the residual, half a word
-of the result.
+Words used here: *group*: ``lanes`` channels, a whole word of the residual or half of one, half or a
+quarter of a word of the result.
 """
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, Module, Mux, Signal, signed
+from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -40,8 +40,9 @@ RECORDS = data.ArrayLayout(
 
 def layernorm_cycles(config: AcceleratorConfig, rows: int, channels: int) -> int:
     """Cycles from accepting a LAYERNORM command to ``done`` if the memory always grants; exact."""
-    groups = -(-channels // config.lanes)
-    fixed = READ_LATENCY + PTF_LATENCY + stage_1_latency(config.lanes) + STAGE_2_LATENCY + 6
+    lanes = config.layernorm_lanes
+    groups = -(-channels // lanes)
+    fixed = READ_LATENCY + PTF_LATENCY + stage_1_latency(lanes) + STAGE_2_LATENCY + 6
     return (rows + 1) * groups - 1 + fixed
 
 
@@ -49,10 +50,10 @@ class LayerNormEngine(wiring.Component):
     """Executes LAYERNORM commands in order, one at a time.
 
     Per row and group: ``x = clip(rshr(r, ptf_shift + alpha) + zero_point, 0, 255)`` from the
-    residual r, AILayerNorm, and one write of half a word. One group per cycle: with G groups a row,
-    a command of N rows takes ``(N + 1) * G - 1 + fixed`` cycles from its acceptance to ``done`` if
-    the memory always grants: :func:`layernorm_cycles`. The next command is accepted from the cycle
-    of ``done`` on.
+    residual r, AILayerNorm, and one write of its part of a word. One group per cycle: with G groups
+    a row, a command of N rows takes ``(N + 1) * G - 1 + fixed`` cycles from its acceptance to
+    ``done`` if the memory always grants: :func:`layernorm_cycles`. The next command is accepted
+    from the cycle of ``done`` on.
 
     Channels from ``channels`` up to the end of the last word are written as 0. ``done`` is high for
     one cycle, the one after the last write was granted. Reads are requested only with room for
@@ -89,7 +90,7 @@ class LayerNormEngine(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config, lanes = self.config, self.config.lanes
+        config, lanes = self.config, self.config.layernorm_lanes
         m.submodules.unit = unit = AILayerNorm(lanes, config.max_channels)
 
         # Command: accepted, then set up for two cycles, then run.
@@ -139,22 +140,30 @@ class LayerNormEngine(wiring.Component):
             for field in ("beta", "gamma", "alpha"):
                 m.d.comb += unit.parameters.data[lane][field].eq(records[lane % 2][field])
 
-        # Reads
+        # Reads, one a group: a word of two groups is read twice.
         m.submodules.sources = sources = RowAddresses()
         m.submodules.read_room = read_room = Credits(READ_DEPTH)
         m.submodules.requests = requests = StreamBuffer(WORD_ADDRESS_BITS)
         requested = requests.i_stream.valid & requests.i_stream.ready
+        groups_per_word = config.int16_channels // lanes
+        word_requested: Value = requested
+        if groups_per_word > 1:
+            second = Signal(name="second")  # group of the word
+            only = sources.row_end & ~last_group[0]  # the row ends within the word
+            word_requested = requested & (second | only)
+            with m.If(requested):
+                m.d.sync += second.eq(~second & ~only)
         with m.If(start):
             m.d.sync += started.eq(1)
-        with m.Elif(requested & sources.end):
+        with m.Elif(word_requested & sources.end):
             m.d.sync += started.eq(0)
         m.d.comb += [
             sources.start.eq(start),
             sources.base.eq(command.source),
             sources.stride.eq(command.source_stride),
             sources.rows.eq(command.rows),
-            sources.last_word.eq(last_group),
-            sources.step.eq(requested),
+            sources.last_word.eq(last_group[exact_log2(groups_per_word) :]),
+            sources.step.eq(word_requested),
             requests.i_stream.payload.eq(sources.address),
             requests.i_stream.valid.eq(started & read_room.available),
             self.read.address.eq(requests.o_stream.payload),
@@ -172,8 +181,11 @@ class LayerNormEngine(wiring.Component):
             m.d.sync += group_in.eq(Mux(group_last, 0, group_in + 1))
         m.d.comb += unit.ptf_group.eq(register(m, group_in, "ptf_group"))
         m.submodules.codes = codes = Fifo(unit.i_stream.payload.shape(), READ_DEPTH)
+        given: Value = self.read.data
+        if groups_per_word > 1:
+            given = Mux(group_in[0], given[16 * lanes :], given[: 16 * lanes])
         for lane in range(lanes):
-            residual = self.read.data[16 * lane : 16 * (lane + 1)]
+            residual = given[16 * lane : 16 * (lane + 1)]
             doubled = Cat(Const(0, 1), residual).as_signed()
             coarse = register(
                 m, doubled >> Cat(Const(0, 2), command.ptf_shift[2:]), f"coarse_{lane}"
@@ -193,34 +205,32 @@ class LayerNormEngine(wiring.Component):
         ]
         wiring.connect(m, codes.o_stream, unit.i_stream)
 
-        # Writes: even groups fill the lower half of a word, odd ones the upper; an even last group
-        # clears the upper.
+        # Writes: group by group into the parts of a word; a row's last group clears the rest.
         result = unit.o_stream
         y, last = result.payload.y.as_value(), result.payload.last
-        upper = Signal(name="upper")
-        half = ~Const(0, lanes)
+        parts = config.rows // lanes
+        part = Signal(exact_log2(parts), name="part")
         m.submodules.destinations = destinations = RowAddresses()
         m.submodules.writes = writes = WriteBuffer(config.word_bits)
         wiring.connect(m, writes.write, wiring.flipped(self.write))
         write = writes.i_stream
         taken_result = result.valid & result.ready
-        word_end = upper | last
+        word_end = part.all() | last
+        enables = [(part == p) | (last & (part < p)) if p else part == 0 for p in range(parts)]
         with m.If(taken_result):
-            m.d.sync += upper.eq(~word_end)
+            m.d.sync += part.eq(Mux(last, 0, part + 1))
         m.d.comb += [
             destinations.start.eq(start),
             destinations.base.eq(command.destination),
             destinations.stride.eq(command.destination_stride),
             destinations.rows.eq(command.rows),
-            destinations.last_word.eq(last_group[1:]),
+            destinations.last_word.eq(last_group[exact_log2(parts) :]),
             destinations.step.eq(taken_result & word_end),
             write.valid.eq(result.valid),
             result.ready.eq(write.ready),
             write.payload.address.eq(destinations.address),
-            write.payload.data.eq(Cat(y, Mux(upper, y, 0))),
-            write.payload.enable.eq(
-                Cat(Mux(upper, 0, half)[:lanes], Mux(word_end, half, 0)[:lanes])
-            ),
+            write.payload.data.eq(Cat(Mux(part == p, y, 0) if p else y for p in range(parts))),
+            write.payload.enable.eq(Cat(enable.replicate(lanes) for enable in enables)),
             write.payload.last.eq(word_end & destinations.end),
             last_write.eq(writes.granted_last),
         ]

@@ -7,7 +7,7 @@ from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO, SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
+from amaranth.utils import ceil_log2, exact_log2
 
 from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import (
@@ -18,6 +18,7 @@ from hwgen.isa.instructions import (
     field_offsets,
 )
 from hwgen.rtl.axi import BURST
+from hwgen.rtl.elementwise import INDEX_BITS, WRITTEN_ENTRIES
 from hwgen.rtl.pipeline import StreamBuffer, loop_counter, register
 from hwgen.rtl.ports import WriteBuffer, WritePort, command_layout, constant_beat_layout
 from hwgen.rtl.registers import WINDOW_BITS
@@ -64,8 +65,8 @@ class LoadEngine(wiring.Component):
             "layernorm_data": Out(128),
             "table_valid": Out(1),
             "table_slot": Out(1),
-            "table_beat": Out(4),
-            "table_data": Out(128),
+            "table_index": Out(INDEX_BITS),
+            "table_data": Out(8 * WRITTEN_ENTRIES),
         }
         for p in range(config.memory_ports):
             ports[f"o_burst{p}"] = Out(stream.Signature(BURST))
@@ -269,6 +270,8 @@ class LoadEngine(wiring.Component):
             ends_patches.eq(ends_groups & patch.last),
             ends_lines.eq(ends_patches & line.last),
         ]
+        moved = Signal(128, name="moved")
+        m.d.comb += moved.eq(beat.payload >> Cat(Const(0, 3), within))
         # Words to the activation memory.
         m.submodules.writes = writes = WriteBuffer(config.word_bits)
         wiring.connect(m, writes.write, wiring.flipped(self.write))
@@ -376,8 +379,6 @@ class LoadEngine(wiring.Component):
             with m.State("Image"):
                 # The group's bytes, at every multiple of its size: the write enables pick the
                 # place.
-                moved = Signal(128, name="moved")
-                m.d.comb += moved.eq(beat.payload >> Cat(Const(0, 3), within))
                 codes = Signal(128, name="codes")
                 with m.Switch(c_image.group_log2):
                     for log2 in range(5):
@@ -448,8 +449,11 @@ class LoadEngine(wiring.Component):
                         m.d.comb += self.done.eq(1)
                         m.next = "Idle"
             with m.State("Table"):
-                m.d.comb += [pop_narrow.eq(beat.valid), self.table_valid.eq(beat.valid)]
+                m.d.comb += self.table_valid.eq(beat.valid)
                 with m.If(beat.valid):
+                    m.d.sync += within.eq(within + WRITTEN_ENTRIES)
+                with m.If(beat.valid & (within == BEAT_BYTES - WRITTEN_ENTRIES)):
+                    m.d.comb += pop_narrow.eq(1)
                     m.d.sync += count.eq(count + 1)
                     with m.If(count == TABLE_BEATS - 1):
                         m.d.comb += self.done.eq(1)
@@ -460,8 +464,8 @@ class LoadEngine(wiring.Component):
             self.layernorm_index.eq(count),
             self.layernorm_data.eq(beat.payload),
             self.table_slot.eq(c_table.slot),
-            self.table_beat.eq(count),
-            self.table_data.eq(beat.payload),
+            self.table_index.eq(Cat(within, count)[exact_log2(WRITTEN_ENTRIES) :]),
+            self.table_data.eq(moved),
         ]
         return m
 

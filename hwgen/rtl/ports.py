@@ -13,8 +13,8 @@ from hwgen.isa.instructions import BY_NAME, WORD_ADDRESS_BITS
 from hwgen.numerics.fractional_softmax import SHIFT_BITS
 from hwgen.rtl.pipeline import StreamBuffer
 
-#: Cycles from a granted read request to its data.
-READ_LATENCY = 3
+#: Cycles from a granted read request to its data: request, block RAM, its output register, choice.
+READ_LATENCY = 4
 
 
 class ReadPort(wiring.Signature):
@@ -42,7 +42,7 @@ class WritePort(wiring.Signature):
     """Write port of the activation memory, seen by the writer.
 
     A word is written in the cycle in which ``valid`` and ``ready`` are high, bytes with ``enable``
-    set only. A read granted two cycles after that or later returns it.
+    set only. A read granted in a later cycle returns it, one in the same cycle what was there.
     """
 
     def __init__(self, word_bits: int) -> None:

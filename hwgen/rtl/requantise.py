@@ -1,35 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requantise lanes: the int32 accumulator to int8 or int16 codes (hwgen.numerics.requantise)."""
+"""Requantise lanes: accumulators to int8 or int16 codes (hwgen.numerics.requantise)."""
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal, signed
+from collections.abc import Sequence
+
+from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.numerics.fractional_softmax import SHIFT_BITS
+from hwgen.numerics.requantise import BIASED_BITS
 from hwgen.rtl.pipeline import register
 
-#: Cycles from ``accumulators`` to ``codes``.
+#: Cycles from ``accumulator`` to ``code``.
 LATENCY = 9
-#: The residual is taken this many cycles after the accumulator, the row's shift that many.
-RESIDUAL_DELAY = 7
+#: The addend is taken this many cycles after the accumulator, the row's shift that many.
+ADDEND_DELAY = 6
 ROW_SHIFT_DELAY = 3
+#: ``swap`` comes this many cycles before the first accumulator of the new constants, which are read
+#: for the last time that many after it.
+SWAP_LEAD = 2
+CONSTANTS_READ = 3
 
-CONSTANTS = data.StructLayout({"bias": signed(32), "multiplier": 16, "shift": 6})
+CONSTANTS = data.StructLayout({"bias": signed(BIASED_BITS), "multiplier": 16, "shift": 6})
+#: Bits of the product of a biased accumulator and an unsigned multiplier of 16 bits.
+_PRODUCT_BITS = BIASED_BITS + 16
+#: Bits of a shifted value with its rounding bit: beyond them every result saturates at int16,
+#: whatever is added.
+_NARROW_BITS = 18
+#: The shift is done in steps of eight, then of one.
+_FINE_BITS = 3
+#: What the second step needs of the first one's result.
+_COARSE_BITS = _NARROW_BITS + (1 << _FINE_BITS) - 1
+
+
+def _differs(bits: Value, sign: Value) -> Value:
+    """Whether a value has bits unlike its sign."""
+    return (bits ^ sign.replicate(len(bits))).any()
 
 
 class RequantiseLane(wiring.Component):
     """``clip(rshr((acc + bias) * multiplier, shift) + addend, low, high)``.
 
-    One value per cycle, :data:`LATENCY` cycles.
+    One value per cycle, :data:`LATENCY` cycles; one DSP. ``acc + bias`` fits
+    :data:`hwgen.numerics.requantise.BIASED_BITS` bits by contract (the compiler proves it), so that
+    as many low bits of each are enough.
 
-    ``constant_set`` selects one of two sets of constants and travels with the value, so that the
-    other set can be loaded meanwhile. ``wide``: int16 result, ``residual`` (given RESIDUAL_DELAY
-    cycles after the accumulator) is added and the limits are those of int16; otherwise
-    ``zero_point`` is added and ``low``/``high`` clip. ``wide`` and the limits are constant while
-    values are inside. No back-pressure. ``row_shifts``: a row's shift, ``row_shift`` given
-    ROW_SHIFT_DELAY cycles after the accumulator, is added to the column's; the sum is at most 47.
+    The lane takes its constants from ``constants`` with ``swap``, each where the values that need
+    it have got to: ``swap`` is given SWAP_LEAD cycles before the first of them, and ``constants``
+    hold until CONSTANTS_READ cycles after it. ``addend``: the residual or the zero point, given
+    ADDEND_DELAY cycles after the accumulator. ``wide``: int16 result, and the limits are those of
+    int16; otherwise ``low``/``high`` clip and the code's upper byte means nothing. ``wide`` and the
+    limits are constant while values are inside. No back-pressure. ``row_shifts``: a row's shift,
+    ``row_shift`` given ROW_SHIFT_DELAY cycles after the accumulator, is added to the column's; the
+    sum is at most 47.
     """
 
     def __init__(self, *, row_shifts: bool = False) -> None:
@@ -37,12 +62,11 @@ class RequantiseLane(wiring.Component):
         super().__init__(
             {
                 **({"row_shift": In(SHIFT_BITS)} if row_shifts else {}),
-                "accumulator": In(signed(32)),
-                "constant_set": In(1),
-                "constants": In(data.ArrayLayout(CONSTANTS, 2)),
+                "accumulator": In(signed(BIASED_BITS)),
+                "swap": In(1),
+                "constants": In(CONSTANTS),
                 "wide": In(1),
-                "residual": In(signed(16)),
-                "zero_point": In(signed(8)),
+                "addend": In(signed(16)),
                 "low": In(signed(8)),
                 "high": In(signed(8)),
                 "code": Out(signed(16)),
@@ -51,57 +75,84 @@ class RequantiseLane(wiring.Component):
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
-        sets = Signal(4, name="sets")
-        m.d.sync += sets.eq(Cat(self.constant_set, sets[:-1]))
-        a, b = self.constants[0], self.constants[1]
-
-        # 1: bias (the sum fits int32 by contract)
-        biased = Signal(signed(32), reset_less=True, name="biased")
-        m.d.sync += biased.eq(self.accumulator + Mux(self.constant_set, b.bias, a.bias).as_signed())
-        # 2-4: 32 x 16 bit product, registers for the DSP pipeline
+        # The constants follow the values: swaps[i] is high i - 1 cycles after the first one came.
+        swaps = Signal(5, name="swaps")
+        m.d.sync += swaps.eq(Cat(self.swap, swaps[:-1]))
+        bias = Signal(signed(BIASED_BITS), reset_less=True, name="bias")
         factor = Signal(16, reset_less=True, name="factor")
-        operand = Signal(signed(32), reset_less=True, name="operand")
-        m.d.sync += [
-            factor.eq(Mux(sets[0], b.multiplier, a.multiplier)),
-            operand.eq(biased),
-        ]
-        product_1 = Signal(signed(48), reset_less=True, name="product_1")
-        product = Signal(signed(48), reset_less=True, name="product")
-        m.d.sync += [product_1.eq(operand * factor), product.eq(product_1)]
-        # 5-7: arithmetic shift by e - 1 in two steps, then saturated to 18 bits; the last bit is
-        # the rounding bit. (x >> (e-1)) + 1 >> 1 equals rshr(x, e); beyond 18 bits every result
-        # saturates at int16 whatever is added.
-        amount = Signal(6, reset_less=True, name="amount")
+        amount = Signal(6, reset_less=True, name="amount")  # the shift less one
+        column = (self.constants.shift - 1)[:6]
+        with m.If(swaps[0]):
+            m.d.sync += bias.eq(self.constants.bias)
+        with m.If(swaps[2]):
+            m.d.sync += factor.eq(self.constants.multiplier)
         if self.row_shifts:
-            column = register(m, (Mux(sets[1], b.shift, a.shift) - 1)[:6], "column")
-            m.d.sync += amount.eq(column + self.row_shift)
+            own = Signal(6, reset_less=True, name="own")
+            with m.If(swaps[3]):
+                m.d.sync += own.eq(column)
+            m.d.sync += amount.eq(own + self.row_shift)
         else:
-            m.d.sync += amount.eq(Mux(sets[2], b.shift, a.shift) - 1)
-        coarse = Signal(signed(48), reset_less=True, name="coarse")
-        fine = Signal(3, reset_less=True, name="fine")
-        m.d.sync += [coarse.eq(product >> Cat(Const(0, 3), amount[3:])), fine.eq(amount[:3])]
-        shifted = Signal(signed(48), reset_less=True, name="shifted")
-        m.d.sync += shifted.eq(coarse >> fine)
-        narrow = Signal(signed(18), reset_less=True, name="narrow")
-        top = shifted[17:]
-        with m.If(top.all() | ~top.any()):
-            m.d.sync += narrow.eq(shifted[:18].as_signed())
-        with m.Else():
-            m.d.sync += narrow.eq(Mux(shifted[-1], -(1 << 17), (1 << 17) - 1))
-        # 8: round and add
-        summed = Signal(signed(19), reset_less=True, name="summed")
-        m.d.sync += summed.eq(((narrow + 1) >> 1) + Mux(self.wide, self.residual, self.zero_point))
-        # 9: clip
-        low = Signal(signed(16), name="low")
-        high = Signal(signed(16), name="high")
-        m.d.comb += [
-            low.eq(Mux(self.wide, -32768, self.low)),
-            high.eq(Mux(self.wide, 32767, self.high)),
-        ]
-        with m.If(summed < low):
-            m.d.sync += self.code.eq(low)
-        with m.Elif(summed > high):
-            m.d.sync += self.code.eq(high)
-        with m.Else():
-            m.d.sync += self.code.eq(summed)
+            with m.If(swaps[4]):
+                m.d.sync += amount.eq(column)
+
+        # 1: bias
+        biased = Signal(signed(BIASED_BITS), reset_less=True, name="biased")
+        m.d.sync += biased.eq(self.accumulator + bias)
+        # 2-4: product, registers for the DSP's pipeline
+        operand = register(m, biased, "operand")
+        product_1 = register(m, (operand * factor)[:_PRODUCT_BITS].as_signed(), "product_1")
+        product = register(m, product_1, "product")
+        # 5-7: arithmetic shift by e - 1 in two steps and saturation to 18 bits; the last bit is the
+        # rounding bit. (x >> (e-1)) + 1 >> 1 equals rshr(x, e). What is shifted beyond the 25 bits
+        # that the second step needs is compared with the sign beside the first step.
+        step, steps = amount[_FINE_BITS:], -(-_PRODUCT_BITS >> _FINE_BITS)
+        sign = product[-1]
+        windows, outside = [], []
+        for i in range(steps):
+            low = i << _FINE_BITS
+            window = product[low : low + _COARSE_BITS]
+            windows.append(Cat(window, sign.replicate(_COARSE_BITS - len(window))))
+            top = low + _COARSE_BITS - 1
+            outside.append(_differs(product[top:-1], sign) if top < len(product) else Const(0, 1))
+        coarse = register(m, _choose(windows, step), "coarse")
+        beyond = register(m, _choose(outside, step), "beyond")
+        coarse_sign = register(m, sign, "coarse_sign")
+        fine = register(m, amount[:_FINE_BITS], "fine")
+        shifts = range(1 << _FINE_BITS)
+        shifted = register(
+            m, _choose([coarse[i : i + _NARROW_BITS] for i in shifts], fine), "shifted"
+        )
+        rest = [coarse[i + _NARROW_BITS - 1 :] for i in shifts]
+        overflow = register(
+            m,
+            beyond | _choose([_differs(r, coarse_sign) for r in rest], fine),
+            "overflow",
+        )
+        shifted_sign = register(m, coarse_sign, "shifted_sign")
+        limit = Cat((~shifted_sign).replicate(_NARROW_BITS - 1), shifted_sign)
+        narrow = register(m, Mux(overflow, limit, shifted).as_signed(), "narrow")
+        # 8: round and add: (x + 1 >> 1) + a is x + (2 a + 1) >> 1
+        addend = register(m, self.addend, "addend")
+        total = Signal(signed(_NARROW_BITS + 1), name="total")
+        m.d.comb += total.eq(narrow + Cat(Const(1, 1), addend).as_signed())
+        summed = register(m, total[1:].as_signed(), "summed")
+        # 9: clip. Of what does not fit the code the sign decides, of the rest the limits.
+        negative = summed[-1]
+        too_large = Mux(
+            self.wide, _differs(summed[15:-1], negative), _differs(summed[7:-1], negative)
+        )
+        byte = summed[:8].as_signed()
+        below = Mux(too_large, negative, ~self.wide & (byte < self.low))
+        above = Mux(too_large, ~negative, ~self.wide & (byte > self.high))
+        lowest = Mux(self.wide, -(1 << 15), self.low)
+        highest = Mux(self.wide, (1 << 15) - 1, self.high)
+        m.d.sync += self.code.eq(Mux(below, lowest, Mux(above, highest, summed[:16].as_signed())))
         return m
+
+
+def _choose(values: Sequence[Value], index: Value) -> Value:
+    """``values[index]``; beyond them any of them."""
+    for bit in index:
+        pairs = [values[i : i + 2] for i in range(0, len(values), 2)]
+        values = [Mux(bit, *reversed(pair)) if len(pair) == 2 else pair[0] for pair in pairs]
+    return values[0]

@@ -180,7 +180,10 @@ class Sequencer(wiring.Component):
             crc = Signal(CHECK_BITS, init=-1, name="crc")
             place = index[:CHECK_BITS] & arrived.replicate(CHECK_BITS)
             between = Const(0, 8 * BEAT_BYTES - 2 * CHECK_BITS)
-            step = crc_step(low ^ Cat(high_byte_first(crc), between, high_byte_first(place)))
+            # A wire, for every bit of the step reads most of its bits.
+            beat = Signal.like(low, name="crc_beat")
+            m.d.comb += beat.eq(low ^ Cat(high_byte_first(crc), between, high_byte_first(place)))
+            step = crc_step(beat)
             difference = register(m, step, "difference")
             with m.If(self.start | arrived):
                 m.d.sync += crc.eq(-1)

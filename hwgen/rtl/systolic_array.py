@@ -318,7 +318,7 @@ class SystolicArray(wiring.Component):
         self.minimum_pass_rows = 2 + max(strip.lead for strip in strips)
         #: An accumulator is written more than this many cycles after the entry of its row, and one
         #: cycle less at the earliest is it read for a pass that adds to it.
-        self.first_write_delay = min(strip.columns.stages for strip in strips)
+        self.first_write_delay = min(strip.columns.skew[-1] + 1 for strip in strips)
         super().__init__(
             {
                 "activations": In(8 * rows),
@@ -351,17 +351,17 @@ class SystolicArray(wiring.Component):
     def _cut(self, slice_widths: tuple[int, ...]) -> list[_Piece]:
         """The strips, in the order of their columns."""
         pieces = []
-        places: dict[int, int] = {}  # strips so far, by their skew
+        places: dict[tuple[int, ...], int] = {}  # strips so far, by their skew
         start = 0  # of the group
         for g, group in enumerate(self.groups):
             columns = self._columns_of(group)
             first = 0
             while first < group.columns:
                 count = min(self.lanes - (start + first) % self.lanes, group.columns - first)
-                place = places.get(columns.rows_per_stage, 0)
+                place = places.get(columns.skew, 0)
                 strip = Strip(columns, count, self.tile_rows, slice_widths)
                 pieces.append(_Piece(strip, g, first, place))
-                places[columns.rows_per_stage] = place + 1
+                places[columns.skew] = place + 1
                 first += count
             start += group.columns
         return pieces
@@ -387,13 +387,13 @@ class SystolicArray(wiring.Component):
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
-        skews = {piece.strip.columns.rows_per_stage for piece in self.pieces}
-        flows = {step: self._skew(m, step) for step in sorted(skews)}
+        skews = sorted({piece.strip.columns.skew for piece in self.pieces}, reverse=True)
+        flows = {skew: self._skew(m, skew, i) for i, skew in enumerate(skews)}
         columns: list[Value] = []  # 32 bits each, in order
         slowest = max(self.pieces, key=lambda piece: piece.place + piece.strip.columns.delay)
         for s, piece in enumerate(self.pieces):
             strip = piece.strip
-            flow = flows[strip.columns.rows_per_stage]
+            flow = flows[strip.columns.skew]
             flow_next = {
                 "skewed": Signal(9 * self.rows, name=f"skewed_{s}"),
                 "swap": Signal(self.rows, name=f"swap_{s}_next"),
@@ -420,30 +420,32 @@ class SystolicArray(wiring.Component):
                 o_drain_data=drained,
                 o_bank_complete=complete,
             )
-            flows[strip.columns.rows_per_stage] = flow_next
+            flows[strip.columns.skew] = flow_next
             columns += [drained.word_select(c, 32) for c in range(strip.count)]
             if piece is slowest:
                 m.d.comb += self.bank_complete.eq(complete)
         self._drain(m, columns)
         return m
 
-    def _skew(self, m: Module, step: int) -> dict[str, Value]:
-        """Chain row p (reduction index R-1-p) is p // step cycles behind; 9 bits each, signed."""
+    def _skew(self, m: Module, skew: Sequence[int], index: int) -> dict[str, Value]:
+        """Activations (9 bits each, signed) and swaps of chain row p, ``skew[p]`` cycles behind.
+
+        Chain row p holds reduction index R-1-p.
+        """
         rows = self.rows
-        skewed = Signal(9 * rows, name=f"skewed_by_{step}")
-        swaps = Signal(rows, name=f"swaps_by_{step}")
-        swap = self.swap
-        for p in range(rows):
+        skewed = Signal(9 * rows, name=f"skewed_by_{index}")
+        swaps = Signal(rows, name=f"swaps_by_{index}")
+        swap: list[Value] = [self.swap]  # by cycles
+        for d in range(max(skew)):
+            swap.append(register(m, swap[-1], f"swap_by_{index}_{d + 1}", reset=True))
+        for p, behind in enumerate(skew):
             byte = self.activations.word_select(rows - 1 - p, 8)
             value = Cat(byte, byte[7] & self.signed_codes)
-            behind = p // step
             if behind:
-                line = Signal(9 * behind, name=f"skew_{p}_by_{step}", reset_less=True)
+                line = Signal(9 * behind, name=f"skew_{p}_by_{index}", reset_less=True)
                 m.d.sync += line.eq(Cat(value, line)[: 9 * behind])
                 value = line[-9:]
-            if p % step == 0 and p:
-                swap = register(m, swap, f"swap_{p}_by_{step}", reset=True)
-            m.d.comb += [skewed.word_select(p, 9).eq(value), swaps[p].eq(swap)]
+            m.d.comb += [skewed.word_select(p, 9).eq(value), swaps[p].eq(swap[behind])]
         return {"skewed": skewed, "swap": swaps, "entry": self.entry.as_value()}
 
     def _weights(self, m: Module, s: int) -> tuple[Value, Value, Value]:

@@ -8,6 +8,7 @@ follows from the model, and gives way where it does not fit: never in silence, b
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -228,12 +229,16 @@ def _check_placement(config: AcceleratorConfig, board: Board) -> None:
             left -= columns // 2
             group = replace(group, columns=max(2, columns))
         fitting.append(group)
+    levers = [f"fewer {BY_NAME['rows'].option}", "columns in the fabric"]
+    with suppress(ConfigError):  # too few for attention with these rows
+        config.replace(groups=Groups(fitting))
+        levers.insert(0, f"{BY_NAME['groups'].option} {Groups(fitting)}")
     raise DoesNotFitError(
         "DSP cascades",
         needed,
         bound,
         f"cascades of {config.rows} DSPs",
-        [f"{BY_NAME['groups'].option} {Groups(fitting)}", "fewer rows", "columns in the fabric"],
+        levers,
         where=f"{config.groups} on {board.name}",
     )
 

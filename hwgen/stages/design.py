@@ -251,7 +251,7 @@ class Design:
             *(values, DESIGN_SCHEMA_VERSION),
             what="Design",
             where=where,
-            remedy="it was made by another version of hwgen: explore or generate it again",
+            remedy="explore or generate it again",
         )
         document = validate(values, _Document, where=where)
         # Without a graph nothing says what tensors are.

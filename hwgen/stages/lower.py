@@ -61,7 +61,7 @@ def lower(chosen: Design, reporter: Reporter, *, check: bool = True) -> Lowered:
                 run_boundaries(graph, image),
                 run_program(program, image).boundaries,
                 where="program interpreter against graph interpreter",
-                lanes=chosen.config.lanes,
+                lanes=chosen.config.requantise_lanes,
                 tile_columns=chosen.config.columns,
             )
     return Lowered(

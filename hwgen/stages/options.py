@@ -102,6 +102,8 @@ OPTIONS: tuple[DesignOption, ...] = (
     DesignOption("groups", _ARRAY, default="those of --columns"),
     DesignOption("row_blocks", _ARRAY, default="2 where the array stays filled"),
     DesignOption("clock_mhz", _ARRAY, "--clock", "the board's; an assumption, nothing is timed"),
+    DesignOption("requantise_lanes", _VECTOR, default="rows / 2"),
+    DesignOption("layernorm_lanes", _VECTOR, default="rows / 2"),
     DesignOption("softmax_vec", _VECTOR, "--softmax-lanes", _usual("softmax_vec")),
     DesignOption("max_row_length", _VECTOR, default=_MODEL),
     DesignOption("max_channels", _VECTOR, default=_MODEL),

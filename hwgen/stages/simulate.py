@@ -25,7 +25,8 @@ from hwgen.report.results import SimulationResult, design_digest
 from hwgen.report.terminal import Reporter
 from hwgen.report.trace import Schedule, write_trace
 from hwgen.sim.compare import compare
-from hwgen.sim.frame import Frame, Memory, Window, simulate_frames
+from hwgen.sim.frame import Memory, Window, simulate_frames
+from hwgen.sim.frame_results import Frame
 from hwgen.stages.emit import DesignFolder, read_labels
 from hwgen.stages.inspection import Dump, Inspection, open_dump, write_wave
 from hwgen.stages.lower import predicted_schedule, prediction
@@ -212,7 +213,7 @@ class _Bench:
             expected,
             frame.boundaries,
             where=where,
-            lanes=manifest.config.lanes,
+            lanes=manifest.config.requantise_lanes,
             tile_columns=manifest.config.columns,
             image=index,
             written=frame.written_in,

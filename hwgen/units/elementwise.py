@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from amaranth import Elaboratable, Module, Signal
+from amaranth import Cat, Elaboratable, Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from hwgen.numerics.elementwise import TABLE_ENTRIES, apply_table
-from hwgen.rtl.elementwise import LATENCY, ElementwiseLane
+from hwgen.rtl.elementwise import LATENCY, WRITTEN_ENTRIES, ElementwiseLane
 from hwgen.rtl.pipeline import Credits, Fifo, delay
 from hwgen.units.base import Entry, Parameter, Unit, Values, Vectors, Words, integer
 
@@ -26,10 +27,10 @@ class ElementwiseTop(wiring.Component):
     ``i_stream``: max(16, lanes) bytes, 4 bits ``beat``, 1 bit ``slot``, 1 bit ``table``. ``table``:
     16 bytes of the table in ``slot``, entries ``16 beat`` and up, where entry i belongs to code i -
     128; otherwise codes of the lanes, looked up in ``slot``. A table write holds for the words
-    after it. ``o_stream``: a byte per lane, in order.
+    after it; it takes four cycles. ``o_stream``: a byte per lane, in order.
 
     Back-pressure: ``o_stream`` may stall at will; ``i_stream.ready`` does not depend on
-    ``i_stream``.
+    ``i_stream.valid``.
     """
 
     def __init__(self, lanes: int) -> None:
@@ -52,13 +53,16 @@ class ElementwiseTop(wiring.Component):
         """Lanes between credits and a queue."""
         m = Module()
         payload = self.i_stream.payload
-        depth = 8  # covers the round trip of a credit: latency, queue, counter
+        depth = 16  # covers the round trip of a credit: latency, queue, counter
         m.submodules.room = room = Credits(depth)
         m.submodules.outputs = outputs = Fifo(data.ArrayLayout(8, self.lanes), depth)
         taken = Signal(name="taken")
         write = Signal(name="write")
+        part = Signal(exact_log2(BEAT_BYTES // WRITTEN_ENTRIES), name="part")  # of a table's beat
+        with m.If(write):
+            m.d.sync += part.eq(part + 1)
         m.d.comb += [
-            self.i_stream.ready.eq(room.available),
+            self.i_stream.ready.eq(room.available & (~payload.table | part.all())),
             taken.eq(self.i_stream.valid & room.available & ~payload.table),
             write.eq(self.i_stream.valid & room.available & payload.table),
             room.take.eq(taken),
@@ -72,8 +76,8 @@ class ElementwiseTop(wiring.Component):
                 lane.slot.eq(payload.slot),
                 lane.write_valid.eq(write),
                 lane.write_slot.eq(payload.slot),
-                lane.write_beat.eq(payload.beat),
-                lane.write_data.eq(payload.data),
+                lane.write_index.eq(Cat(part, payload.beat)),
+                lane.write_data.eq(payload.data.word_select(part, 8 * WRITTEN_ENTRIES)),
                 outputs.i_payload[i].eq(lane.value),
             ]
         wiring.connect(m, wiring.flipped(self.o_stream), outputs.o_stream)

@@ -7,30 +7,37 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from amaranth import Cat, Elaboratable, Module, Signal, signed
+from amaranth import Cat, Elaboratable, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.errors import UsageError
-from hwgen.numerics.requantise import requantise, requantise_residual
-from hwgen.rtl.pipeline import Credits, Fifo, delay, register
-from hwgen.rtl.requantise import CONSTANTS, LATENCY, RESIDUAL_DELAY, RequantiseLane
+from hwgen.numerics.formats import check_range
+from hwgen.numerics.requantise import BIASED_BITS, requantise, requantise_residual
+from hwgen.rtl.pipeline import Credits, Fifo, delay
+from hwgen.rtl.requantise import (
+    ADDEND_DELAY,
+    CONSTANTS,
+    CONSTANTS_READ,
+    LATENCY,
+    SWAP_LEAD,
+    RequantiseLane,
+)
 from hwgen.units.base import Entry, Parameter, Unit, Values, Vectors, Words, integer, pad_axis
 
 #: Bytes of a lane in the input word.
 LANE_BYTES = 8
-#: Cycles after its entry in which a value no longer reads its set of constants.
-_CONSTANTS_READ = 3
+#: Cycles from a word's entry to its values at the lanes: their constants go ahead.
+_LEAD = SWAP_LEAD + 1
 
 
 class RequantiseTop(wiring.Component):
-    """``lanes`` requantise lanes, one value per lane and cycle, :data:`LATENCY` + 3 cycles.
+    """``lanes`` requantise lanes, one value per lane and cycle, :data:`LATENCY` + 5 cycles.
 
-    ``i_stream``: per lane 8 bytes, then two flags. ``constants``: the bytes are bias int32,
-    multiplier uint16, shift uint8 and a zero, and are kept as set ``set`` of the lanes; otherwise
-    they are an accumulator int32, a residual int16 and two zeros, requantised with that set. One
-    set can be loaded while the other is in use; a word that would overwrite constants in use waits.
-    ``o_stream``: int16 per lane, in order.
+    ``i_stream``: per lane 8 bytes, then a flag. ``constants``: the bytes are bias int32, multiplier
+    uint16, shift uint8 and a zero, for the values behind them; otherwise they are an accumulator
+    int32, a residual int16 and two zeros. Constants may come while values are inside; those that
+    would overwrite what the lanes have yet to take wait. ``o_stream``: int16 per lane, in order.
 
     Back-pressure: ``o_stream`` may stall at will; ``i_stream.ready`` does not depend on
     ``i_stream.valid``.
@@ -51,7 +58,6 @@ class RequantiseTop(wiring.Component):
                             {
                                 "data": data.ArrayLayout(8 * LANE_BYTES, lanes),
                                 "constants": 1,
-                                "set": 1,
                             }
                         )
                     )
@@ -64,46 +70,48 @@ class RequantiseTop(wiring.Component):
         """Lanes between credits and a queue."""
         m = Module()
         payload = self.i_stream.payload
-        depth = 16  # covers the round trip of a credit: latency, queue, counter
+        depth = 32  # covers the round trip of a credit: latency, queue, counter
         m.submodules.room = room = Credits(depth)
         m.submodules.outputs = outputs = Fifo(data.ArrayLayout(signed(16), self.lanes), depth)
 
         taken = Signal(name="taken")
         loaded = Signal(name="loaded")
-        in_use = [Signal(_CONSTANTS_READ, name=f"in_use_{s}") for s in range(2)]
-        busy = Signal(name="busy")
+        fresh = Signal(name="fresh")  # constants that no value has come for
+        swap = Signal(name="swap")
+        # The lanes take their constants one after the other.
+        taking = Signal(SWAP_LEAD + CONSTANTS_READ, name="taking")
         m.d.comb += [
-            busy.eq((in_use[0].any() & ~payload.set) | (in_use[1].any() & payload.set)),
-            self.i_stream.ready.eq(room.available & ~(payload.constants & busy)),
+            self.i_stream.ready.eq(room.available & ~(payload.constants & taking.any())),
             taken.eq(self.i_stream.valid & self.i_stream.ready & ~payload.constants),
             loaded.eq(self.i_stream.valid & self.i_stream.ready & payload.constants),
             room.take.eq(taken),
             room.give.eq(self.o_stream.valid & self.o_stream.ready),
+            swap.eq(taking[0]),
         ]
-        valid = register(m, taken, "valid", reset=True)
-        which = register(m, payload.set, "set")
-        for s in range(2):
-            m.d.sync += in_use[s].eq(Cat(taken & (payload.set == s), in_use[s][:-1]))
-        m.d.comb += outputs.i_valid.eq(delay(m, valid, LATENCY, "result_valid", reset=True))
+        m.d.sync += taking.eq(Cat(taken & fresh, taking[:-1]))
+        with m.If(loaded):
+            m.d.sync += fresh.eq(1)
+        with m.Elif(taken):
+            m.d.sync += fresh.eq(0)
+        valid = delay(m, taken, _LEAD + LATENCY, "valid", reset=True)
+        m.d.comb += outputs.i_valid.eq(valid)
         for i in range(self.lanes):
             m.submodules[f"lane_{i}"] = lane = RequantiseLane()
             given = payload.data[i]
-            constants = Signal(data.ArrayLayout(CONSTANTS, 2), name=f"constants_{i}")
-            for s in range(2):
-                with m.If(loaded & (payload.set == s)):
-                    m.d.sync += [
-                        constants[s].bias.eq(given[:32]),
-                        constants[s].multiplier.eq(given[32:48]),
-                        constants[s].shift.eq(given[48:54]),
-                    ]
-            residual = register(m, given[32:48], f"residual_{i}")
+            constants = Signal(CONSTANTS, name=f"constants_{i}")
+            with m.If(loaded):
+                m.d.sync += [
+                    constants.bias.eq(given[:32]),
+                    constants.multiplier.eq(given[32:48]),
+                    constants.shift.eq(given[48:54]),
+                ]
+            residual = delay(m, given[32:48], _LEAD + ADDEND_DELAY, f"residual_{i}")
             m.d.comb += [
-                lane.accumulator.eq(register(m, given[:32], f"accumulator_{i}")),
-                lane.constant_set.eq(which),
+                lane.accumulator.eq(delay(m, given[:32], _LEAD, f"accumulator_{i}")),
+                lane.swap.eq(swap),
                 lane.constants.eq(constants),
                 lane.wide.eq(self.wide),
-                lane.residual.eq(delay(m, residual, RESIDUAL_DELAY, f"residual_{i}")),
-                lane.zero_point.eq(self.zero_point),
+                lane.addend.eq(Mux(self.wide, residual.as_signed(), self.zero_point)),
                 lane.low.eq(self.low),
                 lane.high.eq(self.high),
                 outputs.i_payload[i].eq(lane.code),
@@ -117,9 +125,10 @@ class _RequantiseUnit(Unit):
 
     name = "requantise"
     doc = (
-        "int32 accumulators to int8 codes, clip(rshr((acc + bias) * multiplier, shift) + "
-        "zero_point, low, high), or with `residual` to int16, clip(rshr((acc + bias) * "
-        "multiplier, shift) + residual). `lanes` values per cycle; constants per column."
+        "int32 accumulators, of 27 bits with their bias, to int8 codes, "
+        "clip(rshr((acc + bias) * multiplier, shift) + zero_point, low, high), or with `residual` "
+        "to int16, clip(rshr((acc + bias) * multiplier, shift) + residual). `lanes` values per "
+        "cycle; constants per column."
     )
     parameters = (
         Parameter(
@@ -154,6 +163,9 @@ class _RequantiseUnit(Unit):
         """By :mod:`hwgen.numerics.requantise`."""
         constants = {name: vectors[name] for name in ("bias", "multiplier", "shift")}
         accumulators = vectors["accumulators"]
+        limit = 1 << (BIASED_BITS - 1)
+        biased = accumulators.astype(np.int64) + vectors["bias"].astype(np.int64)
+        check_range(biased, -limit, limit - 1, "accumulators + bias")
         if "residual" in vectors:
             codes: npt.NDArray[Any] = requantise_residual(
                 accumulators, residual=vectors["residual"], **constants
@@ -189,7 +201,6 @@ class _RequantiseUnit(Unit):
         words[:, :1, :-1] = constants
         words[:, 1:, :-1] = given.transpose(1, 0, 2)
         words[:, 0, -1] = 1
-        words[1::2, :, -1] |= 2
         return Words(
             words.reshape(-1, lanes * LANE_BYTES + 1),
             blocks * rows,

@@ -323,7 +323,8 @@ class Bench:
 @cocotb.test()
 async def run_scenarios(dut: Any) -> None:
     """Run the scenarios of the job."""
-    from hwgen.sim.cocotb_bench.scenarios import SCENARIOS, ScenarioError, recover
+    from hwgen.sim.cocotb_bench.host import ScenarioError, recover
+    from hwgen.sim.cocotb_bench.scenarios import SCENARIOS
 
     frame, jobs, stop = read_job()
     bench = Bench(frame, dut)

@@ -2,8 +2,9 @@
 """A small hand-made frame that uses every engine and every mode, with its expected output.
 
 One encoder block in miniature: image -> embedding + residual -> LayerNorm -> q, k, v -> attention
--> table -> head. Three stores, one of them of more than four bursts; a load and a
-store cross 4 KiB within what would be a burst.
+-> table -> head. What STORE does not reach, where it lies, is multiplied by a unit matrix into the
+residual's bank. A load and a store cross 4 KiB within what would be a burst; a store has more than
+four bursts.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwgen.columns import MAXIMUM_GROUPS, dense
-from hwgen.config import AcceleratorConfig
+from hwgen.config import BANK_ROLES, AcceleratorConfig
 from hwgen.isa.build import begin
 from hwgen.isa.instructions import (
     BEAT_BYTES,
@@ -171,7 +172,7 @@ class _Builder:
         """Byte 7 of a column's record: lane pair, end of the half word, end of the tile."""
         if column % 2:
             return 0
-        pairs = self.config.lanes // 2
+        pairs = self.config.requantise_lanes // 2
         pair, last = channel // 2 % pairs, column + 2 >= live
         return pair | 64 * (last or pair == pairs - 1) | 128 * last
 
@@ -249,9 +250,10 @@ def make_frame(memory_ports: int, *, seed: int = 1) -> TestFrame:
     rng = np.random.default_rng(seed)
     b = _Builder(config, program=[begin(config)])
     m = TOKENS
-    residual_bank, normalised, query, key_value, scores, codes_bank = (_word(i) for i in range(6))
-    # In the residual's bank, so that MATMUL and DRAIN want the same one at the same time.
-    hidden = residual_bank + 192
+    banks = (_word(bank) for bank in range(len(BANK_ROLES)))
+    residual_bank, normalised, query, key_value, scores, codes_bank, hidden = banks
+    # In the residual's bank: what is stored, what loads write beside DRAIN.
+    copied, beside = residual_bank + 128, residual_bank + 228
 
     # Parameters, table, positions, image.
     alpha = rng.integers(0, 4, EMBEDDING)
@@ -341,6 +343,7 @@ def make_frame(memory_ports: int, *, seed: int = 1) -> TestFrame:
     def store(
         waits: dict[Engine, int], source: int, tensor: npt.NDArray[np.generic], stride: int = 1
     ) -> None:
+        """A tensor of the residual's bank."""
         nonlocal position
         data = b.words(tensor)
         b.emit(
@@ -354,7 +357,22 @@ def make_frame(memory_ports: int, *, seed: int = 1) -> TestFrame:
         stored.append((position, data))
         position += len(data)
 
-    store(after_layernorm, normalised, y)
+    def copy(waits: dict[Engine, int], source: int, tensor: npt.NDArray[np.generic]) -> None:
+        """Store int8 or uint8 [m, k], word by word m apart, as int16."""
+        k = tensor.shape[1]
+        n = -(-k // (words := config.word_channels(wide=True))) * words
+        b.tiles(np.eye(k, n, dtype=np.int64), [(0, 1 << 15, 15)] * n)
+        drained = b.matmul(
+            source,
+            (m, k, n),
+            waits | {Engine.STORE: b.count[Engine.STORE]},
+            signed=int(tensor.dtype == np.int8),
+            destination=copied,
+            mode=DrainMode.WIDE,
+        )
+        store({Engine.DRAIN: drained}, copied, tensor.astype(np.int16))
+
+    copy(after_layernorm, normalised, y)
 
     # q; k and v; scores; softmax; attention with a table.
     wq = _weights(rng, EMBEDDING, HEAD_DIM)
@@ -406,20 +424,31 @@ def make_frame(memory_ports: int, *, seed: int = 1) -> TestFrame:
         fraction_bits=4,
         slot=1,
     )
-    # Beside it loads write the same bank, again and again: both must wait for each other's words.
+    # Beside it DRAIN writes the same bank: SOFTMAX must wait for its words.
+    constants, arrays = _constants(rng, HEAD_DIM, 23)
+    b.tiles(wq, constants)
+    drained = b.matmul(
+        normalised,
+        (m, EMBEDDING, HEAD_DIM),
+        {Engine.DRAIN: drained},
+        destination=codes_bank + 2 * m,
+        mode=DrainMode.INT8,
+    )
+    codes, shifts = config.softmax(logits, fraction_bits=4, max_length=m)
+    # Beside DRAIN loads write the same bank, again and again: they must wait for its words.
     extra = rng.integers(-128, 128, (24, config.rows)).astype(np.int8)
     extra_address = b.place(extra.tobytes()) // BEAT_BYTES
     for _ in range(3):
         extra_load = b.emit(
             "LOAD_WORDS",
-            {Engine.DRAIN: drained},
+            {Engine.SOFTMAX: 1},
             address=extra_address,
             words=len(extra),
-            destination=codes_bank + 40,
+            destination=beside,
         )
-    codes, shifts = config.softmax(logits, fraction_bits=4, max_length=m)
-    store({Engine.SOFTMAX: 1}, codes_bank, codes)
-    store({Engine.LOAD: extra_load}, codes_bank + 40, extra)
+    copy({Engine.SOFTMAX: 1}, codes_bank, codes)
+    store({Engine.LOAD: extra_load}, beside, extra)
+    copy({Engine.DRAIN: drained}, codes_bank + 2 * m, requantise(_product(y, wq), **arrays))
 
     # With row shifts once more than with the table, which has none.
     constants, arrays = _constants(rng, HEAD_DIM, 22)
@@ -437,7 +466,7 @@ def make_frame(memory_ports: int, *, seed: int = 1) -> TestFrame:
             slot=1,
         )
         shifted = requantise(_product(codes, values), **arrays, low=-127, row_shift=shifts)
-        store({Engine.DRAIN: drained}, scores + 40, shifted)
+        copy({Engine.DRAIN: drained}, scores + 40, shifted)
         constants, arrays = _constants(rng, HEAD_DIM, 22)
     b.tiles(np.zeros((0, HEAD_DIM), np.int64), constants)
     drained = b.matmul(
@@ -463,12 +492,12 @@ def make_frame(memory_ports: int, *, seed: int = 1) -> TestFrame:
     drained = b.matmul(
         query + 32,
         (m, HEAD_DIM, CLASSES),
-        {Engine.DRAIN: drained},
-        destination=residual_bank + 128,
+        {Engine.DRAIN: drained, Engine.STORE: b.count[Engine.STORE]},
+        destination=copied,
         mode=DrainMode.WIDE,
     )
     head = requantise_int16(_product(attended, w), **arrays)
-    store({Engine.DRAIN: drained}, residual_bank + 128, head)
+    store({Engine.DRAIN: drained}, copied, head)
 
     # One row alone, as a classification head has it: passes shorter than the array's latency.
     w = _weights(rng, EMBEDDING, HEAD_DIM)

@@ -138,9 +138,9 @@ def test_the_waveform_shows_the_cause(followed: tuple[Path, str]) -> None:
     unit = f"drain_engine.requantise_{lane}."
     assert values_at(wave, cycle - 4, [f"{unit}code"]) == {f"{unit}code": difference["got"]}
     assert values_at(wave, cycle - 5, [f"{unit}summed"]) == {f"{unit}summed": difference["got"]}
-    operands = values_at(wave, cycle - 6, [f"{unit}narrow", f"{unit}residual"])
-    narrow, residual = operands[f"{unit}narrow"], operands[f"{unit}residual"]
-    assert ((narrow + 1) >> 1) + residual == difference["expected"]
-    assert (narrow >> 1) + residual == difference["got"]
-    figures = [f"{narrow}, {residual}", str(difference["got"]), f"is {(narrow + 1) >> 1},"]
+    operands = values_at(wave, cycle - 6, [f"{unit}narrow", f"{unit}addend"])
+    narrow, addend = operands[f"{unit}narrow"], operands[f"{unit}addend"]
+    assert ((narrow + 1) >> 1) + addend == difference["expected"]
+    assert (narrow >> 1) + addend == difference["got"]
+    figures = [f"{narrow}, {addend}", str(difference["got"]), f"is {(narrow + 1) >> 1},"]
     assert all(figure in PAGE for figure in figures)

@@ -21,14 +21,12 @@ from hwgen.frontend.float_model import (
 from hwgen.frontend.images import digits_dataset, synthetic_images
 from hwgen.frontend.models import MODELS, ModelSpec
 from hwgen.frontend.quantiser import (
-    RATIO_LIMIT,
-    _multiplier,
-    _multipliers,
     calibrate,
     layer_names,
     quantise,
     quantise_weights,
 )
+from hwgen.frontend.quantiser.weights import RATIO_LIMIT, fixed_point, fixed_points
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.interpreter import run, run_boundaries
 from hwgen.graph.ops import (
@@ -435,13 +433,13 @@ def test_logit_saturation_is_counted_on_the_integer_network():
 def test_multipliers_are_representable_up_to_the_limit():
     ends = (2.0**-31, 1.0, np.nextafter(1.0, 0), 2.0**14, np.nextafter(RATIO_LIMIT, 0))
     for ratio in ends:
-        m, e = (int(x[0]) for x in _multipliers(np.array([ratio])))
+        m, e = (int(x[0]) for x in fixed_points(np.array([ratio])))
         assert 1 << 15 <= m < 1 << 16
         assert 1 <= e <= 47
         assert abs(m / 2.0**e - ratio) <= ratio * 2.0**-16
     for ratio in (RATIO_LIMIT, np.nextafter(2.0**15, 0), 2.0**15):
         with pytest.raises(CheckpointError, match="Scale ratio of 'x' must be within"):
-            _multiplier(ratio, "x")
+            fixed_point(ratio, "x")
 
 
 def test_tables_hold_the_exact_function():

@@ -301,7 +301,7 @@ def function_of(document):
         (lambda d, a: function_of(d).update(vec=0), "vec must be at least 1, not 0"),
         (lambda d, a: function_of(d).update(divider_bits=4), "divider_bits must be absent in mode"),
         (lambda d, a: function_of(d).pop("vec"), r"function\.vec must be an integer, not None"),
-        (lambda d, a: d.update(schema_version=1), "schema version 5, not 1; quantise again"),
+        (lambda d, a: d.update(schema_version=1), "made by version 1: quantise again"),
         (lambda d, a: d["metadata"].update(assumed=[]), r"metadata\.assumed must be a table"),
         (lambda d, a: d["metadata"].update(assumed={"x": 1}), r"assumed\.x must be a table"),
         (

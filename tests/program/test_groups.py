@@ -23,18 +23,21 @@ from .test_lowering import MODELS
 DESIGNS = 200
 
 
-def random_groups(rng: np.random.Generator, rows: int) -> Groups:
-    """One to four groups, at least ``rows / 2`` columns of 8 bits first."""
+def random_groups(rng: np.random.Generator, rows: int, most: int) -> Groups:
+    """One to four groups of at most ``most`` columns, first ``rows / 2`` of 8 bits or more."""
     widths = sorted(rng.integers(1, 9, int(rng.integers(0, 4))).tolist(), reverse=True)
-    first = ColumnGroup("dual", 2 * int(rng.integers(rows // 4, rows)), 8)
-    rest = [ColumnGroup("digits", 2 * int(rng.integers(1, rows)), bits) for bits in widths]
+    first = ColumnGroup("dual", 2 * int(rng.integers(rows // 4, most // 2 + 1)), 8)
+    rest = [ColumnGroup("digits", 2 * int(rng.integers(1, most // 2 + 1)), bits) for bits in widths]
     return Groups((first, *rest))
 
 
 def random_design(
-    seed: int, rows: int | None = None
+    seed: int, rows: int | None = None, most: int | None = None
 ) -> tuple[IntegerGraph, AcceleratorConfig, int | None]:
-    """A graph, a configuration that can run it, and its row blocks."""
+    """A graph, a configuration that can run it, and its row blocks.
+
+    ``most`` columns of a group; twice as many as rows where nothing is said.
+    """
     rng = np.random.default_rng(seed)
     model = list(MODELS.values())[seed % len(MODELS)]
     rows = rows or int(rng.choice([16, 32]))
@@ -53,9 +56,11 @@ def random_design(
     config = preset_config(
         graph,
         rows=rows,
-        groups=random_groups(rng, rows),
+        groups=random_groups(rng, rows, most or 2 * rows),
         blocks=blocks,
         memory_ports=int(rng.integers(1, 5)),
+        requantise_lanes=rows // int(rng.integers(1, 3)),
+        layernorm_lanes=rows // int(rng.choice([2, 4])),
     )
     return graph, config, blocks
 

@@ -11,7 +11,9 @@ import pytest
 from hwgen.columns import dense
 from hwgen.config import PARAMETERS
 from hwgen.errors import ConfigError, DoesNotFitError, MismatchError, ProgramError
+from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.interpreter import run_boundaries
+from hwgen.graph.ops import Linear
 from hwgen.isa.build import begin
 from hwgen.isa.instructions import DrainMode, Engine, Instruction, decode, encode
 from hwgen.numerics.softmax import SoftmaxFunction
@@ -19,6 +21,7 @@ from hwgen.program.buffer_plan import bank_words_for, plan_buffers, preset_confi
 from hwgen.program.cycle_model import MemoryModel, predict
 from hwgen.program.interpreter import run_program
 from hwgen.program.lower import lower, product
+from hwgen.program.lower.context import Lowering
 from hwgen.program.program import Program
 from hwgen.program.skeleton import skeleton_graph
 from hwgen.sim.boundaries import parse
@@ -368,6 +371,37 @@ def test_designs_that_cannot_run_the_model(changes: dict[str, int], message: str
     config = preset_config(graph, rows=16, groups=dense(16)).replace(**changes)
     with pytest.raises(ConfigError, match=message):
         lower(graph, config)
+
+
+def _with_bias(graph: IntegerGraph, name: str, column: int, reach: int) -> IntegerGraph:
+    """The graph with a bias by which a column's accumulators reach up to ``reach``."""
+    ops = []
+    for op in graph.ops:
+        if op.name == name:
+            assert isinstance(op, Linear)
+            w = op.weights[:, column].astype(np.int64)
+            bias = op.requantise.bias.copy()
+            bias[column] = reach - 127 * w[w > 0].sum() + 128 * w[w < 0].sum()
+            op = dataclasses.replace(op, requantise=dataclasses.replace(op.requantise, bias=bias))
+        ops.append(op)
+    return dataclasses.replace(graph, ops=tuple(ops))
+
+
+def test_accumulators_fit_the_requantise_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proven for every input; what is not proven the program interpreter finds when it happens."""
+    graph = random_graph(spec(depth=1), 2)
+    config = preset_config(graph, rows=16, groups=dense(16))
+    name, limit = "blocks.0.fc1", 1 << 26
+    edge = _with_bias(graph, name, 3, limit - 1)
+    check(edge, lower(edge, config))
+    wrong = _with_bias(graph, name, 3, limit)
+    message = r"accumulator \+ bias of column 3 must fit 27 bits .*, not reach 67108864"
+    with pytest.raises(ConfigError, match=message):
+        lower(wrong, config)
+    monkeypatch.setattr(Lowering, "check_accumulators", lambda *_: None)
+    far = _with_bias(graph, name, 3, 2 * limit)
+    with pytest.raises(ProgramError, match="Accumulators with their bias must fit 27 bits"):
+        run_program(lower(far, config), random_image(graph.spec))
 
 
 @pytest.mark.parametrize("vec", [8, 64])

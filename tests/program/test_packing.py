@@ -50,11 +50,12 @@ def test_tiles_hold_constants_then_weights(ports: int, bits: int) -> None:
 @pytest.mark.parametrize("first", [0, 4, 10])
 @pytest.mark.parametrize("tile_columns", [8, 12, 16, 30])
 @pytest.mark.parametrize("count", [5, 24, 61])
+@pytest.mark.parametrize("chunk", [4, 8])
 def test_places_say_where_every_pair_of_columns_goes(
-    first: int, tile_columns: int, count: int
+    first: int, tile_columns: int, count: int, chunk: int
 ) -> None:
     records = np.zeros((count, 8), np.uint8)
-    placed = place_constants(records, tile_columns=tile_columns, lanes=8, first=first)
+    placed = place_constants(records, tile_columns=tile_columns, lanes=8, chunk=chunk, first=first)
     assert placed.shape == (-(-count // tile_columns), tile_columns, 8)
     for column in range(placed.shape[0] * tile_columns):
         tile, within = divmod(column, tile_columns)
@@ -64,7 +65,7 @@ def test_places_say_where_every_pair_of_columns_goes(
             continue
         last = within + 2 >= tile_columns or column + 2 >= count
         assert place & 63 == (first + column) % 8 // 2
-        assert bool(place & 64) == (last or (first + column + 2) % 8 == 0)
+        assert bool(place & 64) == (last or (first + column + 2) % chunk == 0)
         assert bool(place & 128) == last
         assert list(placed[tile, within, :7]) == [0] * 6 + [0]
     for column in range(count, placed.shape[0] * tile_columns):

@@ -36,12 +36,14 @@ class Design:
     groups: str
     ports: int = 1
     first_write_delay: int | None = None  #: None: ``rows``
+    lanes: int = 0  #: 0: ``rows / 2``
 
     @property
     def config(self) -> AcceleratorConfig:
         return AcceleratorConfig(
             rows=self.rows,
             groups=parse_groups(self.groups),
+            requantise_lanes=self.lanes,
             tile_rows=TILE_ROWS,
             memory_ports=self.ports,
             constant_fifo_beats=CONSTANT_BEATS,
@@ -55,6 +57,7 @@ class Design:
 
 #: Aligned: no rotation; half a word; rotations by two of eight lanes, one stage; by two of 16, two
 #: stages, banks given back late; by eight of 16, three ports; by two of 32, segments and a rest.
+#: As many lanes as rows: rotations by two of 16; aligned; by two of 64.
 ALIGNED = Design(16, "dual:16:8", 1)
 PAIRS = Design(32, "dual:22:8,digits:10:4,digits:14:1", 1, first_write_delay=16)
 DESIGNS = {
@@ -64,9 +67,12 @@ DESIGNS = {
     "pairs": PAIRS,
     "ports": Design(32, "dual:40:8,digits:8:2", 3),
     "lanes": Design(64, "dual:58:8,digits:70:4", 2),
+    "words": Design(16, "dual:14:8,digits:12:4", 1, lanes=16),
+    "aligned-words": Design(16, "dual:32:8", 2, lanes=16),
+    "many-words": Design(64, "dual:58:8,digits:70:4", 4, lanes=64),
 }
 #: A build of a design takes longer than its tests; the others are slow ones.
-QUICK = ("aligned", "pairs")
+QUICK = ("aligned", "pairs", "words")
 NAMES = [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in DESIGNS]
 
 
@@ -100,14 +106,16 @@ class Job:
     def wide(self) -> bool:
         return self.mode in WIDE
 
-    def chunks(self, lanes: int) -> Iterator[list[list[int]]]:
+    def chunks(self, config: AcceleratorConfig) -> Iterator[list[list[int]]]:
         """Per tile, per chunk: the columns that are written, an even number."""
+        word = config.rows // 2 if self.wide else config.rows
+        size = min(word, config.requantise_lanes)
         for tile in range(self.tiles):
             first = tile * self.tile_columns
             end = min(first + self.tile_columns, self.columns)
             chunks: dict[int, list[int]] = {}
             for column in range(first, end + end % 2):
-                chunks.setdefault((self.offset + column) // lanes, []).append(column)
+                chunks.setdefault((self.offset + column) // size, []).append(column)
             yield list(chunks.values())
 
     def constants(
@@ -116,8 +124,8 @@ class Job:
         """Of the columns that are written; a dead one behind an odd number."""
         rng = np.random.default_rng(self.seed)
         count = self.columns + self.columns % 2
-        middle = {True: 29, False: 36}[self.wide] - 8 * (self.mode == DrainMode.SHIFTED)
-        bias = rng.integers(-(1 << 29), 1 << 29, count, np.int32)
+        middle = {True: 27, False: 34}[self.wide] - 8 * (self.mode == DrainMode.SHIFTED)
+        bias = rng.integers(-(1 << 25), 1 << 25, count, np.int32)
         bias[rng.random(count) < 0.5] >>= 6
         multiplier = rng.integers(1 << 15, 1 << 16, count).astype(np.uint16)
         multiplier[rng.random(count) < 0.1] = 0
@@ -125,19 +133,19 @@ class Job:
         multiplier[self.columns :], shift[self.columns :] = 0, 1
         return bias, multiplier, shift
 
-    def records(self, lanes: int) -> list[npt.NDArray[np.uint8]]:
+    def records(self, config: AcceleratorConfig) -> list[npt.NDArray[np.uint8]]:
         """Constant records of every tile, uint8 [tile_columns, 8]; noise where nothing counts."""
         rng = np.random.default_rng(self.seed + 1)
         bias, multiplier, shift = self.constants()
         tiles = []
-        for number, chunks in enumerate(self.chunks(lanes)):
+        for number, chunks in enumerate(self.chunks(config)):
             first = number * self.tile_columns
             records = rng.integers(0, 256, (self.tile_columns, 8), np.uint8)
             for chunk in chunks:
                 for column in chunk:
                     place = 0
                     if column % 2 == 0:
-                        place = (self.offset + column) // 2 % (lanes // 2)
+                        place = (self.offset + column) // 2 % (config.requantise_lanes // 2)
                         place |= (column + 2 > chunk[-1]) << 6
                         place |= (column + 2 > chunks[-1][-1]) << 7
                     record = int(bias[column]) & 0xFFFF_FFFF
@@ -170,7 +178,7 @@ class Bench:
         self.script.grant(grant)
 
     def constants(self, job: Job) -> None:
-        for records in job.records(self.design.config.lanes):
+        for records in job.records(self.design.config):
             self.script.constants(records)
 
     def command(self, job: Job) -> None:
@@ -200,6 +208,7 @@ class Bench:
             }
             channel = job.offset + column
             slices, place = divmod(channel, word_bytes // size)
+            slices -= job.offset // (word_bytes // size)
             words = _index(job.destination) + slices * (job.rows + job.spare) + rows
             view = self.words.view(np.int16 if job.wide else np.int8)
             if job.mode == DrainMode.RESIDUAL:
@@ -244,15 +253,15 @@ def random_jobs(config: AcceleratorConfig, seed: int, count: int) -> list[Job]:
     """Commands of all modes in turn that fit the memory and the constant FIFO."""
     rng = np.random.default_rng(seed)
     jobs: list[Job] = []
-    step = gcd(config.lanes, *tile_widths(config))
+    step = gcd(config.requantise_lanes, *tile_widths(config))
     beats = 0
     while len(jobs) < count:
         mode = DrainMode(len(jobs) % len(DrainMode))
         width = int(rng.choice(tile_widths(config)))
         tiles = int(rng.integers(1, 6))
         rows = int(rng.choice([1, 2, rng.integers(3, TILE_ROWS - 3), TILE_ROWS - 4]))
-        per_word = config.lanes if mode in WIDE else config.rows
-        offset = step * int(rng.integers(per_word // step))
+        per_word = config.rows // 2 if mode in WIDE else config.rows
+        offset = step * int(rng.integers(config.rows // step))
         last = int(rng.choice([width, rng.integers(1, width + 1), 1]))
         columns = (tiles - 1) * width + last
         spare = int(rng.integers(3))
@@ -325,10 +334,12 @@ def test_memory_after_many_commands(name: str, seed: int) -> None:
 
 #: Accepted -> the first chunk may be taken.
 START = 1
-#: A row's address -> its accumulators; from there to its codes; on to the table's.
+#: A row's address -> its accumulators; from there to its codes; on to the table's. The lanes have
+#: taken a chunk's constants as long after its first row's accumulators.
 AT_LANES = 3
 CODES = 9
-TABLE = 2
+CONSTANTS = 3
+TABLE = 3
 #: A chunk's last row -> the next chunk may be taken, where it is not straight on.
 TURN = 2
 #: Last table entry -> the next command may be accepted; from there to ``done``.
@@ -345,13 +356,14 @@ def expected_cycles(design: Design, jobs: list[Job], gap: int) -> int:
     """
     config = design.config
     left_over = config.rows + design.delay
-    settle = AT_LANES + config.rotation_stages + CODES
+    codes = AT_LANES + config.rotation_stages + CODES
+    settle = AT_LANES + config.rotation_stages + CONSTANTS
     accepted = loaded = settled = 0
     completed: list[int] = []
     released: list[int] = []
     for job in jobs:
         free = accepted + START  # the next chunk may be taken
-        for chunks in job.chunks(config.lanes):
+        for chunks in job.chunks(config):
             number = len(completed)
             begun = [completed[-1] + 1] if number else [-gap]
             begun += [released[-2] + max(1, left_over - gap)] if number > 1 else []
@@ -376,7 +388,7 @@ def expected_cycles(design: Design, jobs: list[Job], gap: int) -> int:
             if number or len(chunks) > 1:
                 used = -(-64 * sum(map(len, chunks)) // config.wide_beat_bits)
                 loaded += config.constant_beats_of(job.tile_columns) - used
-        accepted = free - TURN + 1 + settle + TABLE + NEXT
+        accepted = free - TURN + 1 + codes + TABLE + NEXT
     return accepted + DONE
 
 
@@ -404,9 +416,7 @@ def cycle_jobs(config: AcceleratorConfig, width: int) -> Iterator[tuple[list[Job
                     rows,
                     max(1, round(tiles * width)),
                     width,
-                    offset=config.rotation_step
-                    * steps
-                    % (config.lanes if mode in WIDE else config.rows),
+                    offset=config.rotation_step * steps % config.rows,
                     seed=seed,
                 )
                 for seed, (mode, rows, tiles, steps) in enumerate(commands)

@@ -23,15 +23,19 @@ MAX_CHANNELS = 1024
 OTHER_BANK = 1 << OFFSET_BITS
 
 
-def config(rows: int) -> AcceleratorConfig:
+def config(rows: int, lanes: int) -> AcceleratorConfig:
     return AcceleratorConfig(
-        rows=rows, groups=dense(rows), max_channels=MAX_CHANNELS, constant_fifo_beats=1024
+        rows=rows,
+        groups=dense(rows),
+        layernorm_lanes=lanes,
+        max_channels=MAX_CHANNELS,
+        constant_fifo_beats=1024,
     )
 
 
 @cache
-def _verilog(rows: int) -> str:
-    return emit_bench(LayerNormEngine(config(rows)), "LAYERNORM", BANK_WORDS)
+def _verilog(rows: int, lanes: int) -> str:
+    return emit_bench(LayerNormEngine(config(rows, lanes)), "LAYERNORM", BANK_WORDS)
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ class Memory:
         self.words[target] = padded.view(np.uint8).reshape(job.rows, words, self.word_bytes)
 
 
-def check(jobs: list[Job], *, rows: int, grant: Grant, wait: bool = True) -> list[int]:
+def check(jobs: list[Job], *, rows: int, lanes: int, grant: Grant, wait: bool = True) -> list[int]:
     """Run the jobs one after another and compare the whole memory; cycles of each job.
 
     Without ``wait`` a job's parameters are loaded while the job before it runs.
@@ -152,7 +156,7 @@ def check(jobs: list[Job], *, rows: int, grant: Grant, wait: bool = True) -> lis
     script.wait()
     for bank in range(2):
         script.read(bank << OFFSET_BITS, BANK_WORDS)
-    out = run_script(_verilog(rows), script)
+    out = run_script(_verilog(rows, lanes), script)
     waits = len(out) - 2 * BANK_WORDS
     wrong = np.argwhere(out[waits:, :rows] != memory.words)
     assert not len(wrong), wrong[:5].tolist()
@@ -173,25 +177,31 @@ JOBS = [
     Job(6, 100, 9, source=700, destination=OTHER_BANK + 850, gamma_shift=1),
     Job(6, 57, 10, source=800, destination=OTHER_BANK + 920, output_zero_point=77),
 ]
-ROWS = (16, 32, 64)
+#: Rows and lanes: a residual's word at a time, or half of one.
+DESIGNS = (
+    (16, 8),
+    (32, 8),
+    (64, 32),
+    *(pytest.param(rows, lanes, marks=pytest.mark.slow) for rows, lanes in ((16, 4), (64, 16))),
+)
 
 
 @pytest.mark.parametrize("grant", (Grant.ALWAYS, Grant.RANDOM, Grant.AFTER_VALID))
-@pytest.mark.parametrize("rows", ROWS)
-def test_memory_after_commands(rows: int, grant: Grant) -> None:
-    check(JOBS, rows=rows, grant=grant)
+@pytest.mark.parametrize(("rows", "lanes"), DESIGNS)
+def test_memory_after_commands(rows: int, lanes: int, grant: Grant) -> None:
+    check(JOBS, rows=rows, lanes=lanes, grant=grant)
 
 
-@pytest.mark.parametrize("rows", ROWS)
-def test_cycles(rows: int) -> None:
-    cycles = check(JOBS, rows=rows, grant=Grant.ALWAYS)
-    expected = [layernorm_cycles(config(rows), job.rows, job.channels) for job in JOBS]
+@pytest.mark.parametrize(("rows", "lanes"), DESIGNS)
+def test_cycles(rows: int, lanes: int) -> None:
+    cycles = check(JOBS, rows=rows, lanes=lanes, grant=Grant.ALWAYS)
+    expected = [layernorm_cycles(config(rows, lanes), job.rows, job.channels) for job in JOBS]
     assert cycles[:-1] == expected
 
 
 def test_slow_writes_fill_the_engine() -> None:
     jobs = [Job(7, 1024, 1, destination=OTHER_BANK), Job(50, 64, 2, destination=OTHER_BANK)]
-    check(jobs, rows=16, grant=Grant.SLOW_WRITE)
+    check(jobs, rows=32, lanes=8, grant=Grant.SLOW_WRITE)
 
 
 def test_parameters_load_while_a_command_runs() -> None:
@@ -199,4 +209,4 @@ def test_parameters_load_while_a_command_runs() -> None:
         Job(20, 64, seed, source=seed, destination=OTHER_BANK + 100 * seed, slot=seed % 2)
         for seed in range(6)
     ]
-    check(jobs, rows=16, grant=Grant.ALWAYS, wait=False)
+    check(jobs, rows=16, lanes=8, grant=Grant.ALWAYS, wait=False)

@@ -373,7 +373,7 @@ def test_row_shifts_are_words_of_one_byte() -> None:
     parts = [
         {
             **{"engine": "SOFTMAX", "count": 1, "base": base + slot * 32 - head, "stride": 1},
-            **{"first_token": head, "tokens": 1, "first_channel": row, "channels": 5},
+            **{"skip": 0, "first_token": head, "tokens": 1, "first_channel": row, "channels": 5},
         }
         for slot, (head, row) in enumerate(((0, 0), (1, 0)))
     ]

@@ -147,7 +147,7 @@ SHAPES = Shapes.of(spec(), FRACTIONAL)
     [
         (
             {"schema_version": 1},
-            "Design must have schema version 5, not 1; it was made by another version",
+            "Design must have schema version 5; it was made by version 1: explore or generate",
         ),
         ({"schema_version": None}, "Design must have schema version 5, not null"),
         ({"board": None}, "board must be a table, not null"),

@@ -140,8 +140,17 @@ def other_errors() -> list[Scenario]:
             ("LOAD_IMAGE", "destination", missing, missing),
             ("SOFTMAX", "destination", bank(5, 50), bank(5, 70)),
             ("LAYERNORM", "source", bank(0, 240), bank(0, 260)),
-            ("STORE", "source", bank(1, 63), bank(1, 64)),
+            ("STORE", "source", bank(0, 255), bank(0, 256)),
             ("DRAIN", "destination", missing, missing),
+            # Banks that there are, but not for them.
+            ("LOAD_WORDS", "destination", bank(1, 3), bank(1, 3)),
+            ("MATMUL", "base", bank(3, 2), bank(3, 2)),
+            ("DRAIN", "destination", bank(1, 63), bank(1, 63)),
+            ("SOFTMAX", "source", bank(2, 0), bank(2, 0)),
+            ("SOFTMAX", "destination", bank(6, 0), bank(6, 0)),
+            ("LAYERNORM", "source", bank(4, 1), bank(4, 1)),
+            ("LAYERNORM", "destination", bank(0, 0), bank(0, 0)),
+            ("STORE", "source", bank(1, 0), bank(1, 0)),
         )
     ]
     jobs += [{"kind": "start while busy", "chances": slow}, {"kind": "registers", "chances": slow}]

@@ -193,6 +193,11 @@ def test_bad_vectors(unit: str, change: dict[str, Any], message: str, tmp_path: 
         ("ailayernorm", {"beta": np.full(8, 1 << 23)}, "beta"),
         ("requantise", {"shift": np.full(8, 48, np.uint8)}, "shift.*must be in 1..47"),
         ("requantise", {"multiplier": np.full(8, 5, np.uint16)}, "multiplier.*must be 0 or in"),
+        (
+            "requantise",
+            {"bias": np.full(8, 1 << 26, np.int32)},
+            r"accumulators \+ bias\[0, 0\] must be in -67108864..67108863, not 67108864",
+        ),
     ],
 )
 def test_values_out_of_range(unit: str, change: dict[str, Any], message: str) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from hwgen.config import AcceleratorConfig
-from hwgen.errors import DoesNotFitError
+from hwgen.errors import ConfigError, DoesNotFitError
 from hwgen.graph.ops import LayerNorm, Linear
+from hwgen.isa.banks import check_paths
 from hwgen.isa.build import begin
 from hwgen.isa.instructions import (
     BEAT_BYTES,
@@ -22,6 +23,7 @@ from hwgen.isa.instructions import (
     Instruction,
     encode,
 )
+from hwgen.numerics.requantise import BIASED_BITS, fits_lanes
 from hwgen.program.buffer_plan import BufferPlan, GraphLike, Placement, ceil_div, round_up
 from hwgen.program.hazards import Access, HazardTracker
 from hwgen.program.program import Boundary, Part, Program
@@ -125,15 +127,40 @@ class Lowering:
             )
         return parts
 
+    # Accumulators ----------------------------------------------------------------------------
+
+    def check_accumulators(self, name: str, lowest: np.ndarray, highest: np.ndarray) -> None:
+        """Refuse columns whose accumulators with their bias could leave the requantise lanes.
+
+        Args:
+            name: of the operation.
+            lowest: smallest that each column can reach, int64.
+            highest: largest.
+
+        Raises:
+            ConfigError: names the worst column.
+        """
+        if fits_lanes(lowest).all() and fits_lanes(highest).all():
+            return
+        reach = np.maximum(-lowest, highest)
+        column = int(reach.argmax())
+        raise ConfigError(
+            f"accumulator + bias of column {column} must fit {BIASED_BITS} bits for every input,"
+            f" not reach {int(reach[column])}",
+            where=name,
+            why="a requantise lane multiplies in one DSP",
+        )
+
     # Estimates ------------------------------------------------------------------------------
 
-    def drain_tail(self, rows: tuple[int, int]) -> int:
-        """Cycles of DRAIN behind the last row of a tile."""
-        return self.config.segments * (rows[1] - rows[0]) + DRAIN_LATENCY
+    def drain_tail(self, rows: tuple[int, int], *, wide: bool = False) -> int:
+        """Cycles of DRAIN behind the last row of a tile; ``wide``: of int16 results."""
+        chunks = ceil_div(self.config.columns, self.config.chunk_channels(wide=wide))
+        return chunks * (rows[1] - rows[0]) + DRAIN_LATENCY
 
     def layernorm_cycles(self, rows: tuple[int, int]) -> int:
         """Cycles of a LayerNorm."""
-        groups = ceil_div(self.graph.spec.width, self.config.lanes)
+        groups = ceil_div(self.graph.spec.width, self.config.layernorm_lanes)
         return (rows[1] - rows[0]) * groups + VECTOR_LATENCY
 
     # Finish ---------------------------------------------------------------------------------
@@ -150,7 +177,11 @@ class Lowering:
             )
 
     def finish(self) -> Program:
-        """Order the items, find the thresholds, place the data, encode."""
+        """Order the items, find the thresholds, place the data, encode.
+
+        Raises:
+            ProgramError: an engine would use a bank that it does not reach.
+        """
         self._check_counts()
         order = schedule(self.items)
         drafts = [draft for number in order for draft in self.items[number].drafts]
@@ -166,7 +197,9 @@ class Lowering:
             fields = {key: int(value) for key, value in draft.fields.items()}
             if draft.relocate:
                 fields["address"] += area // BEAT_BYTES
-            instructions.append(Instruction(draft.opcode, fields, waits))
+            instruction = Instruction(draft.opcode, fields, waits)
+            check_paths(instruction, where=draft.label)
+            instructions.append(instruction)
             labels.append(draft.label)
             for tensor, values in draft.parts:
                 pieces[tensor].append(Part(engine=engine, count=tracker.counts[engine], **values))

@@ -71,7 +71,7 @@ def lower_embedding(low: Lowering, op: Embedding) -> None:
     blocks = [
         (max(0, start - first), stop - first) for start, stop in low.plan.blocks if stop - first > 0
     ]
-    tail = low.layernorm_cycles(blocks[0]) + low.drain_tail(blocks[0])
+    tail = low.layernorm_cycles(blocks[0]) + low.drain_tail(blocks[0], wide=True)
     pieces = segments(
         low,
         layer,

@@ -117,6 +117,15 @@ def weight_layer(
         constants = np.zeros((destination.used, live.shape[1]), np.uint8)
         constants[:, 6] = 1
         constants[columns] = live
+        # Of int8 activations.
+        positive = np.maximum(weights, 0).sum(axis=0, dtype=np.int64)
+        negative = positive - weights.sum(axis=0, dtype=np.int64)
+        bias = requantise.bias.astype(np.int64)
+        low.check_accumulators(
+            name or op.name,
+            bias - 128 * positive - 127 * negative,
+            bias + 127 * positive + 128 * negative,
+        )
     return Layer(
         name=name or op.name,
         source=source,
@@ -124,7 +133,7 @@ def weight_layer(
         form=form,
         passes=passes,
         tiles=tiles,
-        records=weight_records(low, form, tiles, passes, matrix, constants),
+        records=weight_records(low, form, tiles, passes, matrix, constants, wide=destination.wide),
         requantise=requantise,
         tensor=name or op.output,
     )

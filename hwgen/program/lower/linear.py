@@ -78,7 +78,7 @@ def lower_linear(low: Lowering, op: Linear, before: Op | None, after: Op | None)
     elif isinstance(before, Linear):
         head = ceil_div(low.drain_tail(blocks[-1]), first)
     if isinstance(after, LayerNorm):
-        wanted = low.layernorm_cycles(blocks[0]) + low.drain_tail(blocks[0])
+        wanted = low.layernorm_cycles(blocks[0]) + low.drain_tail(blocks[0], wide=True)
         tail = max(tail, ceil_div(5 * wanted // 4, last))
     elif isinstance(after, Linear):
         tail = max(tail, ceil_div(low.drain_tail(blocks[0]), last))

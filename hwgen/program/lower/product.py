@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -70,19 +71,50 @@ def attention_format(columns: int) -> TileFormat:
     return TileFormat(columns=columns, planes=(0,) * MAXIMUM_GROUPS)
 
 
+class Scaled(Protocol):
+    """An operation of the graph with one multiplier and shift for all columns."""
+
+    @property
+    def name(self) -> str:
+        """Of the operation."""
+
+    @property
+    def multiplier(self) -> int:
+        """Of its results."""
+
+    @property
+    def shift(self) -> int:
+        """Of its results."""
+
+
 def constants_only(
-    low: Lowering, multiplier: int, shift: int, columns: int, form: TileFormat
+    low: Lowering, op: Scaled, columns: int, form: TileFormat, *, largest: int
 ) -> Records:
-    """Records of a product without weights and bias: the same constants for all columns."""
+    """Records of a product without weights and bias: the same constants for all columns.
+
+    ``largest`` is the largest magnitude of a sum of products.
+    """
+    multiplier, shift = op.multiplier, op.shift
+    reach = np.array([largest])
+    low.check_accumulators(op.name, -reach, reach)
     live = constant_records(
         np.zeros(columns), np.full(columns, multiplier), np.full(columns, shift)
     )
-    placed = place_constants(live, tile_columns=form.columns, lanes=low.config.lanes)
+    placed = _place(low, live, form, wide=False)
     data, stride = split_ports(_with_beats(low, placed, form), low.config)
     return Records(
         address=low.image.add(len(data), data),
         port_stride=stride,
         constant_beats=low.config.constant_beats_of(form.columns),
+    )
+
+
+def _place(low: Lowering, records: Bytes, form: TileFormat, *, wide: bool) -> Bytes:
+    return place_constants(
+        records,
+        tile_columns=form.columns,
+        lanes=low.config.requantise_lanes,
+        chunk=low.config.chunk_channels(wide=wide),
     )
 
 
@@ -100,6 +132,8 @@ def weight_records(
     passes: int,
     weights: np.ndarray | None,
     constants: Bytes | None,
+    *,
+    wide: bool,
 ) -> Records:
     """Records of a layer.
 
@@ -110,6 +144,7 @@ def weight_records(
         passes: passes of a weight slice.
         weights: int8 [passes * rows, tiles * columns]; None in a skeleton.
         constants: uint8 [columns, 8]; None in a skeleton.
+        wide: the results are int16.
     """
     config = low.config
     constant_beats = config.constant_beats_of(form.columns)
@@ -119,7 +154,7 @@ def weight_records(
     size = ((config.memory_ports - 1) * stride + beats) * BEAT_BYTES
     data = None
     if weights is not None and constants is not None:
-        placed = place_constants(constants, tile_columns=form.columns, lanes=config.lanes)
+        placed = _place(low, constants, form, wide=wide)
         data, stride = split_ports(pack_tiles(weights, placed, form, config), config)
         size = len(data)
     return Records(
@@ -163,7 +198,8 @@ def product(
     count = tiles[1] - tiles[0]
     beats = records.constant_beats + records.weight_beats
     placement, tokens = result.placement, result.tokens
-    word, offset = divmod(result.first, placement.per_word)
+    wide = placement.wide
+    word = result.first // placement.per_word
     slices = (word, ceil_div(result.first + result.columns, placement.per_word))
     written = [low.access(placement, slices, tokens, True)]
     if result.mode == DrainMode.RESIDUAL:
@@ -228,7 +264,7 @@ def product(
                 "high": result.high,
                 "slot": result.slot,
                 "tile_columns": form.columns,
-                "offset": offset,
+                "offset": result.first % low.config.rows,
             },
             accesses=(*written, *result.accesses),
             label=label,
@@ -239,8 +275,8 @@ def product(
         engine=Engine.MATMUL,
         drafts=drafts,
         cycles=cycles,
-        drain_cycles=ceil_div(result.columns, low.config.lanes) * rows,
-        tail_cycles=low.drain_tail((0, rows)),
+        drain_cycles=ceil_div(result.columns, low.config.chunk_channels(wide=wide)) * rows,
+        tail_cycles=low.drain_tail((0, rows), wide=wide),
     )
 
 

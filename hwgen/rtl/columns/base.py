@@ -31,8 +31,11 @@ class Columns(ABC):
 
     #: Columns of a leaf.
     width: ClassVar[int] = 1
-    #: Rows that share one register of the cascade, and so one step of the skew.
+    #: Rows that share one register of a cascade, and so one step of the skew.
     rows_per_stage: ClassVar[int] = 1
+    #: Most rows of a cascade; those of a column's cascades are summed one behind the other. None:
+    #: one cascade of all rows.
+    cascade_rows: ClassVar[int | None] = None
 
     @property
     def cell_bits(self) -> int:
@@ -40,9 +43,41 @@ class Columns(ABC):
         return self.weight_bits
 
     @property
-    def stages(self) -> int:
-        """Registers of a cascade; a row of activations meets one a cycle."""
-        return -(-self.rows // self.rows_per_stage)
+    def cascades(self) -> tuple[range, ...]:
+        """Chain rows of each cascade: as even as whole stages allow, the first ones longer."""
+        step = self.rows_per_stage
+        count = -(-self.rows // (self.cascade_rows or self.rows))
+        size = -(-self.rows // (count * step)) * step
+        return tuple(
+            range(first, min(first + size, self.rows)) for first in range(0, self.rows, size)
+        )
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Skew of each cascade's last stage: at least one cycle more than that of the one before.
+
+        No row swaps its weights before the broadcast has brought them, when the first row of the
+        pass enters in the cycle after the last weights were given.
+        """
+        ends: list[int] = []
+        for rows in self.cascades:
+            stages = -(-len(rows) // self.rows_per_stage)
+            end = max(stages - 1, ends[-1] + 1 if ends else 0)
+            for k, p in enumerate(rows):
+                arrival = p // BROADCAST_ROWS + 1 - (self.rows - 1 - p)
+                end = max(end, arrival + stages - 1 - k // self.rows_per_stage)
+            ends.append(end)
+        return tuple(ends)
+
+    @property
+    def skew(self) -> tuple[int, ...]:
+        """Cycles that each chain row's activations and swap are behind the entry of their row."""
+        step = self.rows_per_stage
+        return tuple(
+            end - (-(-len(rows) // step) - 1) + k // step
+            for rows, end in zip(self.cascades, self.ends, strict=True)
+            for k in range(len(rows))
+        )
 
     @property
     @abstractmethod
@@ -52,7 +87,7 @@ class Columns(ABC):
     @property
     def delay(self) -> int:
         """Cycles from the entry of a row of activations to ``total``."""
-        return self.stages - 1 + self.latency
+        return self.skew[-1] + self.latency
 
     @property
     def sum_shape(self) -> Shape:

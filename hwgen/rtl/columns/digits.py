@@ -7,7 +7,8 @@ or the difference of two activations.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,6 +28,9 @@ class DigitColumns(Columns):
 
     carry: bool = False
 
+    rows_per_stage: ClassVar[int] = 2
+    cascade_rows: ClassVar[int] = 16
+
     @property
     def cell_bits(self) -> int:
         """The weight, above it the carry."""
@@ -34,13 +38,13 @@ class DigitColumns(Columns):
 
     @property
     def digits(self) -> int:
-        """Radix-4 digits of a weight: as many cascades has a column."""
+        """Radix-4 digits of a weight: every cascade of a column has a sum for each."""
         return -(-self.weight_bits // 2)
 
     @property
     def latency(self) -> int:
-        """The strip's register, the sum, and a register for every level of the cascades' sum."""
-        return 2 + ceil_log2(self.digits)
+        """The strip's register, the sum, that of all cascades, a level of digits a register."""
+        return 2 + (len(self.cascades) > 1) + ceil_log2(self.digits)
 
     @property
     def name(self) -> str:
@@ -58,21 +62,22 @@ class DigitColumns(Columns):
 
 @dataclass(frozen=True)
 class SignColumns(Columns):
-    """Weights -1 and +1; a set bit is -1. Two rows share a register and are in step."""
+    """Weights -1 and +1; a set bit is -1. Two pairs of rows share a register and are in step."""
 
     weight_bits: int = 1
 
-    rows_per_stage: ClassVar[int] = 2
+    rows_per_stage: ClassVar[int] = 4
+    cascade_rows: ClassVar[int] = 16
 
     @property
     def latency(self) -> int:
-        """The strip's register, the sum."""
-        return 2
+        """The strip's register, the sum, that of all cascades."""
+        return 2 + (len(self.cascades) > 1)
 
     @property
     def activation_bits(self) -> int:
         """A sum and a difference for each pair of rows."""
-        return 20 * self.stages
+        return 20 * -(-self.rows // 2)
 
     @property
     def name(self) -> str:
@@ -93,30 +98,66 @@ class SignColumns(Columns):
         return [Cat((a + b)[:10], (a - b)[:10]) for a, b in pairs]
 
 
-def _accumulate(
-    m: Module, previous: Value, term: Value, negate: Value, largest: int, name: str
-) -> Signal:
-    """Register of ``previous + term``, or ``- term`` if ``negate``; at most ``largest`` in size.
+def _accumulate(previous: Value, term: Value, negate: Value, largest: int) -> Value:
+    """``previous + term``, or ``- term`` if ``negate``; at most ``largest`` in size.
 
     Written as a difference, p + t = p - ~t - 1 and p - t = p - t - 0, with the 0 or 1 as a borrow
     below the lowest bit: one carry chain whose bare operand is the cascade, so that the choice of
     the term and the addition share a LUT per bit.
     """
-    total = Signal(signed(largest.bit_length() + 1), name=name, reset_less=True)
     keep = ~negate
     term_or_not = (term.as_unsigned() ^ keep.replicate(len(term))).as_signed()
     wide = Cat(Const(0, 1), previous).as_signed() - Cat(keep, term_or_not).as_signed()
-    m.d.sync += total.eq(wide >> 1)
-    return total
+    return (wide >> 1)[: largest.bit_length() + 1].as_signed()
 
 
-class DigitColumn(Leaf):
-    """The leaf of :class:`DigitColumns`: a cascade per radix-4 digit of the weights.
+def _register(m: Module, value: Value, name: str) -> Signal:
+    stage = Signal(value.shape(), name=name, reset_less=True)
+    m.d.sync += stage.eq(value)
+    return stage
+
+
+class _FabricColumn(Leaf):
+    """Cascades of adders: a register a stage, the rows of a stage one behind the other before it.
+
+    Short cascades have narrow sums; one adder each joins them.
+    """
+
+    def _total(
+        self, m: Module, add: Callable[[Value, int, int], Value], step: int, name: str
+    ) -> Value:
+        """The sum of all rows.
+
+        ``add(previous, p, rows)``: ``previous`` and the terms of chain rows p ... p + step - 1, of
+        ``rows`` rows in all.
+        """
+        columns = self.columns
+        total: Value | None = None
+        for c, rows in enumerate(columns.cascades):
+            chain: Value = Const(0, 1)
+            for p in rows[::step]:
+                end = min(p + step, rows.stop)
+                chain = add(chain, p, end - rows.start)
+                if (end - rows.start) % columns.rows_per_stage == 0 or end == rows.stop:
+                    chain = _register(m, chain, f"{name}_{p}")
+            if total is not None:
+                for d in range(columns.ends[c] - columns.ends[c - 1] - 1):
+                    total = _register(m, total, f"{name}_wait_{rows[0]}_{d}")
+                chain = chain + total
+            if len(columns.cascades) > 1:
+                chain = _register(m, chain, f"{name}_to_{rows[-1]}")
+            total = chain
+        assert total is not None
+        return total
+
+
+class DigitColumn(_FabricColumn):
+    """The leaf of :class:`DigitColumns`: in every cascade a sum per radix-4 digit of the weights.
 
     A weight of two's complement bits is the sum of 4^k d_k with d_k = -2 b(2k+1) + b(2k) + b(2k-1),
     -2..2 (Booth; the sign bit repeats); every value is taken, the lowest too. b(-1) is 0, or the
     carry, which costs digit 0 nothing. Digit k of a row and the addition to its cascade take one
-    LUT per bit; the cascades are summed at last.
+    LUT per bit; the digits' sums are added at last.
     """
 
     columns: DigitColumns
@@ -124,54 +165,57 @@ class DigitColumn(Leaf):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         bits = self.columns.weight_bits
-        chains: list[Value] = [Const(0, 1)] * self.columns.digits
-        for p in range(self.rows):
-            active = self.weight(m, p)
-            held = self.activation.word_select(p, 9).as_signed()
-            for k in range(len(chains)):
-                carry = active[bits] if self.columns.carry else Const(0, 1)
-                below = active[2 * k - 1] if k else carry
-                low = active[2 * k]
-                name = f"digit_{k}_{p}"
-                if 2 * k + 1 < bits:
-                    high = active[2 * k + 1]
-                    chosen = Mux(low ^ below, held, Mux(high ^ low, held << 1, 0))
-                    chains[k] = _accumulate(m, chains[k], chosen, high, 2 * 255 * (p + 1), name)
-                else:  # the sign bit repeats: -1, 0 or 1
-                    chosen = Mux(low ^ below, held, Const(0, signed(9)))
-                    chains[k] = _accumulate(m, chains[k], chosen, low, 255 * (p + 1), name)
-        # Pairs of cascades, then pairs of pairs: each level doubles the distance.
+        cells = [self.weight(m, p) for p in range(self.rows)]
+
+        def digit(k: int, previous: Value, p: int, rows: int) -> Value:
+            active, held = cells[p], self.activation.word_select(p, 9).as_signed()
+            carry = active[bits] if self.columns.carry else Const(0, 1)
+            below = active[2 * k - 1] if k else carry
+            low = active[2 * k]
+            if 2 * k + 1 < bits:
+                high = active[2 * k + 1]
+                chosen = Mux(low ^ below, held, Mux(high ^ low, held << 1, 0))
+                return _accumulate(previous, chosen, high, 2 * 255 * rows)
+            # The sign bit repeats: -1, 0 or 1.
+            chosen = Mux(low ^ below, held, Const(0, signed(9)))
+            return _accumulate(previous, chosen, low, 255 * rows)
+
+        sums = [
+            self._total(m, functools.partial(digit, k), 1, f"digit_{k}")
+            for k in range(self.columns.digits)
+        ]
+        # Pairs of digits, then pairs of pairs: each level doubles the distance.
         distance = 2
-        while len(chains) > 1:
-            merged = []
-            for i in range(0, len(chains), 2):
-                value = chains[i]
-                if i + 1 < len(chains):
-                    value = value + (chains[i + 1] << distance)
-                stage = Signal(value.shape(), name=f"merged_{distance}_{i}", reset_less=True)
-                m.d.sync += stage.eq(value)
-                merged.append(stage)
-            chains = merged
+        while len(sums) > 1:
+            sums = [
+                _register(
+                    m,
+                    sums[i] + (sums[i + 1] << distance) if i + 1 < len(sums) else sums[i],
+                    f"merged_{distance}_{i}",
+                )
+                for i in range(0, len(sums), 2)
+            ]
             distance *= 2
-        m.d.comb += self.total.eq(chains[0])
+        m.d.comb += self.total.eq(sums[0])
         return m
 
 
-class SignColumn(Leaf):
-    """The leaf of :class:`SignColumns`: a cascade of pairs of rows, one LUT per bit and pair.
+class SignColumn(_FabricColumn):
+    """The leaf of :class:`SignColumns`: pairs of rows, one LUT per bit and pair.
 
     +-a0 +-a1 is the sum or the difference of the pair, or its negative.
     """
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        total: Value = Const(0, 1)
         signs = [self.weight(m, p) for p in range(self.rows)]
-        for q in range(self.columns.stages):
-            pair = self.activation.word_select(q, 20)
-            negative = signs[2 * q]
-            other = signs[2 * q + 1] if 2 * q + 1 < self.rows else negative
-            chosen = Mux(negative ^ other, pair[10:].as_signed(), pair[:10].as_signed())
-            total = _accumulate(m, total, chosen, negative, 255 * (2 * q + 2), f"sum_{q}")
-        m.d.comb += self.total.eq(total)
+
+        def pair(previous: Value, p: int, rows: int) -> Value:
+            both = self.activation.word_select(p // 2, 20)
+            negative = signs[p]
+            other = signs[p + 1] if p + 1 < self.rows else negative
+            chosen = Mux(negative ^ other, both[10:].as_signed(), both[:10].as_signed())
+            return _accumulate(previous, chosen, negative, 255 * rows)
+
+        m.d.comb += self.total.eq(self._total(m, pair, 2, "sum"))
         return m
