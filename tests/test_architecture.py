@@ -62,7 +62,18 @@ OWNERS = {
     "numba": {"numerics"},
     "rich": {"report"},
     "pydantic": {
-        *("reading", "boards", "emit", "explore", "frontend", "graph", "report", "sim", "stages"),
+        *(
+            "reading",
+            "boards",
+            "config",
+            "emit",
+            "explore",
+            "frontend",
+            "graph",
+            "report",
+            "sim",
+            "stages",
+        ),
         *("synth", "units"),
     },
 }
@@ -173,8 +184,8 @@ LONG_FILES: dict[str, str] = {
     "hwgen/program/cycle_model.py": "to be cut by engine",
 }
 LONG_ELABORATES: dict[str, str] = {
-    "hwgen/rtl/accelerator.py": "wires only: one list per unit",
     "hwgen/rtl/ailayernorm.py": "one pipeline of 22 stages, in their order",
+    "hwgen/rtl/drain.py": "the issue of rows and the pipeline behind it share every counter",
     "hwgen/rtl/load.py": "to be cut: requests, data",
     "hwgen/rtl/operand_fetch.py": "to be cut: V, K",
 }

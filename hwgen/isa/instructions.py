@@ -65,6 +65,10 @@ class Engine(IntEnum):
     STORE = 6
 
 
+#: Engines that a MATMUL waits for before it begins, in the order in which a cycle is counted.
+WAITED_FOR = (Engine.LOAD, Engine.DRAIN, Engine.SOFTMAX, Engine.LAYERNORM)
+
+
 class StationarySource(IntEnum):
     """Where STATIONARY takes its operands from."""
 

@@ -17,6 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from hwgen.isa.instructions import WAITED_FOR
+
 
 @dataclass(frozen=True)
 class Register:
@@ -120,10 +122,10 @@ COUNTERS: tuple[tuple[str, str], ...] = (
     ),
     ("STALL_ACCUMULATOR", "cycles in which MATMUL waited for a free accumulator bank (requantise)"),
     ("STALL_BANK", "cycles in which MATMUL lost the arbitration of an activation bank"),
-    ("STALL_LOAD", "cycles in which the next MATMUL waited for LOAD"),
-    ("STALL_DRAIN", "cycles in which the next MATMUL waited for DRAIN"),
-    ("STALL_SOFTMAX", "cycles in which the next MATMUL waited for SOFTMAX"),
-    ("STALL_LAYERNORM", "cycles in which the next MATMUL waited for LAYERNORM"),
+    *(
+        (f"STALL_{engine.name}", f"cycles in which the next MATMUL waited for {engine.name}")
+        for engine in WAITED_FOR
+    ),
     ("STALL_IDLE", "cycles without a MATMUL in the queue (start, end, instruction fetch)"),
 )
 

@@ -21,6 +21,7 @@ from hwgen.isa.instructions import (
     encode,
 )
 from hwgen.program.cycle_model import LOAD_FLUSH, LOAD_GAP, LOAD_TURN
+from hwgen.rtl.elementwise import WRITTEN_ENTRIES
 from hwgen.rtl.load import TABLE_BEATS, ConstantFifo, LoadEngine
 
 from .stalls import Chance, Context, simulate
@@ -104,11 +105,14 @@ def expect(config: AcceleratorConfig, given: Instruction) -> Expected:
         return result
     count = given["beats"] if given.opcode == "LOAD_LAYERNORM" else TABLE_BEATS
     result = Expected(count, first)
-    entries = [(given["slot"], b, memory_beat(first[0] + BEAT_BYTES * b)) for b in range(count)]
     if given.opcode == "LOAD_LAYERNORM":
-        result.layernorm = entries
-    else:
-        result.table = entries
+        result.layernorm = [
+            (given["slot"], b, memory_beat(first[0] + BEAT_BYTES * b)) for b in range(count)
+        ]
+        return result
+    for index, word in enumerate(range(0, BEAT_BYTES * count, WRITTEN_ENTRIES)):
+        entries = memory_bytes(first[0], count)[word : word + WRITTEN_ENTRIES]
+        result.table.append((given["slot"], index, int.from_bytes(entries, "little")))
     return result
 
 
@@ -218,11 +222,12 @@ def run_engine(
                         times.append(cycle)
                         value = None
                 held[name] = value
-            for name, index in (("layernorm", "index"), ("table", "beat")):
+            for name in ("layernorm", "table"):
                 if ctx.get(getattr(unit, f"{name}_valid")):
-                    ports_of = (f"{name}_slot", f"{name}_{index}", f"{name}_data")
-                    entry = tuple(ctx.get(getattr(unit, port)) for port in ports_of)
-                    assert entry == streams[name][count[name]]
+                    ports_of = (f"{name}_slot", f"{name}_index", f"{name}_data")
+                    slot, index, value = (ctx.get(getattr(unit, port)) for port in ports_of)
+                    value %= 1 << (128 if name == "layernorm" else 8 * WRITTEN_ENTRIES)
+                    assert (slot, index, value) == streams[name][count[name]]
                     count[name] += 1
             write = None
             if ctx.get(unit.write.valid):
@@ -374,11 +379,16 @@ def test_cycles_of_words_and_images() -> None:
 
 
 def test_cycles_of_parameters_and_tables() -> None:
-    for command, beats in ((layernorm(0, 9, 0), 9), (table(0, 1), TABLE_BEATS)):
+    """A beat a cycle; of a table WRITTEN_ENTRIES a cycle."""
+    words_of_beat = BEAT_BYTES // WRITTEN_ENTRIES
+    for command, beats, cycles in (
+        (layernorm(0, 9, 0), 9, 1),
+        (table(0, 1), TABLE_BEATS, words_of_beat),
+    ):
         run = run_engine(config_of(16, 1), [command, command])
-        assert np.diff(run.beats[:beats]).tolist() == [1] * (beats - 1)
+        assert np.diff(run.beats[:beats]).tolist() == [cycles] * (beats - 1)
         assert run.done[0] == run.beats[beats - 1]
-        assert run.beats[beats] == run.done[0] + 1 + LOAD_GAP
+        assert run.beats[beats] == run.done[0] + LOAD_GAP + cycles
 
 
 @pytest.mark.parametrize("room", (0, -1))

@@ -77,6 +77,8 @@ class Case:
     work: tuple[int, int] = (1, 2)
     beats: list[int] | None = None  #: instead of the program's own
     window: int = 1 << 16
+    reset: bool = True  #: before it
+    halt: int | None = None  #: the cycle of an error elsewhere
 
 
 @dataclass
@@ -137,7 +139,7 @@ async def follow(ctx: Context, unit: Sequencer, run: Run, seed: int) -> None:
     ends: dict[Engine, list[int]] = {e: [] for e in ENGINES}  # when those taken are done
     index = quiet = 0
     offer = looked_at = False
-    for port in (unit.i_beats.valid, unit.o_fetch.ready, unit.done):
+    for port in (unit.i_beats.valid, unit.o_fetch.ready, unit.done, unit.halt):
         ctx.set(port, 0)
     ctx.set(unit.image_base, BASE)
     ctx.set(unit.image_window, case.window)
@@ -162,6 +164,8 @@ async def follow(ctx: Context, unit: Sequencer, run: Run, seed: int) -> None:
                 run.done[places[e][count[e]]] = cycle
                 count[e] += 1
         ctx.set(unit.done, done)
+        halted = case.halt is not None and cycle >= case.halt
+        ctx.set(unit.halt, int(halted))
         if (now := ctx.get(unit.index)) != index:
             assert now == index + 1
             run.dispatched[index] = cycle - 1
@@ -197,20 +201,20 @@ async def follow(ctx: Context, unit: Sequencer, run: Run, seed: int) -> None:
             offer = False
         assert ctx.get(unit.running) == (run.finished in (None, cycle))
         await ctx.tick()
-        quiet += run.finished is not None or run.fault is not None
-        if quiet == 12:
+        quiet += run.finished is not None or run.fault is not None or halted
+        if quiet == 40:
             return
     raise AssertionError("the program does not end")
 
 
 def run_cases(cases: dict[str, Case]) -> dict[str, Run]:
-    """One simulation, whose making takes longer than its cycles; a reset before every frame."""
+    """One simulation, whose making takes longer than its cycles; resets before most frames."""
     runs = {name: Run(case) for name, case in cases.items()}
     unit, reset = Sequencer(CONFIG), Signal()
 
     async def bench(ctx: Context) -> None:
         for seed, run in enumerate(runs.values()):
-            ctx.set(reset, 1)
+            ctx.set(reset, int(run.case.reset))
             await ctx.tick()
             ctx.set(reset, 0)
             try:
@@ -295,7 +299,11 @@ SHORT_WINDOW = FETCH_BURST_BEATS + 4
 
 @pytest.fixture(scope="module")
 def runs() -> dict[str, Run]:
-    cases = {"thresholds": Case(thresholds(), work=(14, 15)), "in turn": Case(in_turn())}
+    cases = {
+        "in turn": Case(in_turn()),
+        "thresholds": Case(thresholds(), work=(14, 15), reset=False),
+        "halt": Case(in_turn(), halt=60),
+    }
     for name, (memory, take, longest) in PACES.items():
         program = random_program(np.random.default_rng([memory, take, longest]), 40)
         cases[name] = Case(program, memory=memory, take=take, work=(1, longest))
@@ -314,6 +322,7 @@ def sound(runs: dict[str, Run], name: str) -> Run:
 
 
 def test_every_engine_waits_for_every_other(runs: dict[str, Run]) -> None:
+    """In a second frame: completions of the first do not count."""
     run = sound(runs, "thresholds")
     run.check_end()
     assert run.decided == {(engine, other) for engine in ENGINES for other in ENGINES}
@@ -345,6 +354,12 @@ def test_nothing_runs_from_what_is_not_sound(runs: dict[str, Run], kind: str) ->
     run = sound(runs, kind)
     assert run.fault == (CAUSES[kind], UNSOUND[kind])
     assert sorted(run.dispatched) == list(range(UNSOUND[kind]))
+
+
+def test_nothing_is_dispatched_after_an_error_elsewhere(runs: dict[str, Run]) -> None:
+    run = sound(runs, "halt")
+    assert run.case.halt is not None
+    assert run.case.halt - 5 < max(run.dispatched.values()) < run.case.halt
 
 
 def test_the_window_ends_the_program(runs: dict[str, Run]) -> None:

@@ -36,8 +36,10 @@ def lower_attention(
     value_form = attention_format(config.value_columns)
     key_tiles = ceil_div(tokens, key_form.columns)
     value_tiles = ceil_div(padded, value_form.columns)
-    key_records = constants_only(low, logits, tokens, key_form)
-    value_records = constants_only(low, values, padded, value_form)
+    key_records = constants_only(
+        low, logits, tokens, key_form, largest=128 * low.graph.spec.head_dim * 128
+    )
+    value_records = constants_only(low, values, padded, value_form, largest=128 * tokens * 255)
     sum_passes = ceil_div(tokens, config.rows)
     work: list[tuple[Item, Item, Item]] = []
     pairs = [(rows, head) for rows in plan.blocks for head in range(logits.heads)]

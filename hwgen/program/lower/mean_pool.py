@@ -49,7 +49,7 @@ def lower_mean_pool(low: Lowering, op: MeanPool) -> None:
     item = product(
         low,
         op.name,
-        records=constants_only(low, op, source.channels, form),
+        records=constants_only(low, op, source.channels, form, largest=128 * low.tokens),
         form=form,
         tiles=(0, tiles),
         passes=ones.slices,

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from hwgen.columns import MAXIMUM_GROUPS
-from hwgen.graph.ops import AttentionLogits, AttentionValues, MeanPool
 from hwgen.isa.instructions import BEAT_BYTES, DrainMode, Engine, StationarySource
 from hwgen.program.buffer_plan import Placement, ceil_div
 from hwgen.program.hazards import Access
@@ -71,18 +71,31 @@ def attention_format(columns: int) -> TileFormat:
     return TileFormat(columns=columns, planes=(0,) * MAXIMUM_GROUPS)
 
 
+class Scaled(Protocol):
+    """An operation of the graph with one multiplier and shift for all columns."""
+
+    @property
+    def name(self) -> str:
+        """Of the operation."""
+
+    @property
+    def multiplier(self) -> int:
+        """Of its results."""
+
+    @property
+    def shift(self) -> int:
+        """Of its results."""
+
+
 def constants_only(
-    low: Lowering, op: AttentionLogits | AttentionValues | MeanPool, columns: int, form: TileFormat
+    low: Lowering, op: Scaled, columns: int, form: TileFormat, *, largest: int
 ) -> Records:
-    """Records of a product without weights and bias: the same constants for all columns."""
+    """Records of a product without weights and bias: the same constants for all columns.
+
+    ``largest`` is the largest magnitude of a sum of products.
+    """
     multiplier, shift = op.multiplier, op.shift
-    spec = low.graph.spec
-    terms = {
-        AttentionLogits: spec.head_dim * 128,
-        AttentionValues: spec.tokens * 255,
-        MeanPool: spec.tokens,
-    }
-    reach = np.array([128 * terms[type(op)]])
+    reach = np.array([largest])
     low.check_accumulators(op.name, -reach, reach)
     live = constant_records(
         np.zeros(columns), np.full(columns, multiplier), np.full(columns, shift)
