@@ -56,14 +56,22 @@ def _shift_registers(stages: int) -> int:
 # Array ------------------------------------------------------------------------------------------
 
 
-def _array_features(*, rows: int, columns: int, tile_rows: int) -> Features:
+# Where lanes are not given they are half of the rows, as in all measurements but DRAIN's. Columns
+# and their accumulators cost the same in strips of another width.
+
+
+def _array_features(
+    *, rows: int, columns: int, tile_rows: int, requantise_lanes: int = 0
+) -> Features:
     lanes = rows // 2
     strips = columns // lanes
+    drain_lanes = requantise_lanes or lanes
+    segments = _ceil_div(columns, drain_lanes)
     row_bits = _index_bits(tile_rows)
     # The weights of strip s arrive s cycles later: registers, beyond two stages shift registers.
     weight_line = 8 * lanes + _index_bits(rows)
     skew = range(rows)
-    drained = 32 * lanes  # bits of the choice among the segments
+    drained = 32 * drain_lanes  # bits of the choice among the segments
     return {
         "rows": rows,
         # Within a strip everything is a matter of the rows, which have four values.
@@ -73,21 +81,31 @@ def _array_features(*, rows: int, columns: int, tile_rows: int) -> Features:
         + weight_line * sum(map(_shift_registers, range(strips))),
         "weight_registers": weight_line * sum(s for s in range(strips) if s <= 2),
         "weight_valid": strips * (strips - 1) / 2,
-        "select_bits": lanes * _index_bits(strips) * (strips > 1),
-        "drained_bits": drained * (strips > 1),
-        "drained_bits_beyond_4": drained * max(0, strips - 4),
-        "drained_bits_beyond_6": drained * max(0, strips - 6),
+        "select_bits": drain_lanes * _index_bits(segments) * (segments > 1),
+        "drained_bits": drained * (segments > 1),
+        "drained_bits_beyond_4": drained * max(0, segments - 4),
+        "drained_bits_beyond_6": drained * max(0, segments - 6),
     }
 
 
-def _accumulator_features(*, rows: int, columns: int, tile_rows: int) -> Features:
-    banks = 2 * (columns // (rows // 2))
-    bank = block_ram_features(words=tile_rows, width=16 * rows, enables=1)
-    return {name: banks * value for name, value in bank.items()}
+def _accumulator_banks(columns: int, lanes: int) -> list[int]:
+    """Width of each bank: two to a segment, the last one perhaps narrower."""
+    whole, rest = divmod(columns, lanes)
+    return 2 * ([32 * lanes] * whole + [32 * rest] * (rest > 0))
 
 
-def _accumulator_blocks(*, rows: int, columns: int, tile_rows: int) -> float:
-    return 2 * (columns // (rows // 2)) * block_ram(tile_rows, 16 * rows).bram36
+def _accumulator_features(
+    *, rows: int, columns: int, tile_rows: int, requantise_lanes: int = 0
+) -> Features:
+    widths = _accumulator_banks(columns, requantise_lanes or rows // 2)
+    return _sum([block_ram_features(words=tile_rows, width=w, enables=1) for w in widths])
+
+
+def _accumulator_blocks(
+    *, rows: int, columns: int, tile_rows: int, requantise_lanes: int = 0
+) -> float:
+    widths = _accumulator_banks(columns, requantise_lanes or rows // 2)
+    return sum(block_ram(tile_rows, width).bram36 for width in widths)
 
 
 # Memories in block RAM --------------------------------------------------------------------------
@@ -198,26 +216,37 @@ def _matmul_features(*, tile_rows: int) -> Features:
 
 
 def _drain_features(
-    *, rows: int, segments: int, memory_ports: int, tile_rows: int, softmax_fractional: bool
+    *,
+    rows: int,
+    requantise_lanes: int,
+    segments: int,
+    memory_ports: int,
+    tile_rows: int,
+    softmax_fractional: bool,
 ) -> Features:
     features = {
         "constant": 1,
         "rows": rows,
+        "lanes": requantise_lanes,
         "segment_bits": _index_bits(segments),
         "ports": memory_ports,
     }
     if softmax_fractional:
         features |= {
             "row_shift": 1,
-            "row_shift_rows": rows,
+            "row_shift_lanes": requantise_lanes,
             "row_shift_bits": _index_bits(tile_rows),
         }
     return features
 
 
-def _row_shift_blocks(*, tile_rows: int, softmax_fractional: bool, **_: int) -> float:
+def _drain_blocks(
+    *, requantise_lanes: int, tile_rows: int, softmax_fractional: bool, **_: int
+) -> float:
     words = 2 << (tile_rows - 1).bit_length()
-    return block_ram(words, SHIFT_BITS).bram36 if softmax_fractional else 0
+    shifts = block_ram(words, SHIFT_BITS).bram36 if softmax_fractional else 0
+    # A lane has two tables of 64 words of four entries.
+    return shifts + requantise_lanes * block_ram(2 * 64, 32).bram36
 
 
 def _softmax_ring(softmax_vec: int, max_row_length: int) -> tuple[int, int]:
@@ -315,9 +344,8 @@ def _softmax_blocks(
     return cheapest(*_softmax_ring(softmax_vec, max_row_length)).bram36
 
 
-def _layernorm_memories(rows: int, max_channels: int) -> tuple[tuple[MemoryMapping, int], ...]:
+def _layernorm_memories(lanes: int, max_channels: int) -> tuple[tuple[MemoryMapping, int], ...]:
     """Ring, alpha, gamma and beta, each with the bits that are read a cycle."""
-    lanes = rows // 2
     shape = AILayerNormShape(lanes=lanes, max_channels=max_channels)
     stage_1 = (lanes - 1).bit_length() + 22
     ring = 1 << (shape.max_slices + stage_1 + 5 - 1).bit_length()
@@ -330,10 +358,10 @@ def _layernorm_memories(rows: int, max_channels: int) -> tuple[tuple[MemoryMappi
     )
 
 
-def _layernorm_features(*, rows: int, max_channels: int) -> Features:
-    lanes = rows // 2
+def _layernorm_features(*, rows: int, max_channels: int, layernorm_lanes: int = 0) -> Features:
+    lanes = layernorm_lanes or rows // 2
     shape = AILayerNormShape(lanes=lanes, max_channels=max_channels)
-    memories = _layernorm_memories(rows, max_channels)
+    memories = _layernorm_memories(lanes, max_channels)
     in_luts = [(mapping, bits) for mapping, bits in memories if mapping.lut]
     channel_bits = max_channels.bit_length()
     return {
@@ -348,8 +376,8 @@ def _layernorm_features(*, rows: int, max_channels: int) -> Features:
     }
 
 
-def _layernorm_dsp(*, rows: int, max_channels: int) -> int:
-    lanes = rows // 2
+def _layernorm_dsp(*, rows: int, max_channels: int, layernorm_lanes: int = 0) -> int:
+    lanes = layernorm_lanes or rows // 2
     shape = AILayerNormShape(lanes=lanes, max_channels=max_channels)
     # Square, scaling, gain and product of a lane; C^2; C * Ex2 and Ex^2 in parts of 17 bits, of
     # which a last part of a single bit is no multiplication.
@@ -432,12 +460,12 @@ def _read_blocks(*, memory_ports: int, read_fifo_beats: int, outstanding: int) -
 UNITS: Mapping[str, Unit] = MappingProxyType(
     {
         "array": Unit(
-            parameters=("rows", "columns", "tile_rows"),
+            parameters=("rows", "columns", "tile_rows", "requantise_lanes"),
             features=_array_features,
-            dsp=lambda *, rows, columns, tile_rows: rows * columns // 2,
+            dsp=lambda *, rows, columns, **_: rows * columns // 2,
         ),
         "accumulators": Unit(
-            parameters=("rows", "columns", "tile_rows"),
+            parameters=("rows", "columns", "tile_rows", "requantise_lanes"),
             features=_accumulator_features,
             bram36=_accumulator_blocks,
         ),
@@ -456,10 +484,17 @@ UNITS: Mapping[str, Unit] = MappingProxyType(
         ),
         "matmul": Unit(parameters=("tile_rows",), features=_matmul_features),
         "drain": Unit(
-            parameters=("rows", "segments", "memory_ports", "tile_rows", "softmax_fractional"),
+            parameters=(
+                "rows",
+                "requantise_lanes",
+                "segments",
+                "memory_ports",
+                "tile_rows",
+                "softmax_fractional",
+            ),
             features=_drain_features,
-            dsp=lambda *, rows, **_: 2 * (rows // 2),
-            bram36=_row_shift_blocks,
+            dsp=lambda *, requantise_lanes, **_: requantise_lanes,
+            bram36=_drain_blocks,
         ),
         "softmax": Unit(
             parameters=(
@@ -474,11 +509,12 @@ UNITS: Mapping[str, Unit] = MappingProxyType(
             bram36=_softmax_blocks,
         ),
         "layernorm": Unit(
-            parameters=("rows", "max_channels"),
+            parameters=("rows", "max_channels", "layernorm_lanes"),
             features=_layernorm_features,
             dsp=_layernorm_dsp,
-            bram36=lambda *, rows, max_channels: sum(
-                mapping.bram36 for mapping, _ in _layernorm_memories(rows, max_channels)
+            bram36=lambda *, rows, max_channels, layernorm_lanes=0: sum(
+                mapping.bram36
+                for mapping, _ in _layernorm_memories(layernorm_lanes or rows // 2, max_channels)
             ),
         ),
         "load": Unit(
