@@ -211,7 +211,17 @@ def synthesis() -> bytes:
     return json.dumps(result.to_json()).encode()
 
 
-MANIFEST = manifest_of(dict.fromkeys(("program.bin", "b.json", "g.safetensors", "x.v"), "0"))
+MANIFEST = manifest_of(
+    dict.fromkeys(("program.bin", "b.json", "g.safetensors", "x.v"), "0"),
+    assumed={"mean": {"value": [0.5], "source": "model table"}},
+    calibration_source="digits",
+    calibration_images=64,
+    quality_images=8,
+    float_agreement=1.0,
+    logit_sqnr_db=20.5,
+    logit_saturation={"blocks.0.attn.qk": 0.01},
+    softmax_mass={"blocks.0.attn.softmax": {"mean": 1.0, "min": 0.9}},
+)
 
 
 def show_simulation(path: Path) -> None:

@@ -14,13 +14,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, PlainValidator, with_config
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, with_config
 
 from hwgen import __version__
 from hwgen.boards import Board
 from hwgen.config import PARAMETERS, AcceleratorConfig
 from hwgen.errors import FormatError
-from hwgen.graph.assumption import assumptions_from_json
+from hwgen.graph.assumption import Assumptions
 from hwgen.isa.build import build_identity
 from hwgen.isa.registers import BY_NAME, COUNTERS
 from hwgen.outputs import SEAL, sealed
@@ -132,6 +132,38 @@ class ProgramFacts:
             )
 
 
+class _Mass(BaseModel):
+    """Sum of a softmax's weights over its rows, 1 where it is exact."""
+
+    model_config = STRICT
+
+    mean: float
+    min: float
+
+
+class _Extra(BaseModel):
+    """Of :attr:`Manifest.extra`: what a report shows; there may be more."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+
+    logit_saturation: Mapping[str, float] = {}
+    logit_sqnr_db: float | None = None
+    float_agreement: float | None = None
+    softmax_mass: Mapping[str, _Mass] = {}
+    calibration_source: str = ""
+    calibration_images: int = 0
+    quality_images: int = 0
+    assumed: Assumptions = {}
+
+
+class _Facts(BaseModel):
+    """So that a fault has the key before it."""
+
+    model_config = STRICT
+
+    extra: _Extra
+
+
 @with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
@@ -167,30 +199,7 @@ class Manifest:
                 raise FormatError(f"{name} must name at least one file, not none")
         for name in (*self.simulation, *self.synthesis, *self.files):
             check_file_name(name)
-        saturation = self.extra.get("logit_saturation", {})
-        if not isinstance(saturation, Mapping) or not all(
-            type(part) in (int, float) for part in saturation.values()
-        ):
-            raise FormatError("extra.logit_saturation must be a table of numbers")
-        for name in ("logit_sqnr_db", "float_agreement"):
-            if type(self.extra.get(name)) not in (int, float, type(None)):
-                raise FormatError(f"extra.{name} must be a number or null")
-        mass = self.extra.get("softmax_mass", {})
-        if not isinstance(mass, Mapping) or not all(
-            isinstance(row, Mapping)
-            and set(row) == {"mean", "min"}
-            and all(type(part) in (int, float) for part in row.values())
-            for row in mass.values()
-        ):
-            raise FormatError("extra.softmax_mass must be a table of tables with mean and min")
-        for name, kind in (
-            ("calibration_source", str),
-            ("calibration_images", int),
-            ("quality_images", int),
-        ):
-            if type(self.extra.get(name, kind())) is not kind:
-                raise FormatError(f"extra.{name} must be {kind.__name__}")
-        assumptions_from_json(self.extra.get("assumed", {}))
+        validate({"extra": dict(self.extra)}, _Facts)
         used = {*self.simulation, *self.synthesis}
         used |= {self.program.image, self.program.boundaries, self.program.graph}
         if missing := sorted(used - set(self.files)):

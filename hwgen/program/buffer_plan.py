@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -127,6 +127,7 @@ class BufferPlan:
     residual: Placement
     normalised: Placement
     query: Placement
+    key_value: Placement
     key: Placement
     value: Placement
     scores: tuple[Placement, Placement]
@@ -209,8 +210,10 @@ def plan_buffers(
     residual = int16(0, tokens, spec.width)
     normalised = int8("normalised", 0, tokens, spec.width)
     query = int8("query", 0, tokens, spec.head_dim, spec.heads)
-    value = int8("key_value", 0, tokens, spec.head_dim, spec.heads)
-    key = int8("key_value", value.slices * tokens, tokens, spec.head_dim, spec.heads)
+    # Side by side, so that both are written as one layer.
+    key_value = int8("key_value", 0, tokens, spec.head_dim, 2 * spec.heads)
+    key = replace(key_value, groups=spec.heads)
+    value = replace(key, base=key.slices * tokens)
     scores = int8("scores0", 0, longest, tokens), int8("scores1", 0, longest, tokens)
     hidden = int8("hidden", 0, tokens, spec.mlp_hidden)
     pooled = int8("hidden", 0, 1, spec.width)
@@ -256,6 +259,7 @@ def plan_buffers(
         residual=residual,
         normalised=normalised,
         query=query,
+        key_value=key_value,
         key=key,
         value=value,
         scores=scores,

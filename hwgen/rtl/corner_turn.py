@@ -8,6 +8,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for, ceil_log2
 
+from hwgen.rtl.pipeline import register
 from hwgen.rtl.ram import SmallMemory
 
 
@@ -88,5 +89,5 @@ class CornerTurn(wiring.Component):
             ]
             m.d.sync += gathered.word_select(b, 8).eq(read.data)
         turned = self._rotate(m, gathered, row_2, rows, False)
-        m.d.sync += self.read_data.eq(turned[: 8 * columns])
+        m.d.comb += self.read_data.eq(register(m, turned[: 8 * columns], "turned"))
         return m

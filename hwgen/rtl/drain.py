@@ -330,9 +330,10 @@ class DrainEngine(wiring.Component):
         m.d.sync += [
             self.write.valid.eq(flags[-1][0]),
             self.write.address.eq(out_address),
-            self.write.data.eq(Mux(wide, word_16, bytes_8.replicate(config.rows // lanes))),
             self.write.enable.eq(enables),
         ]
+        word_8 = bytes_8.replicate(config.rows // lanes)
+        m.d.comb += self.write.data.eq(register(m, Mux(wide, word_16, word_8), "written"))
         finished = register(m, flags[-1][1], "finished", reset=True)
         m.d.sync += self.done.eq(finished)
         return m

@@ -14,6 +14,7 @@ from amaranth.utils import bits_for
 from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import StationarySource
 from hwgen.rtl.operand_fetch import OperandFetch
+from hwgen.rtl.pipeline import register
 from hwgen.rtl.ports import ReadPort, command_signature
 from hwgen.rtl.weight_planes import WeightPlanes
 
@@ -143,8 +144,9 @@ class StationaryEngine(wiring.Component):
             m.d.sync += [
                 getattr(self, f"weight_valid{g}").eq(valid),
                 getattr(self, f"weight_row{g}").eq(row),
-                getattr(self, f"weight_data{g}").eq(cells),
             ]
+            data = register(m, cells, f"cells_{g}")
+            m.d.comb += getattr(self, f"weight_data{g}").eq(data)
         # Group 0 has a block in every pass of weights, and says whether it is the last pass.
         first = planes.o_stream0.payload
         m.d.comb += final.eq(Mux(open_groups[0], first.final, last_seen))

@@ -149,10 +149,10 @@ class ColumnStrip(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.d.sync += [
-            self.skewed_next.eq(self.skewed),
             self.swap_next.eq(self.swap),
             self.entry_next.eq(self.entry),
         ]
+        m.d.comb += self.skewed_next.eq(register(m, self.skewed, "skewed_late"))
         self._accumulate(m, self._multiply(m))
         return m
 
@@ -254,10 +254,8 @@ class ColumnStrip(wiring.Component):
                 Mux(now.first, Const(0, 32), start).as_signed() + total
             )
         drain_bank = Signal(name="drain_bank")
-        m.d.sync += [
-            drain_bank.eq(self.drain_bank),
-            self.drain_data.eq(Mux(drain_bank, old[1], old[0])),
-        ]
+        m.d.sync += drain_bank.eq(self.drain_bank)
+        m.d.comb += self.drain_data.eq(register(m, Mux(drain_bank, old[1], old[0]), "drained"))
 
     def _shifted(self, m: Module, previous: Value, shift: Value) -> Value:
         """All accumulators of a row, shifted left as ``shift`` says."""
@@ -474,4 +472,6 @@ class SystolicArray(wiring.Component):
             chosen, *others = columns[lane :: self.lanes] or [Const(0, 32)]
             for s, column in enumerate(others, 1):
                 chosen = Mux(select == s, column, chosen)
-            m.d.sync += self.drain_data.word_select(lane, 32).eq(chosen)
+            m.d.comb += self.drain_data.word_select(lane, 32).eq(
+                register(m, chosen, f"drained_{lane}")
+            )

@@ -154,9 +154,17 @@ def test_names_choose_no_place(tmp_path: Path) -> None:
         ({"row_blocks": True}, "row_blocks must be an integer, not true"),
         ({"notes": "a sentence"}, "notes must be a list, not 'a sentence'"),
         ({"notes": [1]}, r"notes\[0\] must be a text, not 1"),
-        ({"extra": {"logit_saturation": {"x": "much"}}}, "table of numbers"),
-        ({"extra": {"calibration_source": [1]}}, "extra.calibration_source must be str"),
-        ({"extra": {"assumed": {"mean": 0.5}}}, r"assumed\.mean must be a table, not 0\.5"),
+        (
+            {"extra": {"logit_saturation": {"x": "much"}}},
+            r"extra\.logit_saturation\.x must be a number, not 'much'",
+        ),
+        ({"extra": {"softmax_mass": {"x": {"mean": 1}}}}, r"extra\.softmax_mass\.x\.min must be"),
+        ({"extra": {"logit_sqnr_db": True}}, r"extra\.logit_sqnr_db must be a number, not true"),
+        ({"extra": {"calibration_source": [1]}}, r"extra\.calibration_source must be a text"),
+        (
+            {"extra": {"assumed": {"mean": 0.5}}},
+            r"extra\.assumed\.mean must be a table, not 0\.5",
+        ),
     ],
 )
 def test_malformed_manifests_are_refused(

@@ -308,3 +308,36 @@ def test_yosys_counts_what_the_file_says(
 def test_yosys_counts_a_complete_design_as_the_file_says(script: Any) -> None:
     run = DOCUMENT.validation[0]
     assert script.measure_design(run.config) == run.units
+
+
+# docs/modules.md: units of a large design --------------------------------------------------------
+
+
+def test_the_page_of_modules_is_what_the_script_writes(script: Any) -> None:
+    text = script.MODULES_PAGE.read_text()
+    found = script.modules_found(text)
+    assert found
+    assert script.modules_page(found) == text
+    with pytest.raises(ConfigError, match=r"--modules must name units \(.*not shop"):
+        script.measure_modules(["store", "shop"], 1)
+
+
+def check_module(script: Any, unit: str) -> None:
+    stated = script.modules_found(script.MODULES_PAGE.read_text()).get(unit)
+    if stated is None:
+        pytest.skip(f"{unit} is not on the page")
+    counts = script.measure_module(unit)
+    for resource in RESOURCES:
+        now, then = getattr(counts, resource), getattr(stated, resource)
+        assert now <= then, f"{unit} has grown to {now:g} {resource}, {then:g} on docs/modules.md"
+
+
+@pytest.mark.parametrize("unit", ["store", "matmul"])
+def test_a_small_module_has_not_grown(unit: str, script: Any) -> None:
+    check_module(script, unit)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", sorted({*UNITS} - {"array", "accumulators", "top"}))
+def test_no_module_has_grown(unit: str, script: Any) -> None:
+    check_module(script, unit)

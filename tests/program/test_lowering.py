@@ -429,5 +429,6 @@ def test_row_blocks() -> None:
 
 def test_placements_do_not_overlap() -> None:
     plan = plan_buffers(MODELS["odd"], rows=16, value_columns=16, tile_rows=17)
-    assert plan.key.base == plan.value.slices * 17
+    assert plan.key.base == 0 and plan.value.base == plan.key.slices * 17
+    assert plan.key_value.slices == plan.key.slices + plan.value.slices
     assert plan.query.slices == 3 * plan.query.group_slices

@@ -314,10 +314,10 @@ def test_cycles_of_weights(text: str, rows: int, ports: int, given: Weights) -> 
 
 
 #: V: command accepted, or swap -> full, beyond the words of a pass.
-VALUES_FULL = 6
+VALUES_FULL = READ_LATENCY + 3
 #: K: command accepted, or half of the corner turn free -> full, beyond the words of a pass and R;
 #: swap -> full, beyond R, when the operand has been turned.
-KEYS_FETCHED = 11
+KEYS_FETCHED = READ_LATENCY + 8
 KEYS_FULL = 5
 
 

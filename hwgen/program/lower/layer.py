@@ -13,7 +13,7 @@ from hwgen.graph.ops import Embedding, Linear, QueryKeyValue, Requantise
 from hwgen.isa.instructions import DrainMode
 from hwgen.program.buffer_plan import INJECTION_CYCLES, Placement, ceil_div
 from hwgen.program.hazards import TABLE_SLOTS, slot_access
-from hwgen.program.lower.context import Lowering, padded_index
+from hwgen.program.lower.context import Lowering, Parts, padded_index
 from hwgen.program.lower.product import Operand, Records, Result, product, weight_records
 from hwgen.program.packing import constant_records
 from hwgen.program.schedule import Item
@@ -35,7 +35,8 @@ class Layer:
     mode: DrainMode = DrainMode.INT8
     slot: int = 0
     token_offset: int = 0  #: destination token of source token 0
-    tensor: str = ""  #: boundary tensor that it makes
+    #: boundary tensors that it makes, side by side in the destination, and where each lies
+    results: tuple[tuple[str, Placement], ...] = ()
 
     def tile_cycles(self, low: Lowering, rows: tuple[int, int]) -> int:
         """Estimate of the array's cycles for a tile over some tokens."""
@@ -86,7 +87,6 @@ def weight_layer(
     requantise: Requantise,
     source: Placement,
     destination: Placement,
-    name: str | None = None,
     channels: slice = slice(None),
 ) -> Layer:
     """Tile a layer and put its records into the image.
@@ -98,7 +98,6 @@ def weight_layer(
         requantise: of these columns.
         source: moving operand.
         destination: result.
-        name: label and boundary; the operation's by default.
         channels: which of the operation's output channels these are.
     """
     config = low.config
@@ -122,12 +121,12 @@ def weight_layer(
         negative = positive - weights.sum(axis=0, dtype=np.int64)
         bias = requantise.bias.astype(np.int64)
         low.check_accumulators(
-            name or op.name,
+            op.name,
             bias - 128 * positive - 127 * negative,
             bias + 127 * positive + 128 * negative,
         )
     return Layer(
-        name=name or op.name,
+        name=op.name,
         source=source,
         destination=destination,
         form=form,
@@ -135,7 +134,7 @@ def weight_layer(
         tiles=tiles,
         records=weight_records(low, form, tiles, passes, matrix, constants, wide=destination.wide),
         requantise=requantise,
-        tensor=name or op.output,
+        results=((op.output, destination),),
     )
 
 
@@ -172,10 +171,21 @@ def layer_item(low: Lowering, layer: Layer, rows: tuple[int, int], tiles: tuple[
             high=layer.requantise.high,
             slot=layer.slot,
             accesses=(slot_access(TABLE_SLOTS, layer.slot, False),) if table else (),
-            parts=low.parts(layer.tensor, destination, tokens, (first, first + columns)),
+            parts=_parts(low, layer, tokens, (first, first + columns)),
         ),
         cycles=(tiles[1] - tiles[0]) * layer.tile_cycles(low, rows),
     )
+
+
+def _parts(low: Lowering, layer: Layer, tokens: tuple[int, int], columns: tuple[int, int]) -> Parts:
+    """Boundary pieces of some columns of the destination."""
+    found: Parts = []
+    before = 0
+    for tensor, placement in layer.results:
+        here = (columns[0] - before, columns[1] - before)
+        found += low.parts(tensor, placement, tokens, here)
+        before += placement.used
+    return found
 
 
 def segments(
@@ -183,6 +193,7 @@ def segments(
     layer: Layer,
     blocks: tuple[tuple[int, int], ...] | list[tuple[int, int]],
     *,
+    span: tuple[int, int] | None = None,
     head: int,
     tail: int,
     chunks: int = 3,
@@ -194,24 +205,26 @@ def segments(
         low: the compilation.
         layer: the layer.
         blocks: token ranges.
+        span: range of its tiles; all by default.
         head: tiles that are issued block by block at the start.
         tail: tiles that are issued block by block at the end.
         chunks: pieces of the tiles between.
         single: pieces of the whole layer when there is one block only.
     """
     whole = (blocks[0][0], blocks[-1][1])
+    start, stop = span or (0, layer.tiles)
     if len(blocks) == 1:
-        return [(whole, tiles) for tiles in _chunks((0, layer.tiles), single)]
+        return [(whole, tiles) for tiles in _chunks((start, stop), single)]
     if whole[1] - whole[0] > low.config.tile_rows:
-        return [(rows, tiles) for rows in blocks for tiles in _chunks((0, layer.tiles), chunks)]
-    head = min(layer.tiles, head)
-    middle = max(head, layer.tiles - tail)
+        return [(rows, tiles) for rows in blocks for tiles in _chunks((start, stop), chunks)]
+    head = min(stop, start + head)
+    middle = max(head, stop - tail)
     out = []
     for rows in blocks:
-        out += [(rows, tiles) for tiles in _chunks((0, head), 6)]
+        out += [(rows, tiles) for tiles in _chunks((start, head), 6)]
     out += [(whole, tiles) for tiles in _chunks((head, middle), chunks)]
     for rows in blocks:
-        out += [(rows, tiles) for tiles in _chunks((middle, layer.tiles), 6)]
+        out += [(rows, tiles) for tiles in _chunks((middle, stop), 6)]
     return out
 
 

@@ -11,13 +11,21 @@ from hwgen.program.lower.layer import layer_item, segments, weight_layer
 
 
 def lower_query_key_value(low: Lowering, op: QueryKeyValue) -> None:
-    """Three layers of one input; v is issued behind the first attention logits."""
+    """Two layers of one input, q and k with v; v is issued behind the first attention logits.
+
+    A tile that is not full costs as much as one that is: k and v share one where k ends.
+    """
     source = low.produced[op.input]
+    plan = low.plan
     width = op.heads * op.head_dim
-    places = (low.plan.query, low.plan.key, low.plan.value)
+    places = (plan.query, plan.key, plan.value)
+    results = dict(zip(op.outputs, places, strict=True))
+    low.produced |= results
     layers = []
-    for index, (name, place) in enumerate(zip(op.outputs, places, strict=True)):
-        columns = slice(index * width, (index + 1) * width)
+    for columns, place in (
+        (slice(0, width), plan.query),
+        (slice(width, 3 * width), plan.key_value),
+    ):
         r = op.requantise
         part = Requantise(
             bias=r.bias[columns],
@@ -27,23 +35,28 @@ def lower_query_key_value(low: Lowering, op: QueryKeyValue) -> None:
             low=r.low,
             high=r.high,
         )
-        layers.append(
-            weight_layer(low, op, op.weights[:, columns], part, source, place, name, columns)
-        )
-        low.produced[name] = place
-    query, key, value = layers
-    blocks = low.plan.blocks
+        layers.append(weight_layer(low, op, op.weights[:, columns], part, source, place, columns))
+    query, key_value = layers
+    query.name, query.results = op.outputs[0], ((op.outputs[0], plan.query),)
+    key_value.results = tuple((name, results[name]) for name in op.outputs[1:])
+    blocks = plan.blocks
+    keys = ceil_div(plan.key.used, key_value.form.columns)
     # The head hides the LayerNorm of the second block: as many tiles of k, then q, as it takes.
     wanted = low.layernorm_cycles(blocks[-1]) + low.drain_tail(blocks[-1])
-    for layer in (key, query, value):
+    for name, layer, span in (
+        (op.outputs[1], key_value, (0, keys)),
+        (op.outputs[0], query, (0, query.tiles)),
+        (op.outputs[2], key_value, (keys, key_value.tiles)),
+    ):
+        layer.name = name
         tile_cycles = layer.tile_cycles(low, blocks[0])
-        head = min(layer.tiles, max(0, ceil_div(wanted, tile_cycles)))
+        head = min(span[1] - span[0], max(0, ceil_div(wanted, tile_cycles)))
         wanted -= head * tile_cycles
         items = [
             layer_item(low, layer, rows, tiles)
-            for rows, tiles in segments(low, layer, blocks, head=head, tail=0)
+            for rows, tiles in segments(low, layer, blocks, span=span, head=head, tail=0)
         ]
-        if layer is value:
+        if name == op.outputs[2]:
             low.pending_value = items
         else:
             low.items += items
@@ -59,7 +72,6 @@ def lower_linear(low: Lowering, op: Linear, before: Op | None, after: Op | None)
     elif op.wide:
         destination = low.plan.logits
     layer = weight_layer(low, op, op.weights, op.requantise, source, destination)
-    layer.tensor = op.output
     if op.residual is not None:
         layer.mode = DrainMode.RESIDUAL
     elif op.wide:
