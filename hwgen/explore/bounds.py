@@ -48,7 +48,8 @@ def _layers(spec: ModelSpec, config: AcceleratorConfig) -> Iterator[_Layer]:
         return _Layer(streamed, ceil_div(reduction, rows), tiles, outputs, count, wide)
 
     yield layer(spec.patches, spec.patch_values, width, wide=True)
-    yield layer(tokens, width, heads, 3 * spec.depth)
+    yield layer(tokens, width, heads, spec.depth)
+    yield layer(tokens, width, 2 * heads, spec.depth)
     yield layer(tokens, heads, width, spec.depth, wide=True)
     yield layer(tokens, width, spec.mlp_hidden, spec.depth)
     yield layer(tokens, spec.mlp_hidden, width, spec.depth, wide=True)

@@ -136,9 +136,9 @@ def test_the_waveform_shows_the_cause(followed: tuple[Path, str]) -> None:
     ]
     assert difference["got"] in written
     unit = f"drain_engine.requantise_{lane}."
-    assert values_at(wave, cycle - 4, [f"{unit}code"]) == {f"{unit}code": difference["got"]}
-    assert values_at(wave, cycle - 5, [f"{unit}summed"]) == {f"{unit}summed": difference["got"]}
-    operands = values_at(wave, cycle - 6, [f"{unit}narrow", f"{unit}addend"])
+    assert values_at(wave, cycle - 5, [f"{unit}code"]) == {f"{unit}code": difference["got"]}
+    assert values_at(wave, cycle - 6, [f"{unit}summed"]) == {f"{unit}summed": difference["got"]}
+    operands = values_at(wave, cycle - 7, [f"{unit}narrow", f"{unit}addend"])
     narrow, addend = operands[f"{unit}narrow"], operands[f"{unit}addend"]
     assert ((narrow + 1) >> 1) + addend == difference["expected"]
     assert (narrow >> 1) + addend == difference["got"]

@@ -91,9 +91,9 @@ def test_an_edited_rounding_constant_is_seen(hwgen: Command, tmp_path: Path) -> 
     assert done.json["changed_files"] == []
     path = tmp_path / "u" / "hwgen_requantise.v"
     text = path.read_text()
-    rounding = "$signed(narrow) + $signed(2'h1)"
+    rounding = ", 1'h1 });"
     assert rounding in text
-    path.write_text(text.replace(rounding, rounding.replace("2'h1", "2'h0")))
+    path.write_text(text.replace(rounding, rounding.replace("1'h1", "1'h0")))
     edited = path.read_text()
     done = hwgen(*command)
     assert path.read_text() == edited

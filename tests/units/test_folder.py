@@ -117,7 +117,7 @@ def test_the_files_on_disk_are_simulated(tmp_path: Path) -> None:
 
     path = folder / "hwgen_elementwise.v"
     text = path.read_text()
-    edited = text.replace("index[3:0]", "(index[3:0] ^ 4'h1)")
+    edited = text.replace("entry_2 * 4'h8", "(entry_2 ^ 2'h1) * 4'h8")
     assert edited != text
     path.write_text(edited)
     result = simulate_folder(folder, tmp_path / "in.npz", tmp_path / "out.npz")
