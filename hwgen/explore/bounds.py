@@ -16,8 +16,11 @@ from math import gcd
 from hwgen.config import AcceleratorConfig
 from hwgen.graph.spec import ModelSpec
 from hwgen.isa.instructions import BEAT_BYTES
-from hwgen.program import cycle_model as timing
 from hwgen.program.buffer_plan import ceil_div, row_blocks
+from hwgen.program.machine import drain as drain_engine
+from hwgen.program.machine import matmul, stationary, store, timeline
+from hwgen.program.machine.layernorm import layernorm_latency
+from hwgen.program.machine.softmax import softmax_latency
 from hwgen.program.weight_planes import pass_beats, tile_formats
 
 
@@ -56,7 +59,7 @@ def cycle_bound(
     spec: ModelSpec,
     config: AcceleratorConfig,
     blocks: int,
-    memory: timing.MemoryModel,
+    memory: timeline.MemoryModel,
     weight_bits: int = 8,
 ) -> int:
     """A lower bound of the cycles of a frame; costs microseconds.
@@ -76,8 +79,8 @@ def cycle_bound(
     head_slices = ceil_div(spec.head_dim, rows)
 
     # Array. From the start of a pass to the next start: its rows, or swap and shifting in.
-    swap = timing.READ + 1
-    least = rows + timing.INJECT + swap
+    swap = matmul.READ + 1
+    least = rows + stationary.INJECT + swap
     array = 0
     drain = 0
 
@@ -85,7 +88,7 @@ def cycle_bound(
         """DRAIN's cycles for some columns: whole chunks, and the rows of what is left."""
         chunk = config.chunk_channels(wide=wide)
         whole, left = divmod(valid, chunk)
-        fill = chunk // 2 + timing.CONSTANTS_SETTLE
+        fill = chunk // 2 + drain_engine.CONSTANTS_SETTLE
         return whole * max(height, fill) + (left > 0) * height
 
     beats = 0
@@ -96,8 +99,8 @@ def cycle_bound(
         beats += layer.count * layer.tiles * record
     key_tiles, value_tiles = ceil_div(tokens, columns), ceil_div(head_slices * rows, columns)
     key_passes, value_passes = key_tiles * head_slices, value_tiles * ceil_div(tokens, rows)
-    key_interval = max(rows + timing.COLUMNS_EMIT + swap, columns)
-    value_interval = rows * max(1, columns // rows) + timing.ROWS_INJECT + swap
+    key_interval = max(rows + stationary.COLUMNS_EMIT + swap, columns)
+    value_interval = rows * max(1, columns // rows) + stationary.ROWS_INJECT + swap
     softmax = layernorm = 0
     for block in ranges:
         attention = (key_passes - 1) * max(block, key_interval) + max(block, least)
@@ -106,11 +109,9 @@ def cycle_bound(
         written = chunks(tokens, block) + chunks(head_slices * rows, block)
         drain += depth * spec.heads * written
         per_row = ceil_div(tokens, min(rows, config.softmax_vec))
-        softmax += (
-            depth * spec.heads * ((block + 1) * per_row + timing.softmax_latency(config, tokens))
-        )
+        softmax += depth * spec.heads * ((block + 1) * per_row + softmax_latency(config, tokens))
         groups = ceil_div(spec.width, config.layernorm_lanes)
-        norm = (block + 1) * groups + timing.layernorm_latency(config)
+        norm = (block + 1) * groups + layernorm_latency(config)
         layernorm += 2 * depth * norm
     if len(ranges) == 1:  # one LayerNorm for all tokens: nothing of the array's is beside it
         array += layernorm
@@ -119,8 +120,8 @@ def cycle_bound(
     line = spec.patch * spec.channels
     image_beats = ceil_div(spec.image_size**2 * spec.channels, BEAT_BYTES)
     image = image_beats * max(1.0, slot, BEAT_BYTES / gcd(line, BEAT_BYTES))
-    before = timing.START + 2 * memory.latency + int(image)
-    after = memory.latency + ceil_div(spec.classes, config.int16_channels) * timing.STORE_WORD
+    before = timeline.START + 2 * memory.latency + int(image)
+    after = memory.latency + ceil_div(spec.classes, config.int16_channels) * store.STORE_WORD
     # External memory: every tile once.
     stream = beats * max(1.0, config.memory_ports * slot)
     return before + after + max(array - least, drain, softmax, layernorm, int(stream))

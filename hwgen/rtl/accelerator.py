@@ -25,7 +25,7 @@ from amaranth.lib.wiring import In, Out
 from hwgen.config import AcceleratorConfig
 from hwgen.isa.banks import READERS, WRITERS
 from hwgen.isa.build import build_identity
-from hwgen.isa.instructions import Engine
+from hwgen.isa.instructions import WAITED_FOR, Engine
 from hwgen.isa.registers import COUNTERS, Cause
 from hwgen.rtl.activation_memory import ActivationMemory
 from hwgen.rtl.axi import READ_CHANNELS, WRITE_CHANNELS, ReadMaster, WriteMaster
@@ -256,12 +256,6 @@ class Accelerator(wiring.Component):
             m.d.sync += frame.eq(0)
         waiting = sequencer.waiting_for
         head = ~matmul.active & sequencer.matmul_queued
-        wait_order = (
-            ("STALL_LOAD", Engine.LOAD),
-            ("STALL_DRAIN", Engine.DRAIN),
-            ("STALL_SOFTMAX", Engine.SOFTMAX),
-            ("STALL_LAYERNORM", Engine.LAYERNORM),
-        )
         events: dict[str, object] = {
             "CYCLES": 1,
             "ARRAY_BUSY": matmul.busy,
@@ -271,10 +265,10 @@ class Accelerator(wiring.Component):
             "STALL_BANK": matmul.stall_bank,
         }
         earlier = ~head
-        for name, engine in wait_order:
-            events[name] = ~earlier & waiting[engine]
+        for engine in WAITED_FOR:
+            events[f"STALL_{engine.name}"] = ~earlier & waiting[engine]
             earlier = earlier | waiting[engine]
-        others = Cat(waiting[engine] for _, engine in wait_order).any()
+        others = Cat(waiting[engine] for engine in WAITED_FOR).any()
         events["STALL_IDLE"] = ~matmul.active & ~(head & others)
         for index, (name, _) in enumerate(COUNTERS):
             m.d.sync += registers.count[index].eq(Mux(frame, events[name], 0))

@@ -46,6 +46,8 @@ OUTPUT_DEPTH = 32
 _CHUNK_BITS = 17
 #: Cycles of the preprocess: from the row's sums to its result.
 _PREPROCESS_LATENCY = 12
+#: Of a row's shift.
+SHIFT_BITS = 6
 #: Cycles from the launch of a group in stage 2 to its entry into the output queue.
 _AFFINE_LATENCY = 18
 
@@ -82,6 +84,105 @@ def _product(m: Module, a: Value, b: Value, name: str) -> Value:
     for part in parts[1:]:
         total = total + part
     return register(m, total, name)
+
+
+def _lane_statistics(
+    m: Module,
+    i: int,
+    given: Value,
+    enabled: Value,
+    alpha_given: Value,
+    *,
+    zero_point: Value,
+    exact: Value,
+) -> tuple[Value, Value]:
+    """Stage 1 of lane i: ``d * 2^alpha`` and ``(d * 2^alpha)^2``, six cycles later.
+
+    d, |d|, the compressed or exact square, the shifts by alpha. A masked lane has d = 0.
+    """
+    y_squared = [y * y for y in range(16)]
+    x = register(m, given, f"in_x_{i}")
+    d = register(m, Mux(enabled, x - zero_point, 0), f"in_d_{i}")
+    alpha = register(m, alpha_given, f"in_alpha_{i}")
+    magnitude = register(m, Mux(d[8], -d, d)[:8], f"magnitude_{i}")
+    d_scaled = register(m, d << alpha, f"in_d_scaled_{i}")
+    # Dynamic compress: half to even; 16 of the fine range is (4, coarse); 16 of the coarse
+    # one clips to 15.
+    fine = magnitude[2:6] + (magnitude[1] & (magnitude[0] | magnitude[2]))
+    coarse = magnitude[4:8] + (magnitude[3] & (magnitude[:3].any() | magnitude[4]))
+    is_coarse = magnitude[6:].any()
+    y = register(
+        m,
+        Mux(is_coarse, Mux(coarse[4], 15, coarse[:4]), Mux(fine[4], 4, fine[:4]))[:4],
+        f"y_{i}",
+    )
+    select = register(m, is_coarse | fine[4], f"select_{i}")
+    y_square = lookup(y_squared, 8, y)
+    compressed = register(m, Mux(select, y_square << 8, y_square << 4)[:16], f"compressed_{i}")
+    square_m = register(m, magnitude * magnitude, f"square_m_{i}")
+    square_p = register(m, square_m, f"square_p_{i}")
+    square = register(m, Mux(exact, square_p, compressed), f"square_{i}")
+    alpha_square = delay(m, alpha, 4, f"square_alpha_{i}")
+    scaled_square = register(m, square << Cat(Const(0, 1), alpha_square), f"scaled_square_{i}")
+    return delay(m, d_scaled, 4, f"sum_d_{i}"), scaled_square
+
+
+def _preprocess(
+    m: Module,
+    shape: AILayerNormShape,
+    *,
+    channels: Value,
+    ex: Value,
+    ex2: Value,
+    variance_floor: Value,
+    shift_base: Value,
+) -> tuple[Value, Value]:
+    """``V = max(C Ex2 - Ex^2, C^2)``, its root's reciprocal and the row's shift.
+
+    :data:`_PREPROCESS_LATENCY` cycles. The shift is one less than that of the contract: the last
+    bit is left for rounding. It is at least 2.
+    """
+    magnitude = register(m, Mux(ex[-1], -ex, ex)[: shape.sum_bits - 1], "ex_magnitude")
+    ex2_1 = register(m, ex2, "ex2_1")
+    c_ex2 = _product(m, channels, ex2_1, "c_ex2")
+    ex_square = _product(m, magnitude, magnitude, "ex_square")
+    difference = register(m, (c_ex2 - ex_square)[: shape.variance_bits].as_signed(), "difference")
+    excess = register(m, difference - variance_floor, "excess")
+    difference_1 = register(m, difference, "difference_1")
+    variance = register(
+        m, Mux(excess[-1], variance_floor, difference_1)[: shape.variance_bits - 1], "variance"
+    )
+    # e: half the position of the leading one, so it is found among pairs of bits.
+    pairs = register(
+        m,
+        Cat(variance[i : i + 2].any() for i in range(0, len(variance), 2)),
+        "pairs",
+    )
+    variance_1 = register(m, variance, "variance_1")
+    e = register(m, leading_one(list(pairs))[1], "e")
+    variance_2 = register(m, variance_1, "variance_2")
+    # The index: eight bits from the leading pair down.
+    e_bits = len(e)
+    coarse = register(
+        m,
+        ((variance_2 << RSQRT_INDEX_BITS) >> Cat(Const(0, 4), e[3:]))[: 8 + 14]
+        if e_bits > 3
+        else (variance_2 << RSQRT_INDEX_BITS)[: 8 + 14],
+        "window",
+    )
+    e_1 = register(m, e, "e_1")
+    index = register(m, (coarse >> Cat(Const(0, 1), e_1[:3]))[:8], "index")
+    e_2 = register(m, e_1, "e_2")
+    m.submodules.rsqrt = rsqrt = SmallMemory(
+        "rsqrt",
+        shape=RSQRT_BITS,
+        depth=4 * RSQRT_FIRST,
+        init=[0] * RSQRT_FIRST + [int(entry) for entry in RSQRT_TABLE],
+    )
+    root = rsqrt.reader("root")
+    m.d.comb += root.addr.eq(index)
+    shift = register(m, (e_2 + shift_base)[:SHIFT_BITS], "row_shift")
+    return root.data, shift
 
 
 class AILayerNorm(wiring.Component):
@@ -157,6 +258,23 @@ class AILayerNorm(wiring.Component):
         """Groups inside up to stage 2: a row and what stage 1 and the preprocess hold."""
         return 1 << ceil_log2(self.shape.max_slices + stage_1_latency(self.lanes) + 5)
 
+    def _parameter_memory(self, m: Module, field: str, bits: ShapeLike, readers: int) -> list[Any]:
+        """Memory of one kind of parameter; its read ports."""
+        store = SmallMemory(
+            "store",
+            shape=data.ArrayLayout(bits, self.lanes),
+            depth=2 << self.group_bits,
+        )
+        m.submodules[f"{field}_memory"] = store
+        write = store.writer("write", granularity=1)
+        m.d.comb += [
+            write.addr.eq(Cat(self.parameters.group, self.parameters.slot)),
+            write.en.eq(Mux(self.parameters_valid, self.parameters.enable, 0)),
+        ]
+        for i in range(self.lanes):
+            m.d.comb += write.data[i].eq(self.parameters.data[i][field])
+        return [store.reader(f"read_{n}") for n in range(readers)]
+
     def elaborate(self, platform: object) -> Module:
         m = Module()
         shape, lanes, depth = self.shape, self.lanes, self.ring_groups
@@ -180,25 +298,9 @@ class AILayerNorm(wiring.Component):
         )
 
         # Parameters: each kind is read where it is needed.
-        def parameter_memory(field: str, bits: ShapeLike, readers: int) -> list[Any]:
-            store = SmallMemory(
-                "store",
-                shape=data.ArrayLayout(bits, lanes),
-                depth=2 << self.group_bits,
-            )
-            m.submodules[f"{field}_memory"] = store
-            write = store.writer("write", granularity=1)
-            m.d.comb += [
-                write.addr.eq(Cat(self.parameters.group, self.parameters.slot)),
-                write.en.eq(Mux(self.parameters_valid, self.parameters.enable, 0)),
-            ]
-            for i in range(lanes):
-                m.d.comb += write.data[i].eq(self.parameters.data[i][field])
-            return [store.reader(f"read_{n}") for n in range(readers)]
-
-        alpha_ptf, alpha_in, alpha_out = parameter_memory("alpha", 2, 3)
-        (gamma_out,) = parameter_memory("gamma", signed(8), 1)
-        (beta_out,) = parameter_memory("beta", signed(24), 1)
+        alpha_ptf, alpha_in, alpha_out = self._parameter_memory(m, "alpha", 2, 3)
+        (gamma_out,) = self._parameter_memory(m, "gamma", signed(8), 1)
+        (beta_out,) = self._parameter_memory(m, "beta", signed(24), 1)
         slot = register(m, self.slot, "slot_set")
         m.d.comb += [
             alpha_ptf.addr.eq(Cat(self.ptf_group, slot)),
@@ -232,40 +334,15 @@ class AILayerNorm(wiring.Component):
         in_valid = register(m, taken, "in_valid", reset=True)
         in_last = register(m, payload.last, "in_last")
 
-        # Stage 1, per lane: d, |d|, the compressed or exact square, the shifts by alpha. A masked
-        # lane has d = 0.
         sums, squares = [], []
-        y_squared = [y * y for y in range(16)]
         for i in range(lanes):
-            x = register(m, payload.x[i], f"in_x_{i}")
-            enabled = ~in_last | tail_mask[i]
-            d = register(m, Mux(enabled, x - zero_point, 0), f"in_d_{i}")
-            alpha = register(m, alpha_in.data[i], f"in_alpha_{i}")
-            magnitude = register(m, Mux(d[8], -d, d)[:8], f"magnitude_{i}")
-            d_scaled = register(m, d << alpha, f"in_d_scaled_{i}")
-            # Dynamic compress: half to even; 16 of the fine range is (4, coarse); 16 of the coarse
-            # one clips to 15.
-            fine = magnitude[2:6] + (magnitude[1] & (magnitude[0] | magnitude[2]))
-            coarse = magnitude[4:8] + (magnitude[3] & (magnitude[:3].any() | magnitude[4]))
-            is_coarse = magnitude[6:].any()
-            y = register(
-                m,
-                Mux(is_coarse, Mux(coarse[4], 15, coarse[:4]), Mux(fine[4], 4, fine[:4]))[:4],
-                f"y_{i}",
+            d_sum, square = _lane_statistics(
+                *(m, i, payload.x[i], ~in_last | tail_mask[i], alpha_in.data[i]),
+                zero_point=zero_point,
+                exact=exact,
             )
-            select = register(m, is_coarse | fine[4], f"select_{i}")
-            y_square = lookup(y_squared, 8, y)
-            compressed = register(
-                m, Mux(select, y_square << 8, y_square << 4)[:16], f"compressed_{i}"
-            )
-            square_m = register(m, magnitude * magnitude, f"square_m_{i}")
-            square_p = register(m, square_m, f"square_p_{i}")
-            square = register(m, Mux(exact, square_p, compressed), f"square_{i}")
-            alpha_square = delay(m, alpha, 4, f"square_alpha_{i}")
-            squares.append(
-                register(m, square << Cat(Const(0, 1), alpha_square), f"scaled_square_{i}")
-            )
-            sums.append(delay(m, d_scaled, 4, f"sum_d_{i}"))
+            sums.append(d_sum)
+            squares.append(square)
         sum_wait = 6 + levels
         ex_group = tree(m, sums, lambda a, b: a + b, "ex")
         ex2_group = tree(m, squares, lambda a, b: a + b, "ex2")
@@ -281,61 +358,24 @@ class AILayerNorm(wiring.Component):
                 ex2.eq(Mux(first, 0, ex2) + ex2_group),
             ]
 
-        # Preprocess: V = max(C Ex2 - Ex^2, C^2).
-        magnitude = register(m, Mux(ex[-1], -ex, ex)[: shape.sum_bits - 1], "ex_magnitude")
-        ex2_1 = register(m, ex2, "ex2_1")
-        c_ex2 = _product(m, channels, ex2_1, "c_ex2")
-        ex_square = _product(m, magnitude, magnitude, "ex_square")
-        difference = register(
-            m, (c_ex2 - ex_square)[: shape.variance_bits].as_signed(), "difference"
-        )
-        excess = register(m, difference - variance_floor, "excess")
-        difference_1 = register(m, difference, "difference_1")
-        variance = register(
-            m, Mux(excess[-1], variance_floor, difference_1)[: shape.variance_bits - 1], "variance"
-        )
-        # e: half the position of the leading one, so it is found among pairs of bits.
-        pairs = register(
+        root, shift = _preprocess(
             m,
-            Cat(variance[i : i + 2].any() for i in range(0, len(variance), 2)),
-            "pairs",
+            shape,
+            channels=channels,
+            ex=ex,
+            ex2=ex2,
+            variance_floor=variance_floor,
+            shift_base=shift_base,
         )
-        variance_1 = register(m, variance, "variance_1")
-        e = register(m, leading_one(list(pairs))[1], "e")
-        variance_2 = register(m, variance_1, "variance_2")
-        # The index: eight bits from the leading pair down.
-        e_bits = len(e)
-        coarse = register(
-            m,
-            ((variance_2 << RSQRT_INDEX_BITS) >> Cat(Const(0, 4), e[3:]))[: 8 + 14]
-            if e_bits > 3
-            else (variance_2 << RSQRT_INDEX_BITS)[: 8 + 14],
-            "window",
-        )
-        e_1 = register(m, e, "e_1")
-        index = register(m, (coarse >> Cat(Const(0, 1), e_1[:3]))[:8], "index")
-        e_2 = register(m, e_1, "e_2")
-        m.submodules.rsqrt = rsqrt = SmallMemory(
-            "rsqrt",
-            shape=RSQRT_BITS,
-            depth=4 * RSQRT_FIRST,
-            init=[0] * RSQRT_FIRST + [int(entry) for entry in RSQRT_TABLE],
-        )
-        root = rsqrt.reader("root")
-        m.d.comb += root.addr.eq(index)
-        # One less than the shift of the contract: the last bit is left for rounding. It is at least
-        # 2.
-        shift_bits = 6
-        shift = register(m, (e_2 + shift_base)[:shift_bits], "row_shift")
         m.submodules.results = results = Fifo(
-            data.StructLayout({"r": RSQRT_BITS, "shift": shift_bits, "ex": signed(shape.sum_bits)}),
+            data.StructLayout({"r": RSQRT_BITS, "shift": SHIFT_BITS, "ex": signed(shape.sum_bits)}),
             depth,
         )
         row_valid = delay(m, sum_valid, 1 + _PREPROCESS_LATENCY, "row_valid", reset=True)
         row_last = delay(m, sum_last, 1 + _PREPROCESS_LATENCY, "row_last")
         m.d.comb += [
             results.i_valid.eq(row_valid & row_last),
-            results.i_payload.r.eq(root.data),
+            results.i_payload.r.eq(root),
             results.i_payload.shift.eq(shift),
             results.i_payload.ex.eq(delay(m, ex, _PREPROCESS_LATENCY, "row_ex")),
         ]

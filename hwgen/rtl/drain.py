@@ -131,6 +131,16 @@ class DrainEngine(wiring.Component):
             )
         return enables, half
 
+    def _complete_banks(self, m: Module) -> Signal:
+        """Banks that hold a complete tile."""
+        complete = Signal(2, name="complete")
+        for b in range(2):
+            with m.If(self.bank_complete[b]):
+                m.d.sync += complete[b].eq(1)
+            with m.If(self.bank_release[b]):
+                m.d.sync += complete[b].eq(0)
+        return complete
+
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
         config = self.config
@@ -151,14 +161,7 @@ class DrainEngine(wiring.Component):
             chunks.wide.eq(wide),
         ]
 
-        # Banks that hold a complete tile.
-        complete = Signal(2, name="complete")
-        for b in range(2):
-            with m.If(self.bank_complete[b]):
-                m.d.sync += complete[b].eq(1)
-            with m.If(self.bank_release[b]):
-                m.d.sync += complete[b].eq(0)
-
+        complete = self._complete_banks(m)
         active = Signal(name="active")  # a chunk is being issued
         bank = Signal(name="bank")
         row = Signal(12, name="row")

@@ -24,6 +24,7 @@ from hwgen.rtl.ports import WriteBuffer, WritePort, command_layout, constant_bea
 from hwgen.rtl.registers import WINDOW_BITS
 
 TABLE_BEATS = 16
+CODES = {name: opcode.code for name, opcode in BY_NAME.items()}
 
 
 def load_body(instruction: Signal, opcode: str) -> data.View:
@@ -31,6 +32,136 @@ def load_body(instruction: Signal, opcode: str) -> data.View:
     offset = min(field_offsets(BY_NAME[opcode]).values())
     layout = command_layout(opcode)
     return data.View(layout, instruction[offset : offset + layout.size])
+
+
+class _ImagePlace:
+    """Where the next group of bytes of a LOAD_IMAGE comes from and goes to.
+
+    Its place within its beat, of the byte within the token, and the loops: groups of a line,
+    patches of a row, lines of a patch, rows of patches.
+    """
+
+    def __init__(
+        self,
+        m: Module,
+        config: AcceleratorConfig,
+        command: data.View,
+        *,
+        decoding: Signal,
+        within: Signal,
+    ) -> None:
+        self.config = config
+        self.command = command
+        self.within = within  # byte within the beat
+        self.beat_end = Signal(name="beat_end")  # the group is the beat's last
+        # Byte of the line's first group within its slice word; word of it, first patch of the row.
+        self.line_byte = Signal(range(config.rows), name="line_byte")
+        self.line_word = Signal(WORD_ADDRESS_BITS, name="line_word")
+        # of the current group
+        self.byte = Signal.like(self.line_byte, name="byte")
+        self.slice_word = Signal(WORD_ADDRESS_BITS, name="slice_word")
+        # Word of the next row's first patch, slice 0.
+        self.next_row = Signal(WORD_ADDRESS_BITS, name="next_row")
+        self.size = Signal(5, name="size")
+        m.d.sync += self.size.eq(1 << command.group_log2)
+        self.step = Signal(name="step")
+        ends_groups = Signal(name="ends_groups")
+        ends_patches = Signal(name="ends_patches")
+        ends_lines = Signal(name="ends_lines")
+        self.group, self.patch, self.line, self.patch_row = (
+            loop_counter(m, len(length), name, start=decoding, length=length, step=stepping)
+            for name, length, stepping in (
+                ("group", command.groups, self.step),
+                ("patch", command.patches, ends_groups),
+                ("line", command.lines, ends_patches),
+                ("patch_row", command.patch_rows, ends_lines),
+            )
+        )
+        m.d.comb += [
+            ends_groups.eq(self.step & self.group.last),
+            ends_patches.eq(ends_groups & self.patch.last),
+            ends_lines.eq(ends_patches & self.line.last),
+        ]
+
+    def begin(self) -> list:
+        """Before the first group."""
+        command = self.command
+        return [
+            self.within.eq(0),
+            self.beat_end.eq(command.group_log2 == ceil_log2(BEAT_BYTES)),
+            self.line_byte.eq(0),
+            self.byte.eq(0),
+            self.line_word.eq(command.destination),
+            self.slice_word.eq(command.destination),
+            self.next_row.eq(command.destination + command.patches),
+        ]
+
+    def write_group(
+        self, m: Module, valid: Signal, moved: Signal, write: stream.Interface, pop: Signal
+    ) -> None:
+        """In a state of an FSM: offer the group's bytes, the lowest of ``moved``."""
+        config, command = self.config, self.command
+        beats_per_word = config.rows // BEAT_BYTES
+        # The group's bytes, at every multiple of its size: the write enables pick the
+        # place.
+        codes = Signal(128, name="codes")
+        with m.Switch(command.group_log2):
+            for log2 in range(5):
+                with m.Case(log2):
+                    bits = 8 << log2
+                    m.d.comb += codes.eq(Cat([moved[:bits]] * (128 // bits)))
+        signed_codes = Signal(128, name="signed_codes")
+        m.d.comb += signed_codes.eq(codes ^ int.from_bytes(b"\x80" * 16, "little"))
+        enable = Signal(config.rows, name="enable")
+        with m.Switch(command.group_log2):
+            for log2 in range(5):
+                with m.Case(log2):
+                    m.d.comb += enable.eq(((1 << (1 << log2)) - 1) << self.byte)
+        finished = self.group.last & self.patch.last & self.line.last & self.patch_row.last
+        m.d.comb += [
+            write.valid.eq(valid),
+            write.payload.address.eq(self.slice_word + self.patch.index),
+            write.payload.data.eq(Cat([signed_codes] * beats_per_word)),
+            write.payload.enable.eq(enable),
+            write.payload.last.eq(finished),
+            self.step.eq(write.valid & write.ready),
+        ]
+        following_byte = Signal(range(2 * config.rows), name="following_byte")
+        following_word = Signal(WORD_ADDRESS_BITS, name="following_word")
+        m.d.comb += following_byte.eq(self.byte + self.size)
+        overflow = following_byte[ceil_log2(config.rows)]
+        m.d.comb += following_word.eq(
+            Mux(overflow, self.slice_word + command.stride, self.slice_word)
+        )
+        with m.If(self.step):
+            m.d.comb += pop.eq(self.beat_end | finished)
+            m.d.sync += [
+                self.within.eq(self.within + self.size),
+                self.beat_end.eq((self.within + (self.size << 1))[:4] == 0),
+                self.byte.eq(following_byte[: ceil_log2(config.rows)]),
+                self.slice_word.eq(following_word),
+            ]
+            with m.If(self.group.last):
+                # Next patch of the row: the same bytes of the next token.
+                m.d.sync += [self.byte.eq(self.line_byte), self.slice_word.eq(self.line_word)]
+                with m.If(self.patch.last):
+                    # Next line: on from where this line ended.
+                    m.d.sync += [
+                        self.line_byte.eq(following_byte[: ceil_log2(config.rows)]),
+                        self.line_word.eq(following_word),
+                        self.byte.eq(following_byte[: ceil_log2(config.rows)]),
+                        self.slice_word.eq(following_word),
+                    ]
+                    with m.If(self.line.last):
+                        m.d.sync += [
+                            self.next_row.eq(self.next_row + command.patches),
+                            self.line_byte.eq(0),
+                            self.line_word.eq(self.next_row),
+                            self.byte.eq(0),
+                            self.slice_word.eq(self.next_row),
+                        ]
+            with m.If(finished):
+                m.next = "Flush"
 
 
 class LoadEngine(wiring.Component):
@@ -41,7 +172,7 @@ class LoadEngine(wiring.Component):
 
     Requests run ahead of the data by up to ``queue_depth`` commands, as far as the port FIFOs have
     room. Bursts end at multiples of ``burst_beats`` beats, so none crosses 4 KiB; one is offered
-    every 4 cycles at best. Throughput: one (wide) beat per cycle. LOAD_IMAGE takes one group per
+    every 2 cycles at best. Throughput: one (wide) beat per cycle. LOAD_IMAGE takes one group per
     cycle. ``done`` pulses when a command's last beat has been handed over.
     """
 
@@ -75,14 +206,16 @@ class LoadEngine(wiring.Component):
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
+        self._data(m, self._requests(m))
+        return m
+
+    def _requests(self, m: Module) -> SyncFIFO:
+        """Bursts, one command after the other; returns the commands, for their data."""
         config = self.config
         n = config.memory_ports
         burst_log2 = ceil_log2(config.burst_beats)
         beats_per_word = config.rows // BEAT_BYTES
 
-        code = {name: BY_NAME[name].code for name in BY_NAME}
-
-        # Requests ---------------------------------------------------------------------------------
         m.submodules.pending = pending = SyncFIFO(width=CHECKED_BITS, depth=config.queue_depth)
         opcode = Signal(4, name="opcode")
         total = Signal(25, name="total")
@@ -94,13 +227,13 @@ class LoadEngine(wiring.Component):
         image = load_body(word, "LOAD_IMAGE")
         m.d.comb += opcode.eq(word[:4])
         with m.Switch(opcode):
-            with m.Case(code["LOAD_TILES"]):
+            with m.Case(CODES["LOAD_TILES"]):
                 m.d.comb += total.eq(tiles.beats)
-            with m.Case(code["LOAD_WORDS"]):
+            with m.Case(CODES["LOAD_WORDS"]):
                 m.d.comb += total.eq(load_body(word, "LOAD_WORDS").words * beats_per_word)
-            with m.Case(code["LOAD_IMAGE"]):
+            with m.Case(CODES["LOAD_IMAGE"]):
                 m.d.comb += total.eq(image.beats)
-            with m.Case(code["LOAD_LAYERNORM"]):
+            with m.Case(CODES["LOAD_LAYERNORM"]):
                 m.d.comb += total.eq(load_body(word, "LOAD_LAYERNORM").beats)
             with m.Default():
                 m.d.comb += total.eq(TABLE_BEATS)
@@ -123,14 +256,14 @@ class LoadEngine(wiring.Component):
             coming = load_body(self.i_command.payload, "LOAD_TILES")
             m.d.sync += [
                 word.eq(self.i_command.payload),
-                is_image.eq(self.i_command.payload[:4] == code["LOAD_IMAGE"]),
+                is_image.eq(self.i_command.payload[:4] == CODES["LOAD_IMAGE"]),
                 *(
                     offset.eq(coming.address + coming.port_stride * p)
                     for p, offset in enumerate(offsets)
                 ),
             ]
         with m.If(accepted_word):
-            m.d.sync += [requesting.eq(1), wide.eq(opcode == code["LOAD_TILES"]), left.eq(total)]
+            m.d.sync += [requesting.eq(1), wide.eq(opcode == CODES["LOAD_TILES"]), left.eq(total)]
             base = Mux(is_image, self.input_base, self.image_base)
             window = Mux(is_image, self.input_window, self.image_window)
             for p in range(n):
@@ -187,8 +320,13 @@ class LoadEngine(wiring.Component):
                 planned.eq(left != 0),
                 requesting.eq(left != 0),
             ]
+        return pending
 
-        # Data -------------------------------------------------------------------------------------
+    def _data(self, m: Module, pending: SyncFIFO) -> None:
+        """Where the beats of each command go."""
+        config = self.config
+        n = config.memory_ports
+        beats_per_word = config.rows // BEAT_BYTES
         beats = [getattr(self, f"i_beats{p}") for p in range(n)]
         beat = beats[0]
         wide_valid = Signal(name="wide_valid")
@@ -223,7 +361,7 @@ class LoadEngine(wiring.Component):
         last_count = register(
             m,
             Mux(
-                current[:4] == code["LOAD_WORDS"],
+                current[:4] == CODES["LOAD_WORDS"],
                 load_body(current, "LOAD_WORDS").words,
                 load_body(current, "LOAD_LAYERNORM").beats,
             )
@@ -232,44 +370,10 @@ class LoadEngine(wiring.Component):
         )
         address = Signal(WORD_ADDRESS_BITS, name="address")
 
-        # LOAD_IMAGE: position of the group within its beat, of the byte within the token, and the
-        # loops.
-        within = Signal(4, name="within")  # byte within the beat
-        beat_end = Signal(name="beat_end")  # the group is the beat's last
-        line_byte = Signal(
-            range(config.rows), name="line_byte"
-        )  # byte of the line's first group within its slice word
-        line_word = Signal(
-            WORD_ADDRESS_BITS, name="line_word"
-        )  # word of the line's first group, first patch of the row
-        # of the current group
-        byte = Signal.like(line_byte, name="byte")
-        slice_word = Signal(WORD_ADDRESS_BITS, name="slice_word")
-        next_row = Signal(
-            WORD_ADDRESS_BITS, name="next_row"
-        )  # word of the next row's first patch, slice 0
-        size = Signal(5, name="size")
-        m.d.sync += size.eq(1 << c_image.group_log2)
-        # Loops: groups of a line, patches of a row, lines of a patch, rows of patches.
+        # Byte within the beat, and the beat from there on: groups of an image, words of a table.
+        within = Signal(4, name="within")
         decoding = Signal(name="decoding")
-        step = Signal(name="step")
-        ends_groups = Signal(name="ends_groups")
-        ends_patches = Signal(name="ends_patches")
-        ends_lines = Signal(name="ends_lines")
-        group, patch, line, patch_row = (
-            loop_counter(m, len(length), name, start=decoding, length=length, step=stepping)
-            for name, length, stepping in (
-                ("group", c_image.groups, step),
-                ("patch", c_image.patches, ends_groups),
-                ("line", c_image.lines, ends_patches),
-                ("patch_row", c_image.patch_rows, ends_lines),
-            )
-        )
-        m.d.comb += [
-            ends_groups.eq(step & group.last),
-            ends_patches.eq(ends_groups & patch.last),
-            ends_lines.eq(ends_patches & line.last),
-        ]
+        place = _ImagePlace(m, config, c_image, decoding=decoding, within=within)
         moved = Signal(128, name="moved")
         m.d.comb += moved.eq(beat.payload >> Cat(Const(0, 3), within))
         # Words to the activation memory.
@@ -289,27 +393,21 @@ class LoadEngine(wiring.Component):
                     count.eq(0),
                     tile.eq(0),
                     address.eq(c_words.destination),
-                    within.eq(0),
-                    beat_end.eq(c_image.group_log2 == ceil_log2(BEAT_BYTES)),
-                    line_byte.eq(0),
-                    byte.eq(0),
-                    line_word.eq(c_image.destination),
-                    slice_word.eq(c_image.destination),
-                    next_row.eq(c_image.destination + c_image.patches),
+                    *place.begin(),
                 ]
                 with m.Switch(current[:4]):
-                    with m.Case(code["LOAD_TILES"]):
+                    with m.Case(CODES["LOAD_TILES"]):
                         m.d.sync += [
                             beats_left.eq(c_tiles.constant_beats),
                             none_left.eq(c_tiles.constant_beats == 0),
                             one_left.eq(c_tiles.constant_beats == 1),
                         ]
                         m.next = "Constants"
-                    with m.Case(code["LOAD_WORDS"]):
+                    with m.Case(CODES["LOAD_WORDS"]):
                         m.next = "Words"
-                    with m.Case(code["LOAD_IMAGE"]):
+                    with m.Case(CODES["LOAD_IMAGE"]):
                         m.next = "Image"
-                    with m.Case(code["LOAD_LAYERNORM"]):
+                    with m.Case(CODES["LOAD_LAYERNORM"]):
                         m.next = "LayerNorm"
                     with m.Default():
                         m.next = "Table"
@@ -377,66 +475,7 @@ class LoadEngine(wiring.Component):
                 m.next = "Idle"
 
             with m.State("Image"):
-                # The group's bytes, at every multiple of its size: the write enables pick the
-                # place.
-                codes = Signal(128, name="codes")
-                with m.Switch(c_image.group_log2):
-                    for log2 in range(5):
-                        with m.Case(log2):
-                            bits = 8 << log2
-                            m.d.comb += codes.eq(Cat([moved[:bits]] * (128 // bits)))
-                signed_codes = Signal(128, name="signed_codes")
-                m.d.comb += signed_codes.eq(codes ^ int.from_bytes(b"\x80" * 16, "little"))
-                enable = Signal(config.rows, name="enable")
-                with m.Switch(c_image.group_log2):
-                    for log2 in range(5):
-                        with m.Case(log2):
-                            m.d.comb += enable.eq(((1 << (1 << log2)) - 1) << byte)
-                finished = group.last & patch.last & line.last & patch_row.last
-                m.d.comb += [
-                    write.valid.eq(beat.valid),
-                    write.payload.address.eq(slice_word + patch.index),
-                    write.payload.data.eq(Cat([signed_codes] * beats_per_word)),
-                    write.payload.enable.eq(enable),
-                    write.payload.last.eq(finished),
-                    step.eq(write.valid & write.ready),
-                ]
-                following_byte = Signal(range(2 * config.rows), name="following_byte")
-                following_word = Signal(WORD_ADDRESS_BITS, name="following_word")
-                m.d.comb += following_byte.eq(byte + size)
-                overflow = following_byte[ceil_log2(config.rows)]
-                m.d.comb += following_word.eq(
-                    Mux(overflow, slice_word + c_image.stride, slice_word)
-                )
-                with m.If(step):
-                    m.d.comb += pop_narrow.eq(beat_end | finished)
-                    m.d.sync += [
-                        within.eq(within + size),
-                        beat_end.eq((within + (size << 1))[:4] == 0),
-                        byte.eq(following_byte[: ceil_log2(config.rows)]),
-                        slice_word.eq(following_word),
-                    ]
-                    with m.If(group.last):
-                        # Next patch of the row: the same bytes of the next token.
-                        m.d.sync += [byte.eq(line_byte), slice_word.eq(line_word)]
-                        with m.If(patch.last):
-                            # Next line: on from where this line ended.
-                            m.d.sync += [
-                                line_byte.eq(following_byte[: ceil_log2(config.rows)]),
-                                line_word.eq(following_word),
-                                byte.eq(following_byte[: ceil_log2(config.rows)]),
-                                slice_word.eq(following_word),
-                            ]
-                            with m.If(line.last):
-                                m.d.sync += [
-                                    next_row.eq(next_row + c_image.patches),
-                                    line_byte.eq(0),
-                                    line_word.eq(next_row),
-                                    byte.eq(0),
-                                    slice_word.eq(next_row),
-                                ]
-                    with m.If(finished):
-                        m.next = "Flush"
+                place.write_group(m, beat.valid, moved, write, pop_narrow)
 
             with m.State("LayerNorm"):
                 m.d.comb += [
@@ -467,7 +506,6 @@ class LoadEngine(wiring.Component):
             self.table_index.eq(Cat(within, count)[exact_log2(WRITTEN_ENTRIES) :]),
             self.table_data.eq(moved),
         ]
-        return m
 
 
 class ConstantFifo(wiring.Component):

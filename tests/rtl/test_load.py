@@ -20,7 +20,7 @@ from hwgen.isa.instructions import (
     Instruction,
     encode,
 )
-from hwgen.program.cycle_model import LOAD_FLUSH, LOAD_GAP, LOAD_TURN
+from hwgen.program.machine.load import LOAD_FLUSH, LOAD_GAP, LOAD_TURN
 from hwgen.rtl.elementwise import WRITTEN_ENTRIES
 from hwgen.rtl.load import TABLE_BEATS, ConstantFifo, LoadEngine
 

@@ -106,9 +106,9 @@ class Host:
         assert self.ctx.get(self.unit.rresp) == 0
         return await self._receive("r", "rdata")
 
-    async def set(self, name: str, value: int, strobe: int = 15) -> None:
-        """Write a register that can be read back."""
-        await self.write(BY_NAME[name].offset, value, strobe)
+    async def set(self, name: str, value: int, strobe: int = 15, byte: int = 0) -> None:
+        """Write a register that can be read back, at the address of one of its bytes."""
+        await self.write(BY_NAME[name].offset + byte, value, strobe)
         mask = sum(0xFF << 8 * k for k in range(4) if strobe >> k & 1)
         merged = self.written[name] & ~mask | value & mask
         self.written[name] = merged & 1 if name == "INTERRUPT_ENABLE" else merged
@@ -148,7 +148,7 @@ async def reads_and_writes(host: Host, rng: np.random.Generator) -> None:
     for _ in range(60):
         name = PLAIN[rng.integers(len(PLAIN))]
         value, strobe = int(rng.integers(1 << 32)), int(rng.integers(16))
-        await host.set(name, value, strobe)
+        await host.set(name, value, strobe, int(rng.integers(4)))
         name = PLAIN[rng.integers(len(PLAIN))]
         assert await host.read(BY_NAME[name].offset + int(rng.integers(4))) == host.written[name]
     for address in range(0, 1 << ADDRESS_BITS, 4):

@@ -261,12 +261,12 @@ PACES = {"slow engines": (100, 30, 20), "slow memory": (30, 100, 3), "all": (60,
 #: What is wrong, and with which instruction.
 UNSOUND = {
     **dict.fromkeys(("opcode", "check", "place", "begin later"), 12),
-    **dict.fromkeys(("no begin", "magic", "build"), 0),
+    **dict.fromkeys(("no begin", "its body only", "magic", "build"), 0),
 }
 CAUSES = {
     **dict.fromkeys(("opcode", "begin later"), Cause.ILLEGAL_INSTRUCTION),
     **dict.fromkeys(("check", "place"), Cause.INTEGRITY),
-    **dict.fromkeys(("no begin", "magic", "build"), Cause.IMAGE),
+    **dict.fromkeys(("no begin", "its body only", "magic", "build"), Cause.IMAGE),
 }
 
 
@@ -285,6 +285,9 @@ def damaged(program: list[Instruction], kind: str) -> list[int]:
         data = encode(first, place)
     elif kind == "no begin":
         data = encode(program[1], 0)
+    elif kind == "its body only":
+        opcode = bytes([data[0] & 0xF0 | OF_ENGINE[Engine.STORE][0].code])
+        data = with_check(opcode + data[1 : CHECKED_BITS // 8], 0)
     else:
         data = encode(Instruction("BEGIN", first.fields | {kind: first[kind] ^ 1}), 0)
     beats = beats_of(program)

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engines without their hardware, a module each: behaviour, named timings, timeline.
+
+``execute`` is the behaviour, a generator: it yields the condition of its next event and then does
+it (:mod:`hwgen.program.interpreter`). ``timeline`` computes when instructions are taken and done,
+pass by pass and tile by tile, as far as what it waits for has its times
+(:mod:`hwgen.program.cycle_model`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from hwgen.isa.instructions import Engine, Instruction
+from hwgen.program.machine import drain, layernorm, load, matmul, softmax, stationary, store
+from hwgen.program.machine.state import Machine, Step
+from hwgen.program.machine.timeline import Process, Timeline
+
+EXECUTE: Mapping[Engine, Callable[[Machine, Instruction], Step]] = {
+    Engine.LOAD: load.execute,
+    Engine.STATIONARY: stationary.execute,
+    Engine.MATMUL: matmul.execute,
+    Engine.DRAIN: drain.execute,
+    Engine.SOFTMAX: softmax.execute,
+    Engine.LAYERNORM: layernorm.execute,
+    Engine.STORE: store.execute,
+}
+TIMELINES: tuple[Callable[[Timeline], Process], ...] = (
+    load.timeline,
+    stationary.timeline,
+    matmul.timeline,
+    drain.timeline,
+    softmax.timeline,
+    layernorm.timeline,
+    store.timeline,
+)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LAYERNORM: rows of the residual stream to codes."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+import numpy as np
+
+from hwgen.config import AcceleratorConfig
+from hwgen.isa.instructions import (
+    Engine,
+    Instruction,
+)
+from hwgen.numerics.ailayernorm import ailayernorm
+from hwgen.numerics.requantise import (
+    ptf_codes,
+)
+from hwgen.program.machine.state import Machine, Step
+from hwgen.program.machine.timeline import HANDOVER, Process, Timeline
+from hwgen.program.packing import (
+    decode_layernorm,
+)
+
+
+def layernorm_latency(config: AcceleratorConfig) -> int:
+    """Fixed part of a LAYERNORM command beyond (rows + 1) x groups of a row."""
+    return 55 + config.layernorm_lanes.bit_length()
+
+
+def execute(machine: Machine, i: Instruction) -> Step:
+    """What an instruction does, event by event."""
+    channels, rows = i["channels"], i["rows"]
+    if channels > machine.config.max_channels:
+        raise machine.fail(
+            f"channels must be at most {machine.config.max_channels}, not {channels}", i
+        )
+    words = -(-channels // machine.config.int16_channels)
+    early = machine.random is not None and bool(machine.random.integers(2))
+    if not early:
+        yield lambda: True
+    data, valid = machine.read(i["source"], i["source_stride"], words, rows)
+    records = machine.layernorm[i["slot"]]
+    if records is None or len(records) < channels:
+        raise machine.fail("LayerNorm parameters must be loaded before they are used", i)
+    if not valid[:, : 2 * channels].all():
+        raise machine.fail("Residual must be written before it is read", i)
+    yield lambda: True
+    alpha, gamma, beta = (values[:channels] for values in decode_layernorm(records))
+    residual = data.view("<i2").astype(np.int16)[:, :channels]
+    codes = ptf_codes(residual, shift=i["ptf_shift"], alpha=alpha, zero_point=i["zero_point"])
+    out = ailayernorm(
+        codes,
+        alpha=alpha,
+        gamma=gamma,
+        beta=beta,
+        zero_point=i["zero_point"],
+        gamma_shift=i["gamma_shift"],
+        beta_fraction_bits=i["beta_fraction_bits"],
+        output_zero_point=i["output_zero_point"],
+        squares="exact" if i["exact"] else "compressed",
+        max_channels=channels,
+    )
+    slices = -(-channels // machine.config.rows)
+    padded = np.zeros((rows, slices * machine.config.rows), np.uint8)
+    padded[:, :channels] = out.view(np.uint8)
+    machine.write(i["destination"], i["destination_stride"], padded)
+    yield lambda: True
+
+
+def timeline(model: Timeline) -> Process:
+    """When instructions are taken and done."""
+    time = 0
+    for number, instruction in model.by_engine[Engine.LAYERNORM]:
+        while not model.known(number, instruction):
+            yield
+        taken = max(model.met(number, instruction) + HANDOVER, time)
+        model.taken[Engine.LAYERNORM].append(taken)
+        model.progress += 1
+        per_row = -(-instruction["channels"] // model.config.layernorm_lanes)
+        # DRAIN's residual reads go first. All that can happen before this command is complete
+        # is known once nothing else moves.
+        while not model.quiet:
+            yield
+        end = taken + instruction["rows"] * per_row
+        reads = model.residual_reads
+        index = max(0, bisect_right(reads, (taken, 0)) - 1)
+        for start, stop in reads[index:]:
+            if start >= end:
+                break
+            end += max(0, stop - max(start, taken))
+        time = end + per_row + layernorm_latency(model.config)
+        model.complete(Engine.LAYERNORM, taken, time)
+        model.quiet = False

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MATMUL: rows of activations through the array."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from hwgen.isa.instructions import (
+    WAITED_FOR,
+    Engine,
+    Instruction,
+)
+from hwgen.program.machine.state import ACCUMULATOR_BANKS, Machine, Operand, Step
+from hwgen.program.machine.timeline import HANDOVER, Process, Timeline
+
+#: Row of activations: granted read -> entered the array (swap of the weights).
+READ = 5
+#: Last row granted -> all sums in the accumulators: READ + rows + groups + this.
+ARRAY = 3
+
+
+def execute(machine: Machine, i: Instruction) -> Step:
+    """What an instruction does, event by event."""
+    config = machine.config
+    if i["rows"] > config.tile_rows:
+        raise machine.fail(f"rows must be at most {config.tile_rows}, not {i['rows']}", i)
+    for _ in range(i["tiles"]):
+        yield lambda: bool(machine.operands) and len(machine.accumulators) < ACCUMULATOR_BANKS
+        operand = machine.operands.popleft()
+        data, valid = machine.read(i["base"], i["stride"], i["passes"], i["rows"])
+        if operand.weights.shape[1] != data.shape[1] or len(operand.weights) != i["slices"]:
+            raise machine.fail(
+                f"Operand must have {i['passes']} passes and {i['slices']} slices, "
+                f"not {operand.weights.shape[1] // config.rows} and {len(operand.weights)}",
+                i,
+            )
+        unwritten = ~valid.all(axis=0)
+        if unwritten.any() and operand.weights[:, unwritten].any():
+            raise machine.fail("Activations must be written before they are read", i)
+        codes = data.view(np.int8) if i["signed"] else data
+        machine.accumulators.append((_product(machine, codes, operand, i), operand.poisoned))
+    yield lambda: True
+
+
+def _product(
+    machine: Machine, codes: np.ndarray, operand: Operand, i: Instruction
+) -> npt.NDArray[np.int32]:
+    """Exact: all partial sums are integers below 2^53."""
+    if i["slices"] > 1 and i["slice_bits"] not in machine.config.slice_widths:
+        legal = list(machine.config.slice_widths)
+        raise machine.fail(f"slice_bits must be one of {legal}, not {i['slice_bits']}", i)
+    activations = codes.astype(np.float64)
+    total = np.zeros((codes.shape[0], operand.weights.shape[2]), np.int64)
+    for weights in operand.weights:
+        product = (activations @ weights.astype(np.float64)).astype(np.int64)
+        total = (total << i["slice_bits"]) + product
+    if total.size and np.abs(total).max() > np.iinfo(np.int32).max:
+        raise machine.fail("Accumulators must fit 32 bits", i)
+    return total.astype(np.int32)
+
+
+def timeline(model: Timeline) -> Process:
+    """When instructions are taken and done."""
+    config = model.config
+    latency = READ + config.rows + config.pieces + ARRAY
+    full, bank_free, swapped = model.full, model.bank_free, model.swapped
+    stalls = model.stalls
+    number_of_pass = 0
+    tile = 0
+    time = 0
+    order = [(f"STALL_{engine.name}", engine) for engine in WAITED_FOR]
+    for number, instruction in model.by_engine[Engine.MATMUL]:
+        while not model.known(number, instruction):
+            yield
+        queued = max(time, model.dispatched[number])
+        for name, engine in order:
+            wait = instruction.waits[engine]
+            if wait and model.done[engine][wait - 1] > queued:
+                stalls[name] += model.done[engine][wait - 1] - queued
+                queued = model.done[engine][wait - 1]
+        taken = max(model.met(number, instruction) + HANDOVER, time)
+        model.taken[Engine.MATMUL].append(taken)
+        model.progress += 1
+        time = taken
+        rows = instruction["rows"]
+        passes = instruction["passes"] * instruction["slices"]
+        for _ in range(instruction["tiles"]):
+            for index in range(passes):
+                while len(full) <= number_of_pass:
+                    yield
+                start = time
+                there = full[number_of_pass]
+                if there > start:
+                    memory = model.full_from_memory[number_of_pass]
+                    stalls["STALL_STATIONARY" if memory else "STALL_WEIGHTS"] += there - start
+                    start = there
+                if index == 0 and tile >= 2:
+                    while len(bank_free) <= tile - 2:
+                        yield
+                    if bank_free[tile - 2] > start:
+                        stalls["STALL_ACCUMULATOR"] += bank_free[tile - 2] - start
+                        start = bank_free[tile - 2]
+                time = start + rows
+                swapped.append(start + READ + 1)
+                number_of_pass += 1
+                model.progress += 1
+            model.tile_ready.append(time + latency)
+            tile += 1
+        model.array_busy += rows * passes * instruction["tiles"]
+        model.complete(Engine.MATMUL, taken, time + 1)
