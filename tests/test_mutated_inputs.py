@@ -523,8 +523,8 @@ def run(name: str, count: int, seed: int, folder: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("name", READERS)
 def test_mutated_files(name: str, tmp_path: Path) -> None:
-    seen = run(name, 70, 0, tmp_path)  # 1,750 in all
-    assert seen["refused"] > 10, seen
+    seen = run(name, 1_000, 0, tmp_path)
+    assert seen["refused"] > 100, seen
 
 
 @pytest.mark.slow
