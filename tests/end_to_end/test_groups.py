@@ -73,5 +73,6 @@ def test_narrow_weights_take_fewer_cycles_where_columns_are_narrow() -> None:
     cycles = {}
     for bits in (8, 4):
         graph = random_graph(model, 7, weight_bits=bits)
-        cycles[bits] = check(graph, preset_config(graph, rows=16, groups=groups, memory_ports=2))
+        config = preset_config(graph, rows=16, groups=groups, memory_ports=2, requantise_lanes=16)
+        cycles[bits] = check(graph, config)
     assert all(4 * narrow < 3 * wide for narrow, wide in zip(cycles[4], cycles[8], strict=True))
