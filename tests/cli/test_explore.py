@@ -243,7 +243,7 @@ def test_tables(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_interrupt_gives_what_was_found(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hwgen", "explore", "deit_base", "--json", "--workers", "2"]
+    command = [sys.executable, "-m", "hwgen", "explore", "digits", "--json", "--workers", "2"]
     process = subprocess.Popen(
         command,
         cwd=tmp_path,
@@ -280,13 +280,13 @@ def test_run_finds_a_design(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("hwgen.flow.emit", stop)
-    done = call("run", "--fps", 16_000, "--rows", 16, "--queue-depth", 5)
+    done = call("run", "--fps", 16_000, "--rows", 16, "--columns", 16, "--queue-depth", 5)
     assert done.status == 130
     (design,) = built
     assert (design.config.rows, design.config.queue_depth) == (16, 5)
     assert design.graph is not None
     best = call(
-        "explore", "digits", "--fps", 16_000, "--rows", 16, "--workers", 1
+        "explore", "digits", "--fps", 16_000, "--rows", 16, "--columns", 16, "--workers", 1
     ).json["designs"][0]  # fmt: skip
     assert design.config.replace(queue_depth=8).to_json() == best["config"]
     assert design.row_blocks == best["row_blocks"]
@@ -295,8 +295,7 @@ def test_run_finds_a_design(
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
-        (("--fps", 1e6), 1, "Frame rate must be at most"),
-        (("--fps", 1e6, "--rows", 16), 1, "Frame rate must be at most"),
+        (("--fps", 1e6, "--rows", 16, "--columns", 16), 1, "Frame rate must be at most"),
         (("--fps", 100, "--design", "D"), 2, "--fps and --design must not be given together"),
     ],
 )

@@ -66,6 +66,7 @@ def test_larger_random_designs(seed: int) -> None:
     check(*random_design(seed, rows=16))
 
 
+@pytest.mark.slow
 def test_narrow_weights_take_fewer_cycles_where_columns_are_narrow() -> None:
     """The same columns; W8 runs on the wide ones or in two slices, W4 on all at once."""
     model = spec(image_size=12, width=48, heads=3, mlp_hidden=192)

@@ -177,8 +177,7 @@ def test_more_costs_more(ports: int) -> None:
     ):
         more = counts(**changes)
         assert all(a <= b for a, b in zip(base[:3], more[:3], strict=True)), changes
-    # Not flip-flops: constants of a longer LayerNorm go to block RAM, with registers inside.
-    assert counts(model="deit_base")[0] > base[0]
+    # Not LUTs nor flip-flops: constants of a longer LayerNorm go to block RAM.
     # Longer words need fewer of them: block RAM grows with the columns and the model only.
     assert counts(columns=128)[3] > base[3]
     assert counts(model="deit_base")[3] > base[3]

@@ -11,7 +11,7 @@ from hwgen.config import AcceleratorConfig
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.interpreter import run_boundaries
 from hwgen.graph.ops import Embedding, Linear, QueryKeyValue
-from hwgen.numerics.softmax import SoftmaxFunction
+from hwgen.numerics.softmax import SOLE_VEC, SoftmaxFunction
 from hwgen.program.buffer_plan import preset_config
 from hwgen.program.interpreter import run_program
 from hwgen.program.lower import lower
@@ -36,7 +36,8 @@ def random_design(
 ) -> tuple[IntegerGraph, AcceleratorConfig, int | None]:
     """A graph, a configuration that can run it, and its row blocks.
 
-    ``most`` columns of a group; twice as many as rows where nothing is said.
+    ``most`` columns of a group, and a small softmax; twice as many as rows and the usual one where
+    nothing is said.
     """
     rng = np.random.default_rng(seed)
     model = list(MODELS.values())[seed % len(MODELS)]
@@ -46,11 +47,13 @@ def random_design(
         for op in random_graph(model).ops
         if isinstance(op, Embedding | Linear | QueryKeyValue)
     ]
+    lanes = 8 if most else SOLE_VEC
+    softmax = (SoftmaxFunction.sole(lanes), SoftmaxFunction.fractional())[rng.integers(2)]
     graph = random_graph(
         model,
         seed,
         weight_bits={name: int(rng.integers(1, 9)) for name in layers},
-        softmax=SoftmaxFunction.fractional() if rng.integers(2) else SoftmaxFunction.sole(),
+        softmax=softmax,
     )
     blocks = None if rng.integers(2) else int(rng.integers(1, 4))
     config = preset_config(
@@ -58,6 +61,7 @@ def random_design(
         rows=rows,
         groups=random_groups(rng, rows, most or 2 * rows),
         blocks=blocks,
+        softmax_vec=lanes,
         memory_ports=int(rng.integers(1, 5)),
         requantise_lanes=rows // int(rng.integers(1, 3)),
         layernorm_lanes=rows // int(rng.choice([2, 4])),
