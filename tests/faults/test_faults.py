@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -20,6 +22,21 @@ FAULT = Fault(name="n", unit="u", file="a.py", old="x = 1", new="x = 2", test="a
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_fault_applies(fault: Fault) -> None:
     assert fault.problem(REPOSITORY) is None
+
+
+@pytest.mark.command
+def test_every_fault_names_a_test() -> None:
+    """A fault whose test is no longer there shows nothing."""
+    files = sorted({fault.test.partition("::")[0] for fault in FAULTS})
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, *files], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    tests = {line for line in done.stdout.splitlines() if "::" in line}
+    assert len(tests) > 500
+    named = tests | {test.partition("[")[0] for test in tests} | set(files)
+    assert {fault.test for fault in FAULTS} <= named
 
 
 def test_names_are_unique_and_units_have_three() -> None:
