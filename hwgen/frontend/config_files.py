@@ -300,10 +300,10 @@ class _TimmArgs(_Lenient):
     patch_size: _Pair = None
     in_chans: int | None = None
     num_classes: int | None = None
-    embed_dim: int | None = None
+    embed_dim: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
     depth: int | None = None
     num_heads: int | None = None
-    mlp_ratio: float | None = None
+    mlp_ratio: Annotated[float, Field(gt=0, le=1024)] | None = None
     qkv_bias: bool | None = None
     class_token: bool | None = None
     global_pool: str | None = None

@@ -19,6 +19,7 @@ from hwgen.errors import CheckpointError, FormatError, UnexpectedLogitsError, Us
 from hwgen.graph.assumption import Assumption, assumptions_to_json
 from hwgen.graph.npz_file import read_npz
 from hwgen.graph.spec import ModelSpec
+from hwgen.reading import show
 
 #: Largest difference of a logit, as a fraction of the largest expected magnitude. A float32
 #: framework differs by some 1e-6; the other kind of GELU by 4e-4 on the embedded model, weights of
@@ -72,7 +73,7 @@ def load_expected(path: Path, spec: ModelSpec) -> Expected:
     arrays, names = read_npz(path, limit_bytes=_MAX_BYTES, names=("logits", "images"))
     logits, images = arrays.get("logits"), arrays.get("images")
     if logits is None:
-        held = ", ".join(names) or "nothing"
+        held = ", ".join(map(show, names)) or "nothing"
         raise FormatError(f"{path}: must hold an array 'logits', not {held:.200}")
     if logits.dtype.kind != "f" or logits.ndim != 2 or logits.shape[1] != spec.classes:
         raise FormatError(

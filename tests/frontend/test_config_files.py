@@ -385,6 +385,8 @@ def test_arguments_of_timm(tmp_path):
         ({"model_args": {"qk_norm": True}}, "qk-norm"),
         ({"model_args": {"reg_tokens": 4}}, "register tokens"),
         ({"model_args": {"pre_norm": True}}, "pre_norm must be false"),
+        ({"model_args": {"mlp_ratio": 1e308}}, "mlp_ratio must be at most 1024"),
+        ({"model_args": {"embed_dim": 1 << 40}}, "embed_dim must be at most 1048576"),
         ({"model_args": {"block_fn": "ResPostBlock"}}, "must hold arguments that are understood"),
         ({"model_args": {"act_layer": "quick_gelu"}}, "act_layer must be one of"),
         ({"pretrained_cfg": {"input_size": [3, 224, 448]}}, "must be square"),

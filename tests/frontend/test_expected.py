@@ -110,7 +110,8 @@ def test_archives(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "match"),
     [
-        ({"images": IMAGES}, "must hold an array 'logits', not images"),
+        ({"images": IMAGES}, "must hold an array 'logits', not 'images'"),
+        ({"a\nb": IMAGES}, r"must hold an array 'logits', not 'a\\nb'"),
         ({"logits": LOGITS[:, :10]}, r"floats \[n, 11\] .*\[6, 10\]"),
         ({"logits": LOGITS[0]}, r"floats \[n, 11\]"),
         ({"logits": LOGITS.astype(np.int64)}, r"floats \[n, 11\] .*int64"),
