@@ -58,7 +58,8 @@ class Placement:
     padded: int  #: of a group, a multiple of per_word
     per_word: int  #: elements of a word: rows (8 bits) or rows / 2 (16 bits)
     wide: bool = False  #: elements of 16 bits
-    heads: bool = False  #: the padding is written too: q, k, v are operands of each other
+    #: the padding is written, too: q, k and v are operands of each other, logits are read outside
+    filled: bool = False
 
     @property
     def slices(self) -> int:
@@ -72,8 +73,8 @@ class Placement:
 
     @property
     def used(self) -> int:
-        """Columns that are written: up to the last channel, for heads all padding too."""
-        return self.groups * self.padded if self.heads else self.channels
+        """Columns that are written: up to the last channel, or all padding too."""
+        return self.groups * self.padded if self.filled else self.channels
 
 
 def ceil_div(value: int, divisor: int) -> int:
@@ -188,7 +189,7 @@ def plan_buffers(
             base=base,
             stride=count,
             groups=max(1, heads),
-            heads=heads > 0,
+            filled=heads > 0,
             channels=channels,
             padded=round_up(channels, rows),
             per_word=rows,
@@ -219,7 +220,7 @@ def plan_buffers(
     pooled = int8("hidden", 0, 1, spec.width)
     large = max(image.slices * spec.patches, hidden.slices * tokens, pooled.slices)
     ones = int8("hidden", large, 1, tokens)
-    logits = int16(0, 1, spec.classes)
+    logits = replace(int16(0, 1, spec.classes), filled=True)
 
     def words(placement: Placement, count: int) -> int:
         return placement.base + placement.slices * count

@@ -67,6 +67,7 @@ def test_every_boundary_equals_the_reference(name: str) -> None:
                 np.testing.assert_array_equal(got, reference[tensor], err_msg=tensor)
             logits = frame.output[: 2 * program.classes].view("<i2")
             np.testing.assert_array_equal(logits, reference["head"].reshape(-1))
+            assert not frame.output[2 * program.classes :].any()  # the rest of the last word
             counters = dict(frame.counters)
             assert counters.pop("CYCLES") == frame.cycles == sum(counters.values())
         predicted = predict(program, MemoryModel(bandwidth, latency)).cycles

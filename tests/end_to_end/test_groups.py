@@ -49,6 +49,7 @@ def check(graph: IntegerGraph, config: AcceleratorConfig, blocks: int | None = N
             np.testing.assert_array_equal(frame.boundaries[tensor], expected, err_msg=tensor)
         logits = frame.output[: 2 * program.classes].view("<i2")
         np.testing.assert_array_equal(logits, reference["head"].reshape(-1))
+        assert not frame.output[2 * program.classes :].any()  # the rest of the last word
         predicted = predict(program, MemoryModel(bandwidth, latency)).cycles
         assert abs(predicted - frame.cycles) <= error * frame.cycles, (latency, bandwidth)
         cycles.append(frame.cycles)
