@@ -129,7 +129,8 @@ def run_tool(
 
     Args:
         command: program and arguments.
-        cwd: folder that it writes to.
+        cwd: folder that it writes to; its temporary files, too, so that they go with the rest of
+            what is unfinished when it is killed.
         what: names it in an error, for example ``"Compiling main.cpp"``.
         environment: by default this process's.
         running: holds the tool's group while it runs, for :func:`end` by another thread.
@@ -140,7 +141,7 @@ def run_tool(
     with started(
         command,
         cwd=cwd,
-        env=environment,
+        env={**(environment or os.environ), "TMPDIR": str(cwd)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -150,3 +150,10 @@ def test_a_tool_that_is_done_gives_its_output(tmp_path: Path) -> None:
     assert run_tool(["sh", "-c", "pwd; echo two >&2"], cwd=tmp_path, what="A shell") == (
         f"{tmp_path}\ntwo\n"
     )
+
+
+def test_a_tools_temporary_files_lie_in_its_folder(tmp_path: Path) -> None:
+    """Where a killed tool leaves them they go with what is unfinished."""
+    script = "import tempfile; print(tempfile.mkstemp()[1])"
+    told = run_tool([sys.executable, "-c", script], cwd=tmp_path, what="a tool")
+    assert Path(told.strip()).parent == tmp_path
