@@ -42,7 +42,7 @@ _UNIT_BYTES = 2_000_000
 _SMALL_BYTES = 1_200_000
 
 #: Of the code that runs every cycle: frames run within 10 % of -O1, which takes three times as long
-#: to compile, and -O2 nine times; half of -Og's time were redundancies that Verilator left none of.
+#: to compile; half of -Og's time were redundancies that Verilator left none of.
 _OPTIMISE = ("-Og", "-fno-tree-fre")
 _CXX_FLAGS = (
     "-std=c++20",

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from hwgen.errors import CheckpointError
@@ -115,7 +117,7 @@ def _search_ptf(
     gamma: np.ndarray,
     beta: np.ndarray,
     residual_scale: float,
-    constants: dict[str, object],
+    constants: dict[str, Any],
     codes: Codes,
     epsilon: float,
 ) -> tuple[int, int, np.ndarray]:
@@ -151,7 +153,7 @@ def _search_ptf(
             alpha=alpha,
             zero_point=zero,
             max_channels=residual.shape[1],
-            **constants,  # type: ignore[arg-type]
+            **constants,
         )
         got = (y.astype(np.float64) - codes.zero_point) * codes.scale
         loss = float(np.mean((got - wanted) ** 2))
