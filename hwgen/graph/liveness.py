@@ -12,8 +12,8 @@ import numpy as np
 
 from hwgen.errors import HwgenError
 from hwgen.graph.graph import IntegerGraph
-from hwgen.graph.interpreter import op_outputs, run
-from hwgen.graph.ops import AttentionValues, ImageCodes, Linear, Op, QueryKeyValue, Softmax
+from hwgen.graph.interpreter import run
+from hwgen.graph.ops import Softmax
 
 LEAST_CODES = 64
 LEAST_SOFTMAX_CODES = 8
@@ -44,7 +44,7 @@ class Liveness:
 
 def measure_liveness(graph: IntegerGraph, images: np.ndarray) -> Liveness:
     """Return the numbers of :class:`Liveness` for uint8 images [n, H, W, channels]."""
-    makers: dict[str, Op] = {name: op for op in graph.ops for name in op_outputs(op)}
+    makers = {name: op for op in graph.ops for name in op.outputs}
     histograms: dict[str, np.ndarray] = {}
 
     def tap(name: str, array: np.ndarray) -> None:
@@ -55,8 +55,7 @@ def measure_liveness(graph: IntegerGraph, images: np.ndarray) -> Liveness:
     rows = []
     for name, counts in histograms.items():
         op = makers[name]
-        edges = _edges(op, graph.tensors[name].dtype)
-        edge = sum(int(counts[code + 32768]) for code in edges)
+        edge = sum(int(counts[code + 32768]) for code in op.edges)
         # A boundary cannot show more codes than it has values (a small head), nor an image more
         # than it has.
         least = LEAST_SOFTMAX_CODES if isinstance(op, Softmax) else LEAST_CODES
@@ -106,17 +105,3 @@ def check_alive(graph: IntegerGraph, images: np.ndarray) -> Liveness:
     if problems:
         raise HwgenError(f"Graph {graph.spec.name!r} must be alive: {'; '.join(problems)}")
     return found
-
-
-def _edges(op: Op, dtype: str) -> tuple[int, ...]:
-    match op:
-        case ImageCodes() | Softmax():
-            return ()  # exact: nothing is clipped
-        case QueryKeyValue():
-            return (op.requantise.low, op.requantise.high)
-        case AttentionValues():
-            return (op.low, op.high)
-        case Linear() if op.table is None and dtype == "int8":
-            return (op.requantise.low, op.requantise.high)
-        case _:
-            return (-32768, 32767) if dtype == "int16" else (-128, 127)

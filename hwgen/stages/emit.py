@@ -17,7 +17,7 @@ from hwgen.errors import FormatError
 from hwgen.files import scratch_folder
 from hwgen.graph.assumption import assumptions_to_json
 from hwgen.graph.graph import IntegerGraph
-from hwgen.graph.ops import Embedding, Linear, QueryKeyValue
+from hwgen.graph.ops import Weighted
 from hwgen.isa.instructions import BY_NAME
 from hwgen.program.program import Program
 from hwgen.reading import read_json
@@ -25,8 +25,6 @@ from hwgen.report.results import SynthesisResult, design_digest
 from hwgen.report.terminal import Reporter
 from hwgen.sim.frame import Memory
 from hwgen.stages.lower import Lowered, board_memory
-
-_WEIGHTED = (Embedding, Linear, QueryKeyValue)
 
 #: File that names what every instruction belongs to.
 LABELS = "labels.json"
@@ -102,7 +100,7 @@ def emit(lowered: Lowered, path: Path, reporter: Reporter, *, force: bool = Fals
             LABELS: labels_bytes(program),
             "graph.safetensors": graph_bytes(lowered.graph),
         }
-        widths = sorted({op.weight_bits for op in lowered.graph.ops if isinstance(op, _WEIGHTED)})
+        widths = sorted({op.weight_bits for op in lowered.graph.ops if isinstance(op, Weighted)})
         manifest = Manifest(
             name=chosen.name,
             top=chosen.name,

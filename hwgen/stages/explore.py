@@ -29,7 +29,7 @@ from hwgen.explore.space import ROWS, Choices
 from hwgen.files import replace_file
 from hwgen.frontend.models import ALIASES, MODELS, get_model
 from hwgen.graph.graph import IntegerGraph
-from hwgen.graph.ops import Embedding, Linear, Op, QueryKeyValue
+from hwgen.graph.ops import Op, Weighted
 from hwgen.graph.spec import ModelSpec
 from hwgen.graph.weight_bits import WIDEST, weight_bits_text
 from hwgen.numerics.softmax import DEFAULT_FUNCTION, SoftmaxFunction
@@ -175,20 +175,18 @@ _OPTION = {"lut": "lut", "ff": "ff", "dsp": "dsp", "bram36": "bram"}
 
 def layer_bits(layers: Sequence[Op]) -> dict[str, int]:
     """Width of every layer's weights, of the widest ones where channels have their own."""
-    kinds = Embedding | Linear | QueryKeyValue
-    return {op.name: op.weight_bits for op in layers if isinstance(op, kinds)}
+    return {op.name: op.weight_bits for op in layers if isinstance(op, Weighted)}
 
 
 def channel_shares(layers: Sequence[Op]) -> dict[str, dict[str, float]]:
     """Shares of the output channels by their widths, of layers whose channels have several."""
-    kinds = Embedding | Linear | QueryKeyValue
     return {
         op.name: {
             str(bits): float((op.channel_bits == bits).mean())
             for bits in sorted(set(op.channel_bits.tolist()))
         }
         for op in layers
-        if isinstance(op, kinds) and op.channel_bits is not None
+        if isinstance(op, Weighted) and op.channel_bits is not None
     }
 
 

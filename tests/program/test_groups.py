@@ -10,7 +10,7 @@ from hwgen.columns import ColumnGroup, Groups, parse_groups
 from hwgen.config import AcceleratorConfig
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.interpreter import run_boundaries
-from hwgen.graph.ops import Embedding, Linear, QueryKeyValue
+from hwgen.graph.ops import Weighted
 from hwgen.numerics.softmax import SOLE_VEC, SoftmaxFunction
 from hwgen.program.buffer_plan import preset_config
 from hwgen.program.interpreter import run_program
@@ -42,11 +42,7 @@ def random_design(
     rng = np.random.default_rng(seed)
     model = list(MODELS.values())[seed % len(MODELS)]
     rows = rows or int(rng.choice([16, 32]))
-    layers = [
-        op.name
-        for op in random_graph(model).ops
-        if isinstance(op, Embedding | Linear | QueryKeyValue)
-    ]
+    layers = [op.name for op in random_graph(model).ops if isinstance(op, Weighted)]
     lanes = 8 if most else SOLE_VEC
     softmax = (SoftmaxFunction.sole(lanes), SoftmaxFunction.fractional())[rng.integers(2)]
     graph = random_graph(

@@ -8,7 +8,6 @@ import numpy as np
 from hwgen.frontend.calibration import symmetric_scale
 from hwgen.frontend.quantiser.builder import Builder, Codes
 from hwgen.frontend.quantiser.weights import fixed_point
-from hwgen.graph.interpreter import clipped_logits
 from hwgen.graph.ops import AttentionLogits, AttentionValues, QueryKeyValue, Softmax
 from hwgen.numerics.fractional_softmax import SHIFT_ROOM
 
@@ -107,7 +106,7 @@ def _attention_logits(builder: Builder, name: str, scales: tuple[float, float, f
         shift=shift,
         fraction_bits=fraction_bits,
     )
-    clipped, count = clipped_logits(op, builder.values)
+    clipped, count = op.clipped(builder.values)
     builder.append(op)
     builder.tensor(
         f"{name}.logits",

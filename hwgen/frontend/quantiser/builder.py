@@ -13,8 +13,7 @@ from hwgen.errors import CheckpointError
 from hwgen.frontend.calibration import Boundary, Calibration, snap
 from hwgen.frontend.float_model import FloatModel
 from hwgen.frontend.quantiser.weights import RATIO_LIMIT, fixed_points, quantise_weights
-from hwgen.graph.interpreter import execute
-from hwgen.graph.ops import DataType, Op, Requantise, Tensor
+from hwgen.graph.ops import Batch, DataType, Op, Requantise, Tensor
 from hwgen.graph.weight_bits import Width, channel_bits, widest
 from hwgen.numerics.requantise import BIASED_BITS
 from hwgen.numerics.softmax import SoftmaxFunction
@@ -62,7 +61,7 @@ class Builder:
     def append(self, op: Op) -> None:
         """Add an operation and run it on the probes."""
         self.ops.append(op)
-        self.values.update(execute(op, self.values, self.statistics.probes))
+        self.values.update(op.execute(Batch(images=self.statistics.probes, values=self.values)))
 
     def see(self, name: str) -> Boundary:
         """What calibration saw at a boundary."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from hwgen.config import AcceleratorConfig
 from hwgen.errors import ConfigError
-from hwgen.graph.ops import Embedding, Linear, QueryKeyValue, Requantise
+from hwgen.graph.ops import Requantise, Weighted
 from hwgen.isa.instructions import DrainMode
 from hwgen.program.buffer_plan import INJECTION_CYCLES, Placement, ceil_div
 from hwgen.program.hazards import TABLE_SLOTS, slot_access
@@ -82,7 +82,7 @@ def choose_format(
 
 def weight_layer(
     low: Lowering,
-    op: Embedding | Linear | QueryKeyValue,
+    op: Weighted,
     weights: np.ndarray,
     requantise: Requantise,
     source: Placement,
