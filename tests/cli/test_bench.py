@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``hwgen bench graph``: its table, and that both sides compute the same network."""
+"""``hwgen bench``: tables; that both sides of ``bench graph`` compute the same network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from hwgen.frontend.random_weights import random_state
 from hwgen.frontend.torch_eager import TorchEager
 from hwgen.models import DIGITS_CHECKPOINT
 from hwgen.numerics.compiled import compiled_kernels, kernels_text
-from hwgen.stages import bench_graph
+from hwgen.stages import array_bench, bench_graph
+from hwgen.units import array_bench as column_bench
 
 Command = Callable[..., Any]
 DIGITS = MODELS["digits"]
@@ -87,3 +88,58 @@ def test_torch_eager_is_the_float_model(change: dict[str, Any]) -> None:
     theirs = TorchEager(model, 1)
     got = theirs.run(theirs.prepare(model.preprocess(images)), 4)
     assert np.abs(got - model.classify(images)).max() < 1e-4
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns of 16 rows, two of one design."""
+    tiny = array_bench.FrameDesign("digits", "4", "dual:8:8,digits:24:4")
+    monkeypatch.setattr(array_bench, "DESIGNS", (tiny, replace(tiny, weight_bits="8")))
+    names = tuple(design.name for design in array_bench.DESIGNS)
+    monkeypatch.setattr(array_bench, "TABLE", replace(array_bench.TABLE, order=names))
+    small = {"rows": 16, "memory_ports": 1, "requantise_lanes": 8, "layernorm_lanes": 4}
+    monkeypatch.setattr(array_bench, "COMMON", small)
+    monkeypatch.setattr(column_bench, "ROWS", 16)
+    monkeypatch.setattr(column_bench, "COLUMNS", 4)
+
+
+def test_the_array(call: Command, lines: None, capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path("page.md")
+    text = "".join(
+        f"<!-- bench array: {name} -->\n<!-- end -->\n" for name in ("columns", "frames")
+    )
+    page.write_text(text)
+    done = call("bench", "array", "--match", "*al:8*", "--write", page)
+    assert done.status == 0, done.err
+    values = done.json
+    (dual,) = values["columns"]
+    assert (dual["kind"], dual["weight_bits"], dual["macs_per_cycle"]) == ("dual", 8, 64)
+    assert (dual["dsp"], dual["macs_per_dsp"]) == (32, 2)
+    four, eight = values["frames"]
+    assert (four["weight_bits"], eight["weight_bits"]) == ("4", "8")
+    assert four["weight_bytes"] < eight["weight_bytes"]
+    assert four["gops"] == pytest.approx(2 * four["macs"] * four["fps"] / 1e9)
+    assert "simulated_cycles" not in four
+    assert "| dual:8 | 64 |" in page.read_text() and "| digits | 4 |" in page.read_text()
+    assert "frames" in done.err
+    # Again, one line of one table; the others stay.
+    before = page.read_text()
+    assert (
+        main(["bench", "array", "--table", "frames", "--match", "*W4*", "--write", "page.md"]) == 0
+    )
+    assert page.read_text() == before
+    out = capsys.readouterr().out
+    assert f"{four['predicted_cycles']:,}" in out and "Columns" not in out
+
+
+def test_lines_and_pages_that_are_not_there(call: Command, lines: None) -> None:
+    done = call("bench", "array", "--match", "dual:9")
+    assert done.status == 2
+    assert (
+        "--match must match a line, not 'dual:9'; nearest legal value: dual:8" in done.json["error"]
+    )
+    Path("page.md").write_text("no table\n")
+    done = call("bench", "array", "--match", "dual:8", "--write", "page.md")
+    assert done.status == 1
+    assert "page.md: Page must have the line <!-- bench array: columns -->" in done.json["error"]
+    assert Path("page.md").read_text() == "no table\n"

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hwgen bench array``, whole frames: what named designs make of DeiT-Tiny, -Small and -Base.
+
+Cycles are the cycle model's, on the program that would run; a frame in RTL is simulated on request.
+Resources are the explorer's estimate. Nothing here states a figure: all follows from
+:data:`DESIGNS` and the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from hwgen.boards import Board
+from hwgen.columns import parse_groups
+from hwgen.errors import ConfigError
+from hwgen.explore.resources import ResourceEstimate, estimate_resources
+from hwgen.files import scratch_folder
+from hwgen.frontend.models import get_model
+from hwgen.frontend.random_weights import random_state
+from hwgen.graph.safetensors_file import write_safetensors
+from hwgen.graph.weight_bits import parse_weight_bits
+from hwgen.numerics.softmax import DEFAULT_FUNCTION
+from hwgen.program.lower import lower as lower_graph
+from hwgen.program.skeleton import skeleton_graph
+from hwgen.report.regions import PageTable
+from hwgen.report.terminal import Reporter
+from hwgen.stages.configure import check_fits
+from hwgen.stages.design import design as make_design
+from hwgen.stages.emit import emit
+from hwgen.stages.load import Request, held_out_images, load
+from hwgen.stages.lower import board_memory, lower, prediction
+from hwgen.stages.options import DesignOptions
+from hwgen.stages.quantise import quantise
+from hwgen.stages.simulate import simulate
+
+#: Seed of the random checkpoint that is simulated.
+_SEED = 1
+#: What all designs have in common.
+COMMON: Mapping[str, Any] = {
+    "rows": 64,
+    "memory_ports": 4,
+    "requantise_lanes": 64,
+    "layernorm_lanes": 16,
+    "softmax_vec": 32,
+}
+
+
+@dataclass(frozen=True)
+class FrameDesign:
+    """A line of the table: a model, its weights, the columns that it runs on."""
+
+    model: str
+    weight_bits: str  #: as ``--weight-bits`` takes it
+    groups: str  #: as ``--groups`` takes it
+
+    @property
+    def name(self) -> str:
+        """All three; what ``--match`` looks at."""
+        return f"{self.model} W{self.weight_bits} {self.groups}"
+
+    @property
+    def options(self) -> DesignOptions:
+        """What is stated of the design."""
+        return DesignOptions(values={**COMMON, "groups": parse_groups(self.groups)})
+
+
+#: The lines of the table.
+DESIGNS: tuple[FrameDesign, ...] = (
+    *(
+        FrameDesign(model, "8", groups)
+        for groups in ("dual:58:8", "dual:56:8,digits:8:8")
+        for model in ("deit_base", "deit_small", "deit_tiny")
+    ),
+    *(
+        FrameDesign(model, "4", "dual:58:8,digits:70:4")
+        for model in ("deit_base", "deit_small", "deit_tiny")
+    ),
+    FrameDesign("deit_base", "8:58+4:70", "dual:58:8,digits:70:4"),
+    FrameDesign("deit_base", "1", "dual:56:8,digits:8:8,digits:192:1"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameFigures:
+    """A frame on a design; simulated figures are None where no frame was."""
+
+    design: FrameDesign
+    predicted_cycles: int
+    clock_mhz: int
+    macs: int
+    macs_per_cycle: int  #: products that the array can make a cycle
+    weight_bytes: int
+    estimate: ResourceEstimate | None  #: None where the resource model does not know the columns
+    cascades: int
+    placeable_cascades: int | None
+    simulated_cycles: int | None = None
+    boundaries_equal: int | None = None
+    logit_sqnr_db: float | None = None
+
+    @property
+    def cycles(self) -> int:
+        """Simulated if a frame was, else predicted."""
+        return self.simulated_cycles or self.predicted_cycles
+
+    @property
+    def useful_macs_per_cycle(self) -> float:
+        """MACs of the graph per cycle of the frame."""
+        return self.macs / self.cycles
+
+    @property
+    def fps(self) -> float:
+        """Frames per second at the stated clock."""
+        return 1e6 * self.clock_mhz / self.cycles
+
+    @property
+    def gops(self) -> float:
+        """Additions and multiplications per second at the stated clock, 10^9."""
+        return 2e-3 * self.clock_mhz * self.useful_macs_per_cycle
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        values: dict[str, Any] = {
+            "model": self.design.model,
+            "weight_bits": self.design.weight_bits,
+            "groups": self.design.groups,
+            "predicted_cycles": self.predicted_cycles,
+            "useful_macs_per_cycle": self.useful_macs_per_cycle,
+            "array_utilisation": self.useful_macs_per_cycle / self.macs_per_cycle,
+            "clock_mhz": self.clock_mhz,
+            "fps": self.fps,
+            "gops": self.gops,
+            "macs": self.macs,
+            "weight_bytes": self.weight_bytes,
+            "cascades": {"used": self.cascades, "placeable": self.placeable_cascades},
+        }
+        if self.estimate is not None:
+            resources = ("lut", "ff", "dsp", "bram36")
+            values["estimated_resources"] = {n: getattr(self.estimate, n) for n in resources}
+        if self.simulated_cycles is not None:
+            values["simulated_cycles"] = self.simulated_cycles
+            values["boundaries_equal"] = self.boundaries_equal
+            values["logit_sqnr_db"] = self.logit_sqnr_db
+        return values
+
+
+def matching(pattern: str) -> list[FrameDesign]:
+    """The designs whose names the pattern matches."""
+    return [design for design in DESIGNS if fnmatchcase(design.name, pattern)]
+
+
+def frame_figures(chosen: FrameDesign, board: Board) -> FrameFigures:
+    """What the models say of a frame; needs no weights, takes a second.
+
+    Raises:
+        DoesNotFitError: the design cannot be placed, or the model does not fit it.
+    """
+    spec = get_model(chosen.model)
+    hardware = check_fits(spec, board, chosen.options, DEFAULT_FUNCTION)
+    config = hardware.config
+    graph = skeleton_graph(spec, weight_bits=parse_weight_bits(chosen.weight_bits).of(spec))
+    program = lower_graph(graph, config, skeleton=True, blocks=hardware.row_blocks)
+    predicted = prediction(program, board_memory(board, config.clock_mhz))
+    try:
+        estimate: ResourceEstimate | None = estimate_resources(config)
+    except ConfigError:
+        estimate = None
+    return FrameFigures(
+        design=chosen,
+        predicted_cycles=round(predicted.cycles),
+        clock_mhz=config.clock_mhz,
+        macs=graph.macs(),
+        macs_per_cycle=config.macs_per_cycle,
+        weight_bytes=program.weight_bytes,
+        estimate=estimate,
+        cascades=int(sum(group.dsps for group in config.groups)),
+        placeable_cascades=board.cascades(config.rows),
+    )
+
+
+def simulated(figures: FrameFigures, board: Board, reporter: Reporter) -> FrameFigures:
+    """The same with a frame in RTL: random weights, one synthetic image, every boundary compared.
+
+    Raises:
+        MismatchError: a boundary differs from the reference.
+    """
+    chosen = figures.design
+    spec = get_model(chosen.model)
+    with scratch_folder() as folder:
+        checkpoint = folder / "random.safetensors"
+        write_safetensors(str(checkpoint), random_state(spec, _SEED), {"format": "pt"})
+        request = Request.of(
+            chosen.model,
+            checkpoint=checkpoint,
+            weight_bits=parse_weight_bits(chosen.weight_bits),
+        )
+        graph = quantise(load(request, reporter), reporter)
+        lowered = lower(make_design(graph, board, chosen.options, reporter), reporter)
+        made = emit(lowered, folder / "design", reporter)
+        result, _ = simulate(made, held_out_images(spec, 1), reporter)
+    return replace(
+        figures,
+        simulated_cycles=result.cycles,
+        boundaries_equal=result.layers_checked,
+        logit_sqnr_db=graph.metadata.logit_sqnr_db,
+    )
+
+
+_HEADER = (
+    *("model", "weights", "columns", "cycles (predicted)", "MAC/cycle", "FPS", "GOP/s"),
+    *("packed weights, bytes", "LUT (estimated)", "FF (estimated)", "DSP", "BRAM36"),
+    "simulated: cycles, MAC/cycle, boundaries equal, logit SQNR",
+)
+
+
+def row(figures: FrameFigures) -> list[str]:
+    """A line of the table, ready for :data:`TABLE`; rates are of the predicted cycles."""
+    told = replace(figures, simulated_cycles=None)
+    estimate = figures.estimate
+    resources = [""] * 4
+    if estimate is not None:
+        resources = [f"{getattr(estimate, n):,g}" for n in ("lut", "ff", "dsp", "bram36")]
+        resources[:2] = [f"{estimate.lut:,}", f"{estimate.ff:,}"]
+    last = ""
+    if figures.simulated_cycles is not None:
+        error = 100 * (figures.predicted_cycles / figures.simulated_cycles - 1)
+        last = (
+            f"{figures.simulated_cycles:,} (predicted {error:+.2f} %),"
+            f" {figures.useful_macs_per_cycle:,.0f}, {figures.boundaries_equal},"
+            f" {figures.logit_sqnr_db:.1f} dB"
+        )
+    return [
+        figures.design.model,
+        figures.design.weight_bits,
+        figures.design.groups,
+        f"{figures.predicted_cycles:,}",
+        f"{told.useful_macs_per_cycle:,.0f}",
+        f"{told.fps:,.1f}",
+        f"{told.gops:,.0f}",
+        f"{figures.weight_bytes:,}",
+        *resources,
+        last,
+    ]
+
+
+def _name_of(cells: list[str]) -> str:
+    return FrameDesign(*cells[:3]).name
+
+
+def _kept_simulation(new: list[str], old: list[str]) -> list[str]:
+    """A new line with the old one's simulation, where the cycle model says what it said then."""
+    same = new[:4] == old[:4] and not new[-1]
+    return [*new[:-1], old[-1]] if same else new
+
+
+TABLE = PageTable(
+    region="bench array: frames",
+    title="Frames (cycles predicted, LUT and FF estimated)",
+    header=_HEADER,
+    order=tuple(design.name for design in DESIGNS),
+    name_of=_name_of,
+    keep=_kept_simulation,
+)
