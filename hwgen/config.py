@@ -195,7 +195,9 @@ class AcceleratorConfig:
         DIVIDER_BITS_MINIMUM,
         DIVIDER_BITS_MAXIMUM,
     )
-    max_row_length: int = _parameter(256, "longest softmax row (tokens)", 2, 4095)
+    max_row_length: int = _parameter(
+        256, "longest softmax row (bytes: tokens, and what words hold beside them)", 2, 4095
+    )
     max_channels: int = _parameter(256, "widest LayerNorm (channels)", 8, 4095)
     tile_rows: int = _parameter(
         64, "depth of an accumulator bank: most tokens of a matrix multiplication", 2, 4095
@@ -292,6 +294,22 @@ class AcceleratorConfig:
     def value_columns(self) -> int:
         """Columns of a tile whose stationary operand is V: whole or half words of it."""
         return max(n for n in aligned_columns(self.rows) if n <= self.attention_columns)
+
+    @property
+    def word_keys(self) -> int:
+        """Keys of a word of attention logits: ``rows``, or fewer if a tile has fewer columns.
+
+        Tiles that ended inside words would be two chunks each to DRAIN, and their rows of two words
+        take twice the cycles of a pass. Not in mode sole, where slices are part of the function.
+        """
+        columns = self.attention_columns
+        apart = self.rows // 2 < columns < self.rows and self.softmax_vec <= self.rows
+        return columns if apart and self.softmax_fractional else self.rows
+
+    def row_length(self, tokens: int) -> int:
+        """Bytes from the first to the last of a row of attention logits."""
+        words = -(-tokens // self.word_keys)
+        return tokens + (words - 1) * (self.rows - self.word_keys)
 
     @property
     def slice_widths(self) -> tuple[int, ...]:

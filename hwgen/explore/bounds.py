@@ -110,7 +110,8 @@ def cycle_bound(
         written = chunks(tokens, block) + chunks(head_slices * rows, block)
         drain += depth * spec.heads * written
         per_row = ceil_div(tokens, min(rows, config.softmax_vec))
-        softmax += depth * spec.heads * ((block + 1) * per_row + softmax_latency(config, tokens))
+        latency = softmax_latency(config, ceil_div(tokens, config.softmax_vec))
+        softmax += depth * spec.heads * ((block + 1) * per_row + latency)
         groups = ceil_div(spec.width, config.layernorm_lanes)
         norm = (block + 1) * groups + layernorm_latency(config)
         layernorm += 2 * depth * norm

@@ -218,7 +218,13 @@ OPCODES: tuple[Opcode, ...] = (
             Field(
                 "limit",
                 12,
-                "ROWS: valid reduction indices; COLUMNS: valid columns; beyond it zeros",
+                "ROWS: tokens; COLUMNS: valid columns; beyond it zeros",
+            ),
+            Field(
+                "pass_tokens",
+                8,
+                "ROWS: tokens of a pass, the first reduction indices of it, 1..`rows`; beyond "
+                "them zeros",
             ),
             *(
                 Field(
@@ -278,14 +284,20 @@ OPCODES: tuple[Opcode, ...] = (
                 7,
                 "channel of the tensor, modulo `rows`, that the first column goes to",
             ),
+            Field(
+                "apart",
+                1,
+                "1: every tile begins a word of its own (int8 modes, `offset` 0, tiles of at most "
+                "a word); 0: where the one before has ended",
+            ),
         ),
     ),
     Opcode(
         "SOFTMAX",
         9,
         Engine.SOFTMAX,
-        "E2Softmax of rows of int8 logits to uint8 codes, in the design's mode; stored padding up "
-        "to a whole word becomes code 0. In place is allowed. In mode fractional the shift of row "
+        "E2Softmax of rows of int8 logits to uint8 codes, in the design's mode; what words hold "
+        "beside logits becomes code 0. In place is allowed. In mode fractional the shift of row "
         "r goes to entry r of the slot of row shifts, for DRAIN.",
         (
             _word("source", "word of the first row, slice 0"),
@@ -293,7 +305,9 @@ OPCODES: tuple[Opcode, ...] = (
             _word("destination", "word of the first row, slice 0"),
             _stride("destination_stride", "words between slices"),
             _ROWS,
-            Field("length", 12, "row length"),
+            Field("words", 12, "words of a row"),
+            Field("word_length", 8, "logits of a word, its first bytes, 1..`rows`"),
+            Field("last_length", 8, "logits of a row's last word, 1..`word_length`"),
             Field("fraction_bits", 4, "of the logits"),
             Field("slot", 1, "slot of row shifts (mode fractional)"),
         ),

@@ -56,7 +56,7 @@ class Placement:
     groups: int
     channels: int  #: of a group, without padding
     padded: int  #: of a group, a multiple of per_word
-    per_word: int  #: elements of a word: rows (8 bits) or rows / 2 (16 bits)
+    per_word: int  #: elements of a word: rows (8 bits; logits: word_keys) or rows / 2 (16 bits)
     wide: bool = False  #: elements of 16 bits
     #: the padding is written, too: q, k and v are operands of each other, logits are read outside
     filled: bool = False
@@ -165,6 +165,7 @@ def plan_buffers(
     rows: int,
     value_columns: int,
     tile_rows: int,
+    word_keys: int | None = None,
     blocks: int | None = None,
 ) -> BufferPlan:
     """Place all tensors of a model; needs shapes only, no weights.
@@ -174,6 +175,7 @@ def plan_buffers(
         rows: R of the array.
         value_columns: columns of a tile whose stationary operand is read by rows (V).
         tile_rows: rows of an accumulator bank.
+        word_keys: of the configuration; ``rows`` if None.
         blocks: row blocks, None for the rule.
 
     Raises:
@@ -215,7 +217,11 @@ def plan_buffers(
     key_value = int8("key_value", 0, tokens, spec.head_dim, 2 * spec.heads)
     key = replace(key_value, groups=spec.heads)
     value = replace(key, base=key.slices * tokens)
-    scores = int8("scores0", 0, longest, tokens), int8("scores1", 0, longest, tokens)
+    keys = word_keys or rows
+    scores0 = replace(
+        int8("scores0", 0, longest, tokens), padded=round_up(tokens, keys), per_word=keys
+    )
+    scores = scores0, replace(scores0, role="scores1")
     hidden = int8("hidden", 0, tokens, spec.mlp_hidden)
     pooled = int8("hidden", 0, 1, spec.width)
     large = max(image.slices * spec.patches, hidden.slices * tokens, pooled.slices)
@@ -343,12 +349,14 @@ def sized_config(
     constant_beats = ceil_div(groups.columns * 64, 128 * max(1, options.get("memory_ports", 1)))
     constant_fifo = max(128, 1 << (4 * constant_beats - 1).bit_length())
     computed: dict[str, Any] = {
-        "max_row_length": max(PARAMETERS["max_row_length"].low, spec.tokens),
         "max_channels": max(PARAMETERS["max_channels"].low, spec.width),
         "tile_rows": tile_rows,
         "constant_fifo_beats": constant_fifo,
     }
     config = AcceleratorConfig(rows=rows, groups=groups, **(computed | options))
+    if "max_row_length" not in options:
+        length = max(PARAMETERS["max_row_length"].low, config.row_length(spec.tokens))
+        config = config.replace(max_row_length=length)
     if "bank_words" in options:
         return config
     plan = plan_buffers(
@@ -356,6 +364,7 @@ def sized_config(
         rows=rows,
         value_columns=config.value_columns,
         tile_rows=config.tile_rows,
+        word_keys=config.word_keys,
         blocks=blocks,
     )
     return config.replace(bank_words=plan.words)

@@ -39,7 +39,13 @@ def constant_records(bias: npt.ArrayLike, multiplier: npt.ArrayLike, shift: npt.
 
 
 def place_constants(
-    records: Bytes, *, tile_columns: int, lanes: int, chunk: int, first: int = 0
+    records: Bytes,
+    *,
+    tile_columns: int,
+    lanes: int,
+    chunk: int,
+    first: int = 0,
+    apart: bool = False,
 ) -> Bytes:
     """Constants tile by tile, each pair of columns with its place among the lanes.
 
@@ -49,6 +55,7 @@ def place_constants(
         lanes: requantise lanes.
         chunk: channels that they make at a time (``chunk_channels`` of the configuration).
         first: channel of the destination that column 0 goes to.
+        apart: every tile begins a word of its own.
 
     Returns:
         uint8 [tiles, tile_columns, 8]. Columns that are not there are dead: multiplier 0, shift 1.
@@ -60,9 +67,10 @@ def place_constants(
     out[:count] = records
     out[:, 7] = 0
     even = np.arange(0, count, 2)
-    pairs = (first + even) // 2 % (lanes // 2)
+    channel = first + (even % tile_columns if apart else even)
+    pairs = channel // 2 % (lanes // 2)
     tile_end = (even + 2 >= count) | ((even + 2) % tile_columns == 0)
-    chunk_end = tile_end | ((first + even + 2) % chunk == 0)
+    chunk_end = tile_end | ((channel + 2) % chunk == 0)
     out[even, 7] = pairs + PLACE_CHUNK_END * chunk_end + PLACE_TILE_END * tile_end
     return out.reshape(tiles, tile_columns, CONSTANT_BYTES)
 

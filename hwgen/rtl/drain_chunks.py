@@ -35,7 +35,8 @@ class DrainChunks(wiring.Component):
     ``base``, ``half``, ``segment``, ``offset``, ``rotation`` and ``next_base`` (``base`` of the
     tile's next chunk) are registers or nearly, and valid from the cycle after a step; ``last`` and
     the pairs one later; ``last_tile`` and a step on two later. Rotations, and so ``tile_columns``
-    and ``offset`` of commands, are multiples of ``config.rotation_step``.
+    and ``offset`` of commands, are multiples of ``config.rotation_step``. With ``apart`` every tile
+    begins a word; its rotation is that of the command's ``offset``, 0.
     """
 
     start: In
@@ -98,6 +99,7 @@ class DrainChunks(wiring.Component):
         span = Signal(_FIELD["tile_columns"], name="span")
         short = Signal(name="short")  # fewer columns are left than a tile has
         rotation = Signal(lane, name="rotation")
+        apart = Signal(name="apart")  # every tile begins a word
         tile = Signal(_FIELD["tiles"], name="tile")
         tiles = Signal(_FIELD["tiles"], name="tiles")
         # The chunk.
@@ -114,11 +116,12 @@ class DrainChunks(wiring.Component):
         # The next tile and the next chunk, known when the step comes.
         next_left = register(m, (left - tile_columns)[: len(left)], "next_left")
         next_short = register(m, next_left < span, "next_short")
-        next_rotation = register(m, whole(rotation + tile_columns), "next_rotation")
+        rotated = whole(rotation + Mux(apart, 0, tile_columns))
+        next_rotation = register(m, rotated, "next_rotation")
         in_word = (
             Mux(self.wide, next_rotation[:-1], next_rotation) if whole_words else next_rotation
         )
-        at_boundary = register(m, in_word == 0, "at_boundary")
+        at_boundary = register(m, (in_word == 0) & ~apart, "at_boundary")
         next_word = register(m, (base + self.stride)[: len(base)], "next_word")
         next_offset = register(m, whole(-rotation), "next_offset")
         next_last = register(m, following == 1, "next_last")
@@ -148,6 +151,8 @@ class DrainChunks(wiring.Component):
             ]
         with m.If(self.next_chunk | (self.next_tile & at_boundary)):
             m.d.sync += [base.eq(self.next_base), half.eq(~half)]
+        with m.If(self.next_tile & apart):
+            m.d.sync += [base.eq(next_word), half.eq(0)]
         moved = [segment.eq(segment + ~rest), offset.eq(next_offset), first.eq(0)]
         with m.If(self.next_chunk):
             if whole_words:
@@ -176,6 +181,7 @@ class DrainChunks(wiring.Component):
                 rotation.eq(whole(given.offset)),
                 half.eq(given.offset[exact_log2(self.config.int16_channels)]),
                 base.eq(given.destination),
+                apart.eq(given.apart),
             ]
         m.d.comb += [
             self.base.eq(base),

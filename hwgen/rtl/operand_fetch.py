@@ -110,7 +110,7 @@ class OperandFetch(wiring.Component):
         turned = Cat(turn_data)
 
         # Tags of words in flight: whether there is one, whether it is the last of its row (V) or
-        # pass (K), column in the square, square.
+        # pass (K), column in the square (V: whether the row counts), square.
         column_bits = len(turn_column)
         tag_bits = 1 + 1 + column_bits + squares
         tags = Signal(tag_bits * READ_LATENCY, name="tags")
@@ -185,14 +185,17 @@ class OperandFetch(wiring.Component):
         is_rows = command.source == StationarySource.ROWS
 
         # V rows -----------------------------------------------------------------------------------
-        # Word w of chain row p: token f_pass * R + (R-1-p), slice of channel (tile * C) // R + w
-        # with C = value_columns.
+        # Word w of chain row p: token f_pass * T + (R-1-p), slice of channel (tile * C) // R + w
+        # with C = value_columns, T = pass_tokens; from row R-1-T downwards no token.
         r_row = Signal(range(rows), name="r_row")  # chain row being requested
         r_word = Signal(range(max(2, words)), name="r_word")
         r_last_word = r_word == words - 1
         r_token = Signal(13, name="r_token")
         r_slice_base = Signal(WORD_ADDRESS_BITS, name="r_slice_base")
         r_half = Signal(name="r_half")  # which half of a word, for C < R
+        r_first = register(m, (rows - command.pass_tokens)[:row_bits], "r_first")  # with a token
+        r_next_pass = register(m, rows + command.pass_tokens, "r_next_pass")
+        r_counts = Signal(name="r_counts")
         arrived_row_valid = Signal(name="arrived_row_valid")
         with m.If(is_rows & f_active):
             m.d.comb += [
@@ -200,9 +203,10 @@ class OperandFetch(wiring.Component):
                 # Rows beyond the limit become zero below; their address stays inside the tensor.
                 request.base.eq(r_slice_base),
                 request.token.eq(Mux(r_token < command.limit, r_token, 0)),
+                r_counts.eq((r_token < command.limit) & (r_row >= r_first)),
             ]
             with m.If(advance):
-                m.d.comb += tag.eq(Cat(1, r_last_word))
+                m.d.comb += tag.eq(Cat(1, r_last_word, r_counts))
                 with m.If(r_last_word):
                     m.d.sync += [r_word.eq(0), r_row.eq(r_row + 1), r_token.eq(r_token - 1)]
                     m.d.sync += r_slice_base.eq(f_tile_base)
@@ -213,7 +217,7 @@ class OperandFetch(wiring.Component):
                         r_word.eq(r_word + 1),
                         r_slice_base.eq(r_slice_base + command.stride),
                     ]
-        # Tokens of the pass run downwards from f_pass * R + R - 1.
+        # Tokens of the pass run downwards from f_pass * T + R - 1.
         with m.If(self.i_command.valid & self.i_command.ready):
             m.d.sync += [
                 r_row.eq(0),
@@ -232,7 +236,7 @@ class OperandFetch(wiring.Component):
                 with m.If(r_half if value_columns < rows else 1):
                     m.d.sync += [f_tile_base.eq(next_base), r_slice_base.eq(next_base)]
             with m.Else():
-                m.d.sync += r_token.eq(r_token + 2 * rows)  # it stands R below the pass's lowest
+                m.d.sync += r_token.eq(r_token + r_next_pass)  # it stands below the pass's lowest
 
         # Assemble the row and inject it when its last word arrives; rows beyond the limit are zero.
         gathered = Signal(8 * value_columns, name="gathered")
@@ -245,11 +249,9 @@ class OperandFetch(wiring.Component):
             m.d.comb += gathered.eq(self.read.data)
         else:
             m.d.comb += gathered.eq(self.read.data.word_select(r_half, 8 * value_columns))
-        row_index = Signal(13, name="row_index")  # reduction index of the row that arrives
-        m.d.comb += row_index.eq(Cat((rows - 1 - chain_row)[:row_bits], pass_index))
         m.d.comb += arrived_row_valid.eq(arrived[0] & arrived[1] & is_rows)
         with m.If(arrived_row_valid):
-            m.d.comb += [inject.eq(1), self.cells.eq(Mux(row_index < command.limit, gathered, 0))]
+            m.d.comb += [inject.eq(1), self.cells.eq(Mux(arrived[2], gathered, 0))]
 
         # K columns --------------------------------------------------------------------------------
         # Fetch: word of token tile * C + c, slice pass (C = attention_columns). One pass ahead of

@@ -309,7 +309,7 @@ class RowAddresses(wiring.Component):
                 "base": In(WORD_ADDRESS_BITS),
                 "stride": In(fields["source_stride"]),
                 "rows": In(fields["rows"]),
-                "last_word": In(fields["length"]),
+                "last_word": In(fields["words"]),
                 "step": In(1),
                 "address": Out(WORD_ADDRESS_BITS),
                 "row_end": Out(1),

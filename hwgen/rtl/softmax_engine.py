@@ -7,8 +7,8 @@ Words used here: *word*: ``rows`` bytes of the memory; *slice*: ``softmax_vec`` 
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, Module, Mux, Signal
-from amaranth.lib import data, wiring
+from amaranth import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
@@ -36,10 +36,8 @@ from hwgen.rtl.ports import (
 READ_DEPTH = 16
 
 
-def softmax_cycles(config: AcceleratorConfig, rows: int, length: int) -> int:
+def softmax_cycles(config: AcceleratorConfig, rows: int, words: int, slices: int) -> int:
     """Cycles from accepting a SOFTMAX command to ``done`` if the memory always grants; exact."""
-    words = -(-length // config.rows)
-    slices = -(-length // config.softmax_vec)
     vec = config.softmax_vec
     fixed = READ_LATENCY + 6
     if vec > config.rows:
@@ -52,14 +50,20 @@ def softmax_cycles(config: AcceleratorConfig, rows: int, length: int) -> int:
     return (rows + 1) * max(words, slices) - 1 + fixed
 
 
+def _mask(m: Module, last_lane: Value, vec: int, name: str) -> Signal:
+    """Lanes up to the last one, a cycle later."""
+    return register(m, Cat(Const(1, 1), *(last_lane >= lane for lane in range(1, vec))), name)
+
+
 class SoftmaxEngine(wiring.Component):
     """Executes SOFTMAX commands in order, one at a time.
 
-    A command reads ``ceil(length / rows)`` words per row, and writes as many whole words; codes
-    beyond ``length`` are 0. One word per cycle when ``softmax_vec >= rows``, else one slice per
-    cycle. With W words and S slices a row, a command of N rows takes ``(N + 1) * max(W, S) - 1 +
-    fixed`` cycles from its acceptance to ``done`` if the memory always grants, S - 1 more in mode
-    fractional: :func:`softmax_cycles`. The next command is accepted from the cycle of ``done`` on.
+    A command reads ``words`` words per row, and writes as many whole words; bytes that are no
+    logits become 0. A slice lies in one word, or is made of several whole ones. One word per cycle
+    when ``softmax_vec >= rows``, else one slice per cycle. With W words and S slices a row, a
+    command of N rows takes ``(N + 1) * max(W, S) - 1 + fixed`` cycles from its acceptance to
+    ``done`` if the memory always grants, S - 1 more in mode fractional: :func:`softmax_cycles`. The
+    next command is accepted from the cycle of ``done`` on.
 
     ``done`` is high for one cycle, the one after the last write was granted. A row is read before
     it is written, so source and destination may be the same. Reads are requested only with room for
@@ -89,6 +93,34 @@ class SoftmaxEngine(wiring.Component):
             }
         )
 
+    def _unit(self) -> FractionalSoftmax | E2Softmax:
+        config = self.config
+        if not config.softmax_fractional:
+            return E2Softmax(config.softmax_vec, config.max_row_length)
+        return FractionalSoftmax(
+            config.softmax_vec,
+            config.max_row_length,
+            config.exponent_fraction_bits,
+            config.divider_bits,
+        )
+
+    def _say_row_shifts(
+        self, m: Module, codes: stream.Interface, *, start: Value, slot: Value
+    ) -> None:
+        """With a row's last codes, which are written a word or more later."""
+        row_end = codes.valid & codes.ready & codes.payload.last
+        row_out = Signal.like(self.row_shifts.row, name="row_out")
+        with m.If(start):
+            m.d.sync += row_out.eq(0)
+        with m.Elif(row_end):
+            m.d.sync += row_out.eq(row_out + 1)
+        m.d.comb += [
+            self.row_shifts.valid.eq(row_end),
+            self.row_shifts.slot.eq(slot),
+            self.row_shifts.row.eq(row_out),
+            self.row_shifts.shift.eq(codes.payload.shift),
+        ]
+
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
@@ -110,14 +142,10 @@ class SoftmaxEngine(wiring.Component):
             m.d.sync += [command.eq(self.i_command.payload), busy.eq(1)]
         with m.If(last_write):
             m.d.sync += busy.eq(0)
-        last_index = Signal.like(command.length, name="last_index")
-        m.d.comb += last_index.eq(command.length - 1)
-        last_word = register(m, last_index[exact_log2(word_bytes) :], "last_word")
-        last_slice = register(m, last_index[exact_log2(vec) :], "last_slice")
-        tail = last_index[: exact_log2(vec)]
-        tail_mask = register(
-            m, Cat(Const(1, 1), *(tail >= lane for lane in range(1, vec))), "tail_mask"
-        )
+        last_word = register(m, (command.words - 1)[: len(command.words)], "last_word")
+        # The last logit of a word, and of a row's last word.
+        full_end = (command.word_length - 1)[: exact_log2(word_bytes)]
+        tail_end = (command.last_length - 1)[: exact_log2(word_bytes)]
 
         # Reads
         m.submodules.sources = sources = RowAddresses()
@@ -149,35 +177,50 @@ class SoftmaxEngine(wiring.Component):
         ]
 
         # Gearbox: words to slices
-        if config.softmax_fractional:
-            unit = FractionalSoftmax(
-                vec, config.max_row_length, config.exponent_fraction_bits, config.divider_bits
-            )
-        else:
-            unit = E2Softmax(vec, config.max_row_length)
-        m.submodules.unit = unit
+        m.submodules.unit = unit = self._unit()
         slice_in = unit.i_stream
-        index_in = Signal.like(last_slice, reset_less=False, name="index_in")
         slice_taken = slice_in.valid & slice_in.ready
-        m.d.comb += [
-            unit.fraction_bits.eq(command.fraction_bits),
-            slice_in.payload.last.eq(index_in == last_slice),
-            slice_in.payload.mask.eq(Mux(slice_in.payload.last, tail_mask, ~Const(0, vec))),
-        ]
-        with m.If(slice_taken):
-            m.d.sync += index_in.eq(Mux(slice_in.payload.last, 0, index_in + 1))
+        m.d.comb += unit.fraction_bits.eq(command.fraction_bits)
         part_in = Signal(range(max(2, ratio)), name="part_in")
         if vec <= word_bytes:
-            part_end_in = slice_in.payload.last | (part_in == ratio - 1)
+            # Words of the row behind this one; whether there is none, known ahead.
+            words_left = Signal.like(last_word, reset_less=False, name="words_left")
+            in_last = Signal(name="in_last")
+            single_word = register(m, last_word == 0, "single_word")
+            # Parts of a word in front of its last one; none where a slice is a word.
+            full_part: Value = Const(0, 1)
+            tail_part: Value = Const(0, 1)
+            if ratio > 1:
+                full_part = register(m, full_end[exact_log2(vec) :], "full_part")
+                tail_part = register(m, tail_end[exact_log2(vec) :], "tail_part")
+            full_mask = _mask(m, full_end[: exact_log2(vec)], vec, "full_mask")
+            tail_mask = _mask(m, tail_end[: exact_log2(vec)], vec, "tail_mask")
+            part_end_in = part_in == Mux(in_last, tail_part, full_part)
+            end_mask = Mux(in_last, tail_mask, full_mask)
+            with m.If(start):
+                m.d.sync += [words_left.eq(last_word), in_last.eq(last_word == 0)]
+            with m.Elif(slice_taken & part_end_in):
+                m.d.sync += [
+                    words_left.eq(Mux(in_last, last_word, words_left - 1)),
+                    in_last.eq(Mux(in_last, single_word, words_left == 1)),
+                ]
             parts = data.View(data.ArrayLayout(8 * vec, ratio), word.payload)
             m.d.comb += [
                 slice_in.valid.eq(word.valid),
                 slice_in.payload.logits.eq(parts[part_in] if ratio > 1 else word.payload),
+                slice_in.payload.last.eq(part_end_in & in_last),
+                slice_in.payload.mask.eq(Mux(part_end_in, end_mask, ~Const(0, vec))),
                 word.ready.eq(slice_in.ready & part_end_in),
             ]
             with m.If(slice_taken):
                 m.d.sync += part_in.eq(Mux(part_end_in, 0, part_in + 1))
         else:
+            last_index = Cat(tail_end, last_word)
+            last_slice = register(m, last_index[exact_log2(vec) :], "last_slice")
+            tail_mask = _mask(m, last_index[: exact_log2(vec)], vec, "tail_mask")
+            index_in = Signal.like(last_slice, reset_less=False, name="index_in")
+            with m.If(slice_taken):
+                m.d.sync += index_in.eq(Mux(slice_in.payload.last, 0, index_in + 1))
             collected = Signal(
                 data.ArrayLayout(config.word_bits, ratio), reset_less=True, name="collected"
             )
@@ -188,6 +231,8 @@ class SoftmaxEngine(wiring.Component):
             m.d.comb += [
                 slice_in.valid.eq(full),
                 slice_in.payload.logits.eq(collected.as_value()),
+                slice_in.payload.last.eq(index_in == last_slice),
+                slice_in.payload.mask.eq(Mux(slice_in.payload.last, tail_mask, ~Const(0, vec))),
                 word.ready.eq(~full | slice_in.ready),
             ]
             with m.If(word.ready):
@@ -207,22 +252,10 @@ class SoftmaxEngine(wiring.Component):
         slice_out = unit.o_stream
         codes = slice_out.payload.codes.as_value()
         if config.softmax_fractional:
-            # Written a word or more before the row's last codes are.
-            row_end = slice_out.valid & slice_out.ready & slice_out.payload.last
-            row_out = Signal.like(self.row_shifts.row, name="row_out")
-            with m.If(start):
-                m.d.sync += row_out.eq(0)
-            with m.Elif(row_end):
-                m.d.sync += row_out.eq(row_out + 1)
-            m.d.comb += [
-                self.row_shifts.valid.eq(row_end),
-                self.row_shifts.slot.eq(command.slot),
-                self.row_shifts.row.eq(row_out),
-                self.row_shifts.shift.eq(slice_out.payload.shift),
-            ]
+            self._say_row_shifts(m, slice_out, start=start, slot=command.slot)
         part_out = Signal(range(max(2, ratio)), name="part_out")
         if vec <= word_bytes:
-            part_end_out = slice_out.payload.last | (part_out == ratio - 1)
+            part_end_out = slice_out.payload.last | (part_out == full_part)
             m.d.comb += [
                 write.valid.eq(slice_out.valid & part_end_out),
                 slice_out.ready.eq(write.ready),

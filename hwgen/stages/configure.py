@@ -87,6 +87,7 @@ def configure(
             rows=config.rows,
             value_columns=config.value_columns,
             tile_rows=config.tile_rows,
+            word_keys=config.word_keys,
             blocks=len(ranges),
         )
         _check_banks(config.bank_words, plan.words)

@@ -97,6 +97,7 @@ class Job:
     high: int = 127
     slot: int = 0
     seed: int = 0
+    apart: bool = False  #: every tile begins a word of its own
 
     @property
     def tiles(self) -> int:
@@ -105,6 +106,11 @@ class Job:
     @property
     def wide(self) -> bool:
         return self.mode in WIDE
+
+    def channel(self, column: int, rows: int) -> int:
+        """Where a column goes to, counted from the first word."""
+        tile, within = divmod(column, self.tile_columns)
+        return tile * rows + within if self.apart else self.offset + column
 
     def chunks(self, config: AcceleratorConfig) -> Iterator[list[list[int]]]:
         """Per tile, per chunk: the columns that are written, an even number."""
@@ -115,7 +121,8 @@ class Job:
             end = min(first + self.tile_columns, self.columns)
             chunks: dict[int, list[int]] = {}
             for column in range(first, end + end % 2):
-                chunks.setdefault((self.offset + column) // size, []).append(column)
+                channel = self.channel(column, config.rows)
+                chunks.setdefault(channel // size, []).append(column)
             yield list(chunks.values())
 
     def constants(
@@ -145,7 +152,8 @@ class Job:
                 for column in chunk:
                     place = 0
                     if column % 2 == 0:
-                        place = (self.offset + column) // 2 % (config.requantise_lanes // 2)
+                        channel = self.channel(column, config.rows)
+                        place = channel // 2 % (config.requantise_lanes // 2)
                         place |= (column + 2 > chunk[-1]) << 6
                         place |= (column + 2 > chunks[-1][-1]) << 7
                     record = int(bias[column]) & 0xFFFF_FFFF
@@ -183,7 +191,7 @@ class Bench:
 
     def command(self, job: Job) -> None:
         fields = ("rows", "columns", "tile_columns", "offset", "destination", "mode", "zero_point")
-        fields += ("low", "high", "slot", "tiles")
+        fields += ("low", "high", "slot", "tiles", "apart")
         self.script.command(
             {name: int(getattr(job, name)) for name in fields} | {"stride": job.rows + job.spare}
         )
@@ -206,7 +214,7 @@ class Bench:
                 "multiplier": multiplier[column],
                 "shift": shift[column],
             }
-            channel = job.offset + column
+            channel = job.channel(column, word_bytes)
             slices, place = divmod(channel, word_bytes // size)
             slices -= job.offset // (word_bytes // size)
             words = _index(job.destination) + slices * (job.rows + job.spare) + rows
@@ -265,7 +273,11 @@ def random_jobs(config: AcceleratorConfig, seed: int, count: int) -> list[Job]:
         last = int(rng.choice([width, rng.integers(1, width + 1), 1]))
         columns = (tiles - 1) * width + last
         spare = int(rng.integers(3))
-        words = -(-(offset + columns + 1) // per_word) * (rows + spare)
+        apart = mode not in WIDE and width <= config.rows and bool(rng.integers(2))
+        if apart:
+            offset, words = 0, tiles * (rows + spare)
+        else:
+            words = -(-(offset + columns + 1) // per_word) * (rows + spare)
         beats_more = tiles * config.constant_beats_of(width)
         if words > BANK_WORDS or beats + beats_more > CONSTANT_BEATS:
             continue
@@ -288,6 +300,7 @@ def random_jobs(config: AcceleratorConfig, seed: int, count: int) -> list[Job]:
                 high=high,
                 slot=int(rng.integers(2)),
                 seed=1000 * seed + len(jobs),
+                apart=apart,
             )
         )
     return jobs

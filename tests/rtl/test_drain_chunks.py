@@ -23,14 +23,18 @@ def expected_chunks(
     word = config.rows // 2 if wide else config.rows
     size = min(lanes, word)
     tiles: list[list[dict[str, int]]] = []
+
+    def first_column(tile: int) -> int:
+        return command["offset"] + tile * width
+
     for tile in range(command["tiles"]):
         places: dict[int, list[int]] = {}
         for column in range(min(width, command["columns"] - tile * width)):
-            channel = command["offset"] + tile * width + column
+            channel = column + (tile * word if command["apart"] else first_column(tile))
             places.setdefault(channel // size, []).append(column)
         chunks = []
         for place, columns in places.items():
-            rotation = (command["offset"] + tile * width) % lanes
+            rotation = 0 if command["apart"] else first_column(tile) % lanes
             slices = place * size // word - command["offset"] // word
             chunk = {
                 "base": command["destination"] + slices * command["stride"],
@@ -79,7 +83,7 @@ def test_chunks(rows: int, groups: str, lanes: int) -> None:
     whole_words = lanes == rows
 
     async def bench(ctx) -> None:
-        for _ in range(12):
+        for _ in range(20):
             wide = bool(rng.integers(2))
             width = int(rng.choice([*config.prefixes, config.value_columns]))
             tiles = int(rng.integers(1, 5))
@@ -91,6 +95,9 @@ def test_chunks(rows: int, groups: str, lanes: int) -> None:
                 "tile_columns": width,
                 "offset": config.rotation_step * int(rng.integers(rows // config.rotation_step)),
             }
+            command["apart"] = not wide and width <= rows and bool(rng.integers(2))
+            if command["apart"]:
+                command["offset"] = 0
             for name, value in command.items():
                 ctx.set(getattr(unit.given, name), value)
             step = unit.start

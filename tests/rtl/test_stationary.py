@@ -38,6 +38,7 @@ class Operand:
     tiles: int
     passes: int
     limit: int
+    pass_tokens: int = 0  #: V
 
     def shadows(self, config: AcceleratorConfig, words: npt.NDArray[np.uint8]) -> list[Shadow]:
         """From the definition, element by element."""
@@ -49,7 +50,12 @@ class Operand:
             for number in range(self.passes):
                 cells = np.zeros((rows, columns), np.int64)
                 for chain_row in range(rows):
-                    index = number * rows + rows - 1 - chain_row
+                    place = rows - 1 - chain_row
+                    index = number * rows + place
+                    if self.source == StationarySource.ROWS:
+                        if place >= self.pass_tokens:
+                            continue
+                        index = number * self.pass_tokens + place
                     for column in range(valid):
                         channel, token = tile * valid + column, index
                         if self.source == StationarySource.COLUMNS:
@@ -136,6 +142,7 @@ def run_engine(
             counts.append(len(shadows))
             fields = {"source": given.source, "base": BANK + given.base, "stride": given.stride}
             fields |= {"tiles": given.tiles, "passes": given.passes, "limit": given.limit}
+            fields |= {"pass_tokens": given.pass_tokens}
             payloads.append(fields | {"slices": 1})
     ends = np.cumsum(counts).tolist()
     engine = StationaryEngine(config)
@@ -220,10 +227,13 @@ def design(text: str, *, rows: int = 16, ports: int = 1) -> AcceleratorConfig:
     )
 
 
-def values(config: AcceleratorConfig, *, tiles: int, passes: int, spare: int = 0) -> Operand:
-    """V of ``passes`` passes less ``spare`` rows."""
-    limit = passes * config.rows - spare
-    return Operand(StationarySource.ROWS, 5, limit + 3, tiles, passes, limit)
+def values(
+    config: AcceleratorConfig, *, tiles: int, passes: int, spare: int = 0, fewer: int = 0
+) -> Operand:
+    """V of ``passes`` passes less ``spare`` rows; passes of ``fewer`` tokens less than rows."""
+    held = config.rows - fewer
+    limit = passes * held - spare
+    return Operand(StationarySource.ROWS, 5, limit + 3, tiles, passes, limit, held)
 
 
 def keys(config: AcceleratorConfig, *, tiles: int, passes: int, spare: int = 0) -> Operand:
@@ -264,8 +274,10 @@ def test_shadow_registers(text: str, ports: int, chances: Chances) -> None:
         keys(config, tiles=2, passes=2, spare=3),
         keys(config, tiles=1, passes=3, spare=1),
         weights[3],
+        values(config, tiles=2, passes=3, spare=2, fewer=3),
         weights[4],
         values(config, tiles=1, passes=1),
+        values(config, tiles=1, passes=2, fewer=config.rows - 1),
     ]
     run_engine(config, commands, chances=chances, seed=ports)
 
@@ -279,8 +291,11 @@ def test_random_commands(seed: int) -> None:
     commands: list[Command] = []
     for _ in range(8):
         tiles, passes = (int(n) for n in rng.integers(1, 4, 2))
-        make = (values, keys)[rng.integers(2)]
-        operand = make(config, tiles=tiles, passes=passes, spare=int(rng.integers(8)))
+        spare = int(rng.integers(8))
+        operand = keys(config, tiles=tiles, passes=passes, spare=spare)
+        if rng.integers(2):
+            fewer = int(rng.choice([0, rng.integers(config.rows - spare)]))
+            operand = values(config, tiles=tiles, passes=passes, spare=spare, fewer=fewer)
         commands.append(random_weights(rng, config.groups) if rng.integers(2) else operand)
     chances = Chances(*(int(rng.choice([10, 50, 100])) for _ in range(3)))
     run_engine(config, commands, chances=chances, seed=seed)

@@ -64,6 +64,7 @@ def lower(
         rows=config.rows,
         value_columns=config.value_columns,
         tile_rows=config.tile_rows,
+        word_keys=config.word_keys,
         blocks=blocks,
     )
     plan.check(config)
@@ -107,6 +108,7 @@ def _attention(ops: tuple[Op, ...], index: int) -> tuple[AttentionLogits, Softma
 
 def _check(graph: GraphLike, config: AcceleratorConfig) -> None:
     spec = graph.spec
+    length = config.row_length(spec.tokens)
     for op in graph.ops:
         if isinstance(op, Softmax):
             for name, value in softmax_fields(op.function).items():
@@ -119,7 +121,11 @@ def _check(graph: GraphLike, config: AcceleratorConfig) -> None:
                         nearest=value_text(value),
                     )
     for name, demand, what in (
-        ("max_row_length", spec.tokens, f"{spec.tokens} tokens"),
+        (
+            "max_row_length",
+            length,
+            f"{spec.tokens} tokens" + (f", {length} bytes" if length != spec.tokens else ""),
+        ),
         ("max_channels", spec.width, f"width {spec.width}"),
     ):
         if demand > getattr(config, name):

@@ -32,15 +32,28 @@ def lower_attention(
     query, key, value = (low.produced[n] for n in (logits.query, logits.key, values.value))
     tokens, padded = low.tokens, query.padded
     keys = plan.scores[0]
+    apart = keys.per_word != config.rows
     key_form = attention_format(config.attention_columns)
     value_form = attention_format(config.value_columns)
     key_tiles = ceil_div(tokens, key_form.columns)
     value_tiles = ceil_div(padded, value_form.columns)
     key_records = constants_only(
-        low, logits, tokens, key_form, largest=128 * low.graph.spec.head_dim * 128
+        low,
+        logits,
+        tokens,
+        key_form,
+        largest=128 * low.graph.spec.head_dim * 128,
+        apart=apart,
     )
     value_records = constants_only(low, values, padded, value_form, largest=128 * tokens * 255)
-    sum_passes = ceil_div(tokens, config.rows)
+    sum_passes = keys.slices
+    # Pieces of a row of logits and codes, each of whole words behind each other.
+    pieces = [(0, 0, tokens)]
+    if apart:
+        pieces = [
+            (word, first, min(keys.per_word, tokens - first))
+            for word, first in enumerate(range(0, tokens, keys.per_word))
+        ]
     work: list[tuple[Item, Item, Item]] = []
     pairs = [(rows, head) for rows in plan.blocks for head in range(logits.heads)]
     for number, (rows, head) in enumerate(pairs):
@@ -48,15 +61,18 @@ def lower_attention(
         scores = plan.scores[slot]
         m = rows[1] - rows[0]
         here = (0, m)
-        part: dict[str, object] = {
-            "base": low.word(scores) - rows[0],
-            "stride": scores.stride,
-            "first_token": rows[0],
-            "tokens": m,
-            "first_channel": 0,
-            "channels": tokens,
-            "index": (head,),
-        }
+        parts = [
+            {
+                "base": low.word(scores, word) - rows[0],
+                "stride": scores.stride,
+                "first_token": rows[0],
+                "tokens": m,
+                "first_channel": first,
+                "channels": channels,
+                "index": (head,),
+            }
+            for word, first, channels in pieces
+        ]
         slices = (head * query.group_slices, (head + 1) * query.group_slices)
         dot = product(
             low,
@@ -83,11 +99,12 @@ def lower_attention(
                 first=0,
                 columns=tokens,
                 tokens=here,
-                parts=[(logits.output, part)],
+                apart=apart,
+                parts=[(logits.output, part) for part in parts],
             ),
             cycles=key_tiles * query.group_slices * max(m, config.rows + INJECTION_CYCLES),
         )
-        soft_parts: Parts = [(softmax.output, part)]
+        soft_parts: Parts = [(softmax.output, part) for part in parts]
         shifts_written: tuple[Access, ...] = ()
         shifts_read: tuple[Access, ...] = ()
         if softmax.shifts is not None:
@@ -103,7 +120,7 @@ def lower_attention(
             soft_parts.append((softmax.shifts, row_shifts))
             shifts_written = (slot_access(SHIFT_SLOTS, slot, True),)
             shifts_read = (slot_access(SHIFT_SLOTS, slot, False),)
-        per_row = max(ceil_div(tokens, config.rows), ceil_div(tokens, config.softmax_vec))
+        per_row = keys.slices * max(1, ceil_div(keys.per_word, config.softmax_vec))
         soft = Item(
             engine=Engine.SOFTMAX,
             cycles=m * per_row + VECTOR_LATENCY,
@@ -116,7 +133,9 @@ def lower_attention(
                         "destination": low.word(scores),
                         "destination_stride": scores.stride,
                         "rows": m,
-                        "length": tokens,
+                        "words": keys.slices,
+                        "word_length": keys.per_word,
+                        "last_length": tokens - (keys.slices - 1) * keys.per_word,
                         "fraction_bits": softmax.fraction_bits,
                         "slot": slot if softmax.shifts else 0,
                     },
@@ -142,6 +161,7 @@ def lower_attention(
                 base=low.word(value, slices[0]),
                 stride=value.stride,
                 limit=tokens,
+                pass_tokens=keys.per_word,
                 accesses=(low.access(value, slices, (0, tokens), False),),
             ),
             moving=Operand(

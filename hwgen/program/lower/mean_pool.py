@@ -58,6 +58,7 @@ def lower_mean_pool(low: Lowering, op: MeanPool) -> None:
             base=low.word(source),
             stride=source.stride,
             limit=low.tokens,
+            pass_tokens=config.rows,
             accesses=(low.access(source, (0, source.slices), (0, low.tokens), False),),
         ),
         moving=Operand(

@@ -45,6 +45,7 @@ class Operand:
     #: stationary only: rows or columns that exist
     source: StationarySource = StationarySource.WEIGHTS
     limit: int = 0
+    pass_tokens: int = 0  #: ROWS
     #: moving only
     signed: bool = True
 
@@ -62,6 +63,7 @@ class Result:
     low: int = -128
     high: int = 127
     slot: int = 0
+    apart: bool = False  #: every tile begins a word of its own
     accesses: tuple[Access, ...] = ()  #: beside the tensor's own
     parts: Parts = field(default_factory=list)
 
@@ -88,11 +90,17 @@ class Scaled(Protocol):
 
 
 def constants_only(
-    low: Lowering, op: Scaled, columns: int, form: TileFormat, *, largest: int
+    low: Lowering,
+    op: Scaled,
+    columns: int,
+    form: TileFormat,
+    *,
+    largest: int,
+    apart: bool = False,
 ) -> Records:
     """Records of a product without weights and bias: the same constants for all columns.
 
-    ``largest`` is the largest magnitude of a sum of products.
+    ``largest`` is the largest magnitude of a sum of products; ``apart`` as in :class:`Result`.
     """
     multiplier, shift = op.multiplier, op.shift
     reach = np.array([largest])
@@ -100,7 +108,7 @@ def constants_only(
     live = constant_records(
         np.zeros(columns), np.full(columns, multiplier), np.full(columns, shift)
     )
-    placed = _place(low, live, form, wide=False)
+    placed = _place(low, live, form, wide=False, apart=apart)
     data, stride = split_ports(_with_beats(low, placed, form), low.config)
     return Records(
         address=low.image.add(len(data), data),
@@ -109,12 +117,15 @@ def constants_only(
     )
 
 
-def _place(low: Lowering, records: Bytes, form: TileFormat, *, wide: bool) -> Bytes:
+def _place(
+    low: Lowering, records: Bytes, form: TileFormat, *, wide: bool, apart: bool = False
+) -> Bytes:
     return place_constants(
         records,
         tile_columns=form.columns,
         lanes=low.config.requantise_lanes,
         chunk=low.config.chunk_channels(wide=wide),
+        apart=apart,
     )
 
 
@@ -231,6 +242,7 @@ def product(
                 "stride": stationary.stride,
                 **loops,
                 "limit": stationary.limit,
+                "pass_tokens": stationary.pass_tokens,
                 **planes,
                 "carry": form.carry,
             },
@@ -265,6 +277,7 @@ def product(
                 "slot": result.slot,
                 "tile_columns": form.columns,
                 "offset": result.first % low.config.rows,
+                "apart": result.apart,
             },
             accesses=(*written, *result.accesses),
             label=label,

@@ -44,12 +44,23 @@ DRAIN_DONE = 19
 CONSTANTS_SETTLE = 7
 
 
+def first_channel(drain: Instruction, tile: int, config: AcceleratorConfig) -> int:
+    """Where a tile begins, in channels from the word that column 0 goes to."""
+    step = config.rows if drain["apart"] else drain["tile_columns"]
+    return drain["offset"] + tile * step
+
+
+def tile_valid(drain: Instruction, tile: int) -> int:
+    """Columns of a tile that are written."""
+    columns = drain["tile_columns"]
+    return min(columns, drain["columns"] - tile * columns)
+
+
 def tile_chunks(drain: Instruction, tile: int, config: AcceleratorConfig) -> list[int]:
     """Columns of every chunk of a tile: those that DRAIN makes at a time."""
     chunk = config.chunk_channels(wide=drain["mode"] in (DrainMode.RESIDUAL, DrainMode.WIDE))
-    columns = drain["tile_columns"]
-    first = drain["offset"] + tile * columns
-    last = min(first + columns, drain["offset"] + drain["columns"])
+    first = first_channel(drain, tile, config)
+    last = first + tile_valid(drain, tile)
     cuts = [first, *range((first // chunk + 1) * chunk, last, chunk), last]
     return [stop - start for start, stop in pairwise(cuts)]
 
@@ -59,16 +70,18 @@ def execute(machine: Machine, i: Instruction) -> Step:
     config = machine.config
     wide = i["mode"] in (DrainMode.RESIDUAL, DrainMode.WIDE)
     per_word = config.word_channels(wide=wide)
-    size, columns = 2 if wide else 1, i["tile_columns"]
+    size = 2 if wide else 1
+    if i["apart"] and (wide or i["offset"] or i["tile_columns"] > config.rows):
+        raise machine.fail("apart must be 0 but for codes, offset 0 and tiles of a word", i)
     for tile in range(i["tiles"]):
         yield lambda: bool(machine.accumulators) and bool(machine.constants)
         accumulators, poisoned = machine.accumulators.popleft()
         beats = machine.constants.popleft()
-        valid = min(columns, i["columns"] - tile * columns)
+        valid = tile_valid(i, tile)
         _check_tile(machine, i, accumulators, beats, valid)
         if poisoned[:valid].any():
             raise machine.fail("Stationary operand must be written before it is read", i)
-        first = i["offset"] + tile * columns
+        first = first_channel(i, tile, config)
         records = beats.reshape(-1)[: valid * CONSTANT_BYTES].reshape(valid, CONSTANT_BYTES)
         _check_places(machine, i, records[:, 7], first, wide=wide)
         bias, multiplier, shift = decode_constants(records)

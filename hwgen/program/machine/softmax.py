@@ -14,33 +14,54 @@ from hwgen.program.machine.state import Machine, Step
 from hwgen.program.machine.timeline import HANDOVER, Process, Timeline
 
 
-def softmax_latency(config: AcceleratorConfig, length: int) -> int:
+def row_slices(config: AcceleratorConfig, i: Instruction) -> int:
+    """Slices of a row: of every word those that hold logits; longer than a word: several words."""
+    vec = config.softmax_vec
+    if vec > config.rows:
+        return -(-i["words"] * config.rows // vec)
+    return (i["words"] - 1) * -(-i["word_length"] // vec) + -(-i["last_length"] // vec)
+
+
+def softmax_latency(config: AcceleratorConfig, slices: int) -> int:
     """Fixed part of a SOFTMAX command beyond (rows + 1) x words or slices of a row."""
     vec = config.softmax_vec
     cycles = 30 + 2 * (vec.bit_length() - 1) + (vec > config.rows)
-    return cycles + -(-length // vec) if config.softmax_fractional else cycles
+    return cycles + slices if config.softmax_fractional else cycles
 
 
 def execute(machine: Machine, i: Instruction) -> Step:
     """What an instruction does, event by event."""
-    length, rows = i["length"], i["rows"]
-    slices = -(-length // machine.config.rows)
-    if length > machine.config.max_row_length:
+    rows, words, width = i["rows"], i["words"], machine.config.rows
+    full, last = i["word_length"], i["last_length"]
+    if not 1 <= last <= full <= width or not words:
         raise machine.fail(
-            f"length must be at most {machine.config.max_row_length}, not {length}", i
+            f"words, last_length, word_length must be 1.., 1..{full}, 1..{width},"
+            f" not {words}, {last}, {full}",
+            i,
         )
+    if full < width and (
+        machine.config.softmax_vec > width or not machine.config.softmax_fractional
+    ):
+        raise machine.fail(f"word_length must be {width} on this design, not {full}", i)
+    if (length := (words - 1) * width + last) > machine.config.max_row_length:
+        raise machine.fail(
+            f"a row must be at most {machine.config.max_row_length} bytes, not {length}", i
+        )
+    # Bytes of a row that hold logits.
+    held = np.concatenate([width * word + np.arange(full) for word in range(words)])
+    held = held[: len(held) - full + last]
     if machine.config.softmax_fractional and rows > machine.config.shift_words:
         raise machine.fail(f"rows must be at most {machine.config.shift_words}, not {rows}", i)
     early = machine.random is not None and bool(machine.random.integers(2))
     if not early:
         yield lambda: True
-    data, valid = machine.read(i["source"], i["source_stride"], slices, rows)
-    if not valid[:, :length].all():
+    data, valid = machine.read(i["source"], i["source_stride"], words, rows)
+    if not valid[:, held].all():
         raise machine.fail("Logits must be written before they are read", i)
     yield lambda: True
-    codes = np.zeros((rows, slices * machine.config.rows), np.uint8)
-    codes[:, :length], shifts = machine.config.softmax(
-        data.view(np.int8)[:, :length], fraction_bits=i["fraction_bits"], max_length=length
+    codes = np.zeros((rows, words * width), np.uint8)
+    codes[:, held], shifts = machine.config.softmax(
+        data.view(np.int8)[:, held], fraction_bits=i["fraction_bits"], max_length=len(held)
     )
     if shifts is not None:
         machine.shifts[i["slot"], :rows] = shifts
@@ -57,7 +78,7 @@ def timeline(model: Timeline) -> Process:
             yield
         taken = max(model.met(number, instruction) + HANDOVER, time)
         model.taken[Engine.SOFTMAX].append(taken)
-        per_row = -(-instruction["length"] // min(config.rows, config.softmax_vec))
-        fixed = softmax_latency(config, instruction["length"])
-        time = taken + (instruction["rows"] + 1) * per_row + fixed
+        slices = row_slices(config, instruction)
+        per_row = max(instruction["words"], slices)
+        time = taken + (instruction["rows"] + 1) * per_row + softmax_latency(config, slices)
         model.complete(Engine.SOFTMAX, taken, time)

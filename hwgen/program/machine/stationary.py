@@ -69,7 +69,7 @@ def _unpack(machine: Machine, beats: Bytes, i: Instruction) -> Operand:
 
 
 def _operand_rows(machine: Machine, i: Instruction, tile: int) -> Operand:
-    """V: reduction index = token, column = channel."""
+    """V: reduction index = token of the pass, column = channel."""
     rows, columns = machine.config.rows, machine.config.value_columns
     first = tile * columns
     slices = max(1, columns // rows)
@@ -78,7 +78,15 @@ def _operand_rows(machine: Machine, i: Instruction, tile: int) -> Operand:
     part = first % rows
     data, valid = data[:, part : part + columns], valid[:, part : part + columns]
     weights = np.zeros((1, i["passes"] * rows, columns), np.int16)
-    weights[0, : i["limit"]] = data.view(np.int8)
+    held = i["pass_tokens"]
+    if not 1 <= held <= rows or i["limit"] > held * i["passes"]:
+        raise machine.fail(
+            f"pass_tokens must be at most {rows}, and those of {i['passes']} passes at least"
+            f" limit, {i['limit']}, not {held}",
+            i,
+        )
+    token = np.arange(i["limit"])
+    weights[0, token // held * rows + token % held] = data.view(np.int8)
     poisoned: npt.NDArray[np.bool_] = np.logical_not(valid.all(axis=0))
     return Operand(weights, poisoned)
 
