@@ -230,11 +230,12 @@ def run_all(request: Request, settings: Settings, reporter: Reporter) -> Evidenc
             assert loaded is not None
             accuracy = measure_accuracy(loaded, artefact, labelled, reporter)
         elif isinstance(artefact, Lowered):
-            predicted = prediction(artefact.program, settings.memory(artefact.memory)).cycles
+            predicted = prediction(artefact.program, settings.memory(artefact.memory))
+            cycles = predicted.frame_cycles
             config = artefact.design.config
             reporter.say(
-                f"predicted: {predicted:,} cycles per frame,"
-                f" {1e6 * config.clock_mhz / predicted:,.1f} FPS at {config.clock_mhz} MHz"
+                f"predicted: {cycles:,} cycles per frame,"
+                f" {1e6 * config.clock_mhz / cycles:,.1f} FPS at {config.clock_mhz} MHz"
             )
         elif isinstance(artefact, DesignFolder) and accuracy is not None:
             AccuracyResult(
@@ -352,10 +353,10 @@ def _check_hardware(request: Request, settings: Settings) -> None:
     spec, chosen = request.spec, settings.design
     if chosen is None:
         hardware = check_fits(spec, settings.board, settings.options, request.softmax)
-        check_runs(spec, hardware.config, hardware.row_blocks)
+        check_runs(spec, hardware.config, hardware.row_blocks, hardware.frames_per_start)
     else:
         chosen.shapes.check(Shapes.of(spec, request.softmax), f"model {spec.name!r}")
-        check_runs(spec, chosen.config, chosen.row_blocks)
+        check_runs(spec, chosen.config, chosen.row_blocks, chosen.frames_per_start)
 
 
 def generate_all(
@@ -423,6 +424,7 @@ def describe_evidence(evidence: Evidence) -> dict[str, Any]:
         "board": manifest.board.name,
         "config": manifest.config.to_json(),
         "row_blocks": manifest.row_blocks,
+        "frames_per_start": manifest.frames_per_start,
         "notes": list(manifest.notes),
         "predicted_cycles": manifest.program.predicted_cycles,
         "macs": manifest.program.macs,

@@ -333,6 +333,13 @@ def _region(setup: FrameSetup, image: bytes | npt.NDArray[np.uint8], where: str)
     return data.ljust(setup.input_bytes, b"\0")
 
 
+def start_inputs(setup: FrameSetup, images: npt.NDArray[np.uint8], frames: int) -> list[bytes]:
+    """Content of the input region per START: ``frames`` images, each in its part."""
+    part = setup.input_bytes // frames
+    padded = [image.tobytes().ljust(part, b"\0") for image in images]
+    return [b"".join(padded[at : at + frames]) for at in range(0, len(padded), frames)]
+
+
 def _part_done(cycles: int, expected: int | None) -> float:
     """How much of a frame is done: never all of it, for the expectation is an estimate."""
     return min(cycles / expected, 0.99) if expected else 0.0
@@ -420,20 +427,22 @@ def simulate_frames(
         SimulationError: the accelerator reported a fault, broke the bus protocol or did not finish.
     """
     setup, manifest, changed = load_setup(folder)
-    shape = manifest.program.input_shape
+    shape, frames = manifest.program.input_shape, manifest.frames_per_start
     if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
         raise FormatError(
             f"Images must be uint8 [n, {', '.join(map(str, shape))}], "
             f"not {images.dtype} {list(images.shape)}"
         )
+    if len(images) % frames:
+        raise FormatError(f"Images must be whole STARTs of {frames}, not {len(images)}")
     memory = Memory(latency, bandwidth)
     results = run_frames(
         setup,
-        images,
+        start_inputs(setup, images, frames),
         memory=memory,
         seed=seed,
         watchdog=watchdog or manifest.program.watchdog_cycles,
-        expected_cycles=expected_cycles or manifest.program.predicted_cycles,
+        expected_cycles=expected_cycles or frames * manifest.program.predicted_cycles,
         progress=progress,
     )
     return FrameResults(results.frames, results.wall_seconds, tuple(changed))

@@ -16,7 +16,7 @@ from hwgen.sim.boundaries import Boundary, Part
 
 @dataclass(frozen=True)
 class Frame:
-    """Results of one image."""
+    """Results of a START: of one image, or of several, one axis more in every boundary."""
 
     output: npt.NDArray[np.uint8]  #: [output_bytes] as stored
     cycles: int  #: from the START write to the interrupt, seen at the pins

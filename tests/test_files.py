@@ -145,6 +145,8 @@ def save_result(path: Path) -> None:
         layers_checked=1,
         images=1,
         cycles=1,
+        frames_per_start=1,
+        latency_cycles=1,
         clock_mhz=300,
         macs=1,
         weight_bytes=1,

@@ -150,6 +150,8 @@ RESULT = SimulationResult(
     layers_checked=40,
     images=20,
     cycles=40_000,
+    frames_per_start=1,
+    latency_cycles=40_000,
     clock_mhz=300,
     macs=2_380_928,
     weight_bytes=52_000,
@@ -618,3 +620,57 @@ def test_what_is_left_of_an_image_that_fails(
     with pytest.raises(SimulationError, match=r"^The build failed"):
         bench.run(opened, 4, wave=tmp_path / "w")
     assert len(bench.waves) == 1
+
+
+@pytest.mark.parametrize("wrong", [None, 4])
+def test_images_of_a_start(
+    graph: IntegerGraph, wrong: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five images by STARTs of three: the last one is filled up, and counted as five."""
+    opened = folder(tmp_path)
+    facts = opened.manifest.program
+    facts = replace(facts, input_bytes=3 * facts.input_bytes, output_bytes=3 * facts.output_bytes)
+    opened = replace(opened, manifest=replace(opened.manifest, frames_per_start=3, program=facts))
+    asked: list[tuple[int, int | None]] = []
+
+    def starts(
+        path: Path, images: np.ndarray, *, expected_cycles: int | None, **_: object
+    ) -> FrameResults:
+        asked.append((len(images), expected_cycles))
+        frames = []
+        for first in range(0, len(images), 3):
+            tensors = [run_boundaries(graph, image) for image in images[first : first + 3]]
+            stacked = {name: np.stack([own[name] for own in tensors]) for name in tensors[0]}
+            output = stacked["head"].astype("<i2").view(np.uint8).reshape(3, -1)
+            output = np.pad(output, ((0, 0), (0, -output.shape[1] % 16))).reshape(-1)
+            if wrong is not None and first == 3:
+                stacked["head"][wrong - 3, 0, 2] += 1
+            counters = {name: 0 for name, _ in COUNTERS} | {"CYCLES": 100 + first}
+            counters |= {"ARRAY_BUSY": 97 + first, "STALL_LOAD": 2, "STALL_IDLE": 1}
+            frames.append(Frame(output, 101 + first, counters, stacked, {}, {}, {"head": []}, 16))
+        return FrameResults(tuple(frames), 1.0)
+
+    monkeypatch.setattr(DesignFolder, "graph", lambda self: graph)
+    monkeypatch.setattr(simulate_stage, "simulate_frames", starts)
+    images = held_out_images(graph.spec, 5)
+    if wrong is not None:
+        with pytest.raises(MismatchError, match=r"image 4, .* head"):
+            simulate(opened, images, REPORTER, memory=Memory(100, 46.5))
+        return
+    result = simulate(opened, images, REPORTER, memory=Memory(100, 46.5))[0]
+    assert asked == [(6, 1500)]
+    assert (result.images, result.frames_per_start) == (5, 3)
+    assert (result.latency_cycles, result.cycles) == (104, 35)
+    assert result.busy_cycles + sum(result.stall_cycles.values()) == 35
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 4, 7])
+def test_cycles_of_a_frame_are_those_of_its_parts(frames: int) -> None:
+    busy, stalls = 1001, {"idle": 3, "load": 17, "drain": 0}
+    cycles = busy + sum(stalls.values())
+    each, own, parts = simulate_stage.per_frame(cycles, busy, stalls, frames)
+    assert each == -(-cycles // frames) == own + sum(parts.values())
+    assert list(parts) == list(stalls)
+    for name, value in {**stalls, "busy": busy}.items():
+        found = own if name == "busy" else parts[name]
+        assert abs(found - value / frames) <= (2 if name == "idle" else 1)

@@ -172,6 +172,8 @@ def simulation() -> bytes:
         layers_checked=40,
         images=20,
         cycles=40_000,
+        frames_per_start=1,
+        latency_cycles=40_000,
         clock_mhz=300,
         macs=2_380_928,
         weight_bytes=52_000,

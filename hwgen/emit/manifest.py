@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -37,7 +38,7 @@ from hwgen.reading import (
 )
 
 SCHEMA = "hwgen.design"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 FILE_NAME = "manifest.json"
 
 #: Packages whose version decides the bytes of the folder; Python's does not, and is stated beside.
@@ -61,6 +62,8 @@ def check_file_name(name: object) -> str:
 ConfigTable = Annotated[AcceleratorConfig, PlainValidator(AcceleratorConfig.from_json)]
 #: How many row blocks a program cuts the tokens into.
 RowBlocks = Annotated[int, Field(ge=1, le=PARAMETERS["max_row_length"].high)]
+#: How many images a START works on.
+FramesPerStart = Annotated[int, Field(ge=1, le=64)]
 
 
 def digest(data: bytes) -> str:
@@ -103,9 +106,10 @@ class ProgramFacts:
     graph: str  #: file of the integer graph
     instructions: int  #: number, BEGIN and END included; the first is at the image's base
     input_shape: tuple[int, int, int]  #: image, uint8 [height, width, channels]
-    input_bytes: int  #: INPUT_SIZE: the input region, bytes; the image fills it from the start
-    output_bytes: int  #: OUTPUT_SIZE: the output region, bytes
-    classes: int  #: logits, int16 little endian from the output region's start
+    input_bytes: int  #: INPUT_SIZE: the input region, bytes; an image fills its part of it (the
+    #: region over frames_per_start, parts in the order of the images) from the start
+    output_bytes: int  #: OUTPUT_SIZE: the output region, bytes, of as many parts
+    classes: int  #: logits, int16 little endian from the start of a part of the output region
     macs: int  #: multiply-accumulates of the graph's matmuls per frame, no padding
     weight_bytes: int  #: packed weights that are streamed per frame, padding to beats included
     predicted_cycles: int  #: of a frame, by the cycle model
@@ -121,15 +125,6 @@ class ProgramFacts:
             value = getattr(self, item.name)
             if item.type == "int" and (type(value) is not int or not 0 < value < 1 << 60):
                 raise FormatError(f"{item.name} must be an integer in 1..2^60-1, not {value!r:.80}")
-        size = 1
-        for extent in self.input_shape:
-            size *= extent
-        if self.input_bytes < size:
-            raise FormatError(f"input_bytes must hold the image ({size}), not {self.input_bytes!r}")
-        if self.output_bytes < 2 * self.classes:
-            raise FormatError(
-                f"output_bytes must hold the logits ({2 * self.classes}), not {self.output_bytes!r}"
-            )
 
 
 class _Mass(BaseModel):
@@ -175,6 +170,7 @@ class Manifest:
     board: Board
     config: ConfigTable
     row_blocks: RowBlocks  #: ranges of tokens that the program processes one behind the other
+    frames_per_start: FramesPerStart  #: images that a START works on
     program: ProgramFacts
     simulation: tuple[str, ...]  #: Verilog files for simulation
     synthesis: tuple[str, ...]  #: Verilog files for synthesis
@@ -199,11 +195,26 @@ class Manifest:
                 raise FormatError(f"{name} must name at least one file, not none")
         for name in (*self.simulation, *self.synthesis, *self.files):
             check_file_name(name)
+        self._check_regions()
         validate({"extra": dict(self.extra)}, _Facts)
         used = {*self.simulation, *self.synthesis}
         used |= {self.program.image, self.program.boundaries, self.program.graph}
         if missing := sorted(used - set(self.files)):
             raise FormatError(f"Every file must have a digest, and {missing[0]} has none")
+
+    def _check_regions(self) -> None:
+        """Every frame of a START has a part of both regions that holds what it must."""
+        frames, facts = self.frames_per_start, self.program
+        image = math.prod(facts.input_shape)
+        for name, size, least in (
+            ("input_bytes", facts.input_bytes, image),
+            ("output_bytes", facts.output_bytes, 2 * facts.classes),
+        ):
+            if size % (16 * frames) or size // frames < least:
+                raise FormatError(
+                    f"{name} must be {frames} parts of at least {least} bytes, whole beats of 16,"
+                    f" not {size}"
+                )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values in a fixed order."""
@@ -219,6 +230,7 @@ class Manifest:
             "config": self.config.to_json(),
             "build": _build(self.config),
             "row_blocks": self.row_blocks,
+            "frames_per_start": self.frames_per_start,
             "notes": list(self.notes),
             "program": asdict(self.program) | {"input_shape": list(self.program.input_shape)},
             "simulation": list(self.simulation),

@@ -167,6 +167,7 @@ def plan_buffers(
     tile_rows: int,
     word_keys: int | None = None,
     blocks: int | None = None,
+    frames: int = 1,
 ) -> BufferPlan:
     """Place all tensors of a model; needs shapes only, no weights.
 
@@ -177,6 +178,7 @@ def plan_buffers(
         tile_rows: rows of an accumulator bank.
         word_keys: of the configuration; ``rows`` if None.
         blocks: row blocks, None for the rule.
+        frames: of a START; with several the next frame's image has a place of its own.
 
     Raises:
         DoesNotFitError: more words than an address can name.
@@ -209,6 +211,9 @@ def plan_buffers(
             wide=True,
         )
 
+    def words(placement: Placement, count: int) -> int:
+        return placement.base + placement.slices * count
+
     image = int8("hidden", 0, spec.patches, spec.patch_values)
     residual = int16(0, tokens, spec.width)
     normalised = int8("normalised", 0, tokens, spec.width)
@@ -224,12 +229,11 @@ def plan_buffers(
     scores = scores0, replace(scores0, role="scores1")
     hidden = int8("hidden", 0, tokens, spec.mlp_hidden)
     pooled = int8("hidden", 0, 1, spec.width)
-    large = max(image.slices * spec.patches, hidden.slices * tokens, pooled.slices)
+    if frames > 1:
+        image = replace(image, base=max(hidden.slices * tokens, pooled.slices))
+    large = max(words(image, spec.patches), words(hidden, tokens), words(pooled, 1))
     ones = int8("hidden", large, 1, tokens)
     logits = replace(int16(0, 1, spec.classes), filled=True)
-
-    def words(placement: Placement, count: int) -> int:
-        return placement.base + placement.slices * count
 
     # A stationary operand from rows is read in whole tiles: the last ones of the last head may
     # reach beyond it; what is read there is never written out, but must exist.
@@ -321,7 +325,13 @@ def preset_config(
 
 
 def sized_config(
-    spec: ModelSpec, *, rows: int, groups: Groups, blocks: int | None = None, **options: Any
+    spec: ModelSpec,
+    *,
+    rows: int,
+    groups: Groups,
+    blocks: int | None = None,
+    frames: int = 1,
+    **options: Any,
 ) -> AcceleratorConfig:
     """A design whose memories fit a model exactly.
 
@@ -330,6 +340,7 @@ def sized_config(
         rows: R of the array.
         groups: column groups of the array.
         blocks: row blocks, None for the rule.
+        frames: of a START.
         options: further fields of :class:`AcceleratorConfig`; they win over computed ones.
 
     Raises:
@@ -366,5 +377,6 @@ def sized_config(
         tile_rows=config.tile_rows,
         word_keys=config.word_keys,
         blocks=blocks,
+        frames=frames,
     )
     return config.replace(bank_words=plan.words)

@@ -32,7 +32,7 @@ class ProgramResult:
     """What a run leaves behind."""
 
     output: Bytes  #: the output region, uint8 [output_bytes]
-    logits: npt.NDArray[np.int16]  #: [classes]
+    logits: npt.NDArray[np.int16]  #: [classes]; of several frames [frames, classes]
     boundaries: dict[str, npt.NDArray[np.integer]]  #: by tensor name, in network order
     completions: tuple[int, ...]  #: instructions per engine
 
@@ -66,10 +66,10 @@ class ProgramInterpreter:
     def run(
         self, image: npt.NDArray[np.uint8], *, seed: int | None = None, boundaries: bool = True
     ) -> ProgramResult:
-        """Execute the program on one image.
+        """Execute the program on its images.
 
         Args:
-            image: uint8 [H, W, channels].
+            image: uint8 [H, W, channels]; of a program for several frames [frames, H, W, channels].
             seed: None for the fixed order of events, else the seed of a random legal one.
             boundaries: record the boundary tensors.
 
@@ -77,18 +77,21 @@ class ProgramInterpreter:
             ProgramError: deadlock, a word outside its bank, a word read that was never written.
         """
         program = self.program
-        if image.dtype != np.uint8 or image.shape != program.input_shape:
+        shape: tuple[int, ...] = program.input_shape
+        if program.frames > 1:
+            shape = (program.frames, *shape)
+        if image.dtype != np.uint8 or image.shape != shape:
             raise ProgramError(
-                f"Image must be uint8 {list(program.input_shape)}, "
-                f"not {image.dtype} {list(image.shape)}"
+                f"Image must be uint8 {list(shape)}, not {image.dtype} {list(image.shape)}"
             )
-        source = np.zeros(program.input_bytes, np.uint8)
-        source[: image.size] = image.reshape(-1)
+        source = np.zeros((program.frames, program.input_bytes // program.frames), np.uint8)
+        pixels = image.reshape(program.frames, -1)
+        source[:, : pixels.shape[1]] = pixels
         machine = Machine(
             program,
             self.instructions,
             EXECUTE,
-            source,
+            source.reshape(-1),
             snapshots=self._snapshots,
             where=self.where,
             seed=seed,
@@ -96,7 +99,10 @@ class ProgramInterpreter:
         )
         machine.execute()
         output = machine.output
-        logits = output[: 2 * program.classes].copy().view("<i2").astype(np.int16)
+        stored = output.reshape(program.frames, -1)[:, : 2 * program.classes]
+        logits = stored.copy().view("<i2").astype(np.int16)
+        if program.frames == 1:
+            logits = logits[0]
         return ProgramResult(output, logits, machine.boundaries, tuple(machine.completed))
 
 

@@ -81,7 +81,8 @@ class Program:
 
     ``image`` is the memory image: the instructions (BEGIN to END) from byte 0, then everything that
     loads read. The input region holds the image uint8 [H, W, channels] from its start; the output
-    region receives ``classes`` int16 logits, little endian, from its start. A *skeleton* program
+    region receives ``classes`` int16 logits, little endian, from its start; of several
+    ``frames`` each has as large a part of both regions, in their order. A *skeleton* program
     has no image bytes: it is for the cycle model only.
     """
 
@@ -94,6 +95,7 @@ class Program:
     classes: int
     boundaries: tuple[Boundary, ...]
     macs: int  #: multiply-accumulates of the graph's matmuls per frame, no padding
+    frames: int = 1  #: of a START; with several every boundary has one more axis in front
     labels: tuple[str, ...] = field(default=())  #: operation of every instruction, for reports
 
     @property
@@ -107,7 +109,7 @@ class Program:
         beats = sum(
             i["tiles"] * i["weight_beats"] for i in self.instructions if i.opcode == "LOAD_TILES"
         )
-        return beats * self.config.wide_beat_bits // 8
+        return beats * self.config.wide_beat_bits // 8 // self.frames
 
     def boundaries_json(self) -> dict[str, Any]:
         """The boundary table as the simulation harness reads it."""

@@ -27,6 +27,8 @@ class Draft:
     accesses: tuple[Access, ...] = ()
     label: str = ""
     relocate: bool = False  #: the address counts from the data of the image
+    #: Of an external address: how much further the next frame's is.
+    frame_stride: int = 0
     #: Boundary pieces that are complete with it: (tensor, fields of Part without engine and count).
     parts: tuple[tuple[str, dict[str, Any]], ...] = ()
 

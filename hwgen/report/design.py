@@ -30,6 +30,7 @@ def rows(
         ["board", f"{manifest.board.name}, {config.clock_mhz} MHz (assumed)"],
         ["array", f"{config.rows} x {config.columns}: {config.groups}"],
         ["row blocks", f"{manifest.row_blocks}"],
+        ["frames per START", f"{manifest.frames_per_start}"],
         ["instructions", f"{manifest.program.instructions:,}"],
         ["MACs per frame", f"{manifest.program.macs:,}"],
         ["packed weights per frame", f"{manifest.program.weight_bytes:,} bytes"],
@@ -108,6 +109,9 @@ def _simulation(result: SimulationResult) -> list[list[str]]:
         ["FPS", f"{result.fps:,.1f} (simulated cycles at the assumed clock)"],
         ["cycles per frame", f"{cycles:,}"],
     ]
+    if result.frames_per_start > 1:
+        text = f"{result.latency_cycles:,} cycles for {result.frames_per_start} frames"
+        table.append(["START to interrupt", text])
     if result.predicted_cycles:
         error = (result.predicted_cycles - cycles) / cycles
         table.append(["predicted", f"{result.predicted_cycles:,} cycles ({100 * error:+.2f} %)"])

@@ -18,7 +18,7 @@ from hwgen.files import reason, replace_file
 from hwgen.outputs import SEAL, check_file, recognise_json, sealed
 from hwgen.reading import STRICT, check_stated, load_json, printable, read_bytes, validate
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 #: Ending of the file of a synthesis for another device than the board's.
 OTHER_TARGET = "_other"
@@ -141,7 +141,9 @@ class SimulationResult(Result):
     matches_reference: bool
     layers_checked: Count  #: boundaries compared per image
     images: Positive  #: images simulated
-    cycles: Positive  #: per frame, the worst of the images
+    cycles: Positive  #: per frame, the worst of the images; of several frames a START their mean
+    frames_per_start: Positive
+    latency_cycles: Positive  #: from START to the interrupt, the worst
     clock_mhz: Rate
     macs: Count  #: per frame, of the graph's matmuls, no padding
     weight_bytes: Count  #: packed weights streamed per frame
@@ -179,6 +181,8 @@ class SimulationResult(Result):
             "layers_checked": self.layers_checked,
             "images": self.images,
             "cycles": self.cycles,
+            "frames_per_start": self.frames_per_start,
+            "latency_cycles": self.latency_cycles,
             "predicted_cycles": self.predicted_cycles,
             "clock_mhz": self.clock_mhz,
             "fps": self.fps,

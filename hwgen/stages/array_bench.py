@@ -45,6 +45,8 @@ COMMON: Mapping[str, Any] = {
     "requantise_lanes": 64,
     "layernorm_lanes": 16,
     "softmax_vec": 32,
+    # Filling included: a START of four frames, whole.
+    "frames_per_start": 4,
 }
 
 
@@ -161,7 +163,9 @@ def frame_figures(chosen: FrameDesign, board: Board) -> FrameFigures:
     hardware = check_fits(spec, board, chosen.options, DEFAULT_FUNCTION)
     config = hardware.config
     graph = skeleton_graph(spec, weight_bits=parse_weight_bits(chosen.weight_bits).of(spec))
-    program = lower_graph(graph, config, skeleton=True, blocks=hardware.row_blocks)
+    program = lower_graph(
+        graph, config, skeleton=True, blocks=hardware.row_blocks, frames=hardware.frames_per_start
+    )
     predicted = prediction(program, board_memory(board, config.clock_mhz))
     try:
         estimate: ResourceEstimate | None = estimate_resources(config)
@@ -169,7 +173,7 @@ def frame_figures(chosen: FrameDesign, board: Board) -> FrameFigures:
         estimate = None
     return FrameFigures(
         design=chosen,
-        predicted_cycles=round(predicted.cycles),
+        predicted_cycles=predicted.frame_cycles,
         clock_mhz=config.clock_mhz,
         macs=graph.macs(),
         macs_per_cycle=config.macs_per_cycle,
@@ -181,7 +185,7 @@ def frame_figures(chosen: FrameDesign, board: Board) -> FrameFigures:
 
 
 def simulated(figures: FrameFigures, board: Board, reporter: Reporter) -> FrameFigures:
-    """The same with a frame in RTL: random weights, one synthetic image, every boundary compared.
+    """The same with a frame in RTL: random weights, synthetic images of one START, every boundary compared.
 
     Raises:
         MismatchError: a boundary differs from the reference.
@@ -199,7 +203,7 @@ def simulated(figures: FrameFigures, board: Board, reporter: Reporter) -> FrameF
         graph = quantise(load(request, reporter), reporter)
         lowered = lower(make_design(graph, board, chosen.options, reporter), reporter)
         made = emit(lowered, folder / "design", reporter)
-        result, _ = simulate(made, held_out_images(spec, 1), reporter)
+        result, _ = simulate(made, held_out_images(spec, lowered.design.frames_per_start), reporter)
     return replace(
         figures,
         simulated_cycles=result.cycles,

@@ -29,13 +29,16 @@ _GIVES_WAY = {"groups": "rows", "read_fifo_beats": "burst_beats"}
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """A configuration, how many row blocks a program cuts the tokens into, and what is to be said.
+    """A configuration, how the program runs on it, and what is to be said.
+
+    ``row_blocks``: how many the program cuts the tokens into; ``frames_per_start``: its images.
 
     ``notes``: one sentence for every value that is not the preset's although nobody asked for it.
     """
 
     config: AcceleratorConfig
     row_blocks: int
+    frames_per_start: int = 1
     notes: tuple[str, ...] = ()
 
 
@@ -72,11 +75,12 @@ def configure(
     preset, notes = _preset(board, spec, said)
     blocks: Any = said.get("row_blocks")
     values: dict[str, Any] = preset | said | softmax_fields(softmax)
-    for name in ("row_blocks", "columns"):
+    frames: Any = said.get("frames_per_start", 1)
+    for name in ("row_blocks", "frames_per_start", "columns"):
         values.pop(name, None)
     while True:
         try:
-            config = sized_config(spec, blocks=blocks, **values)
+            config = sized_config(spec, blocks=blocks, frames=frames, **values)
             ranges = row_blocks(spec.tokens, config.rows, config.tile_rows, blocks)
             break
         except ConfigError as error:
@@ -89,6 +93,7 @@ def configure(
             tile_rows=config.tile_rows,
             word_keys=config.word_keys,
             blocks=len(ranges),
+            frames=frames,
         )
         _check_banks(config.bank_words, plan.words)
     if "tile_rows" not in said and blocks is not None:
@@ -98,7 +103,9 @@ def configure(
                 f"tile_rows = {config.tile_rows} is taken instead of {usual}: row_blocks = {blocks}"
                 f" with {spec.tokens} tokens needs it"
             )
-    return Hardware(config=config, row_blocks=len(ranges), notes=tuple(notes))
+    return Hardware(
+        config=config, row_blocks=len(ranges), frames_per_start=frames, notes=tuple(notes)
+    )
 
 
 def _refuse(name: str, legal: str, value: object, nearest: object, why: str | None = None) -> None:

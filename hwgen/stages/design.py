@@ -19,7 +19,7 @@ from pydantic import with_config
 
 from hwgen.boards import Board
 from hwgen.config import AcceleratorConfig
-from hwgen.emit.manifest import ConfigTable, RowBlocks
+from hwgen.emit.manifest import ConfigTable, FramesPerStart, RowBlocks
 from hwgen.errors import FormatError, ModelError, UsageError
 from hwgen.frontend.models import model_names
 from hwgen.graph.graph import METADATA_KEY, IntegerGraph
@@ -34,7 +34,7 @@ from hwgen.stages.options import DesignOptions
 
 #: Longest name of a design.
 _NAME_CHARACTERS = 64
-DESIGN_SCHEMA_VERSION = 5
+DESIGN_SCHEMA_VERSION = 6
 _DESIGN_KEY = "hwgen.design"
 
 
@@ -154,6 +154,7 @@ class _Document:
     board: Board
     config: ConfigTable
     row_blocks: RowBlocks
+    frames_per_start: FramesPerStart
     notes: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -176,6 +177,7 @@ class Design:
     shapes: Shapes
     config: AcceleratorConfig
     row_blocks: int  #: ranges of tokens that a program processes one behind the other
+    frames_per_start: int = 1  #: images that a START works on
     board: Board
     notes: tuple[str, ...] = ()  #: what was chosen although nobody asked for it, and why
     graph: IntegerGraph | None = None
@@ -194,7 +196,11 @@ class Design:
     def parameters(self) -> dict[str, int | tuple[int, ...]]:
         """What options can state of it, by the names of :data:`hwgen.stages.options.OPTIONS`."""
         values = {item.name: getattr(self.config, item.name) for item in fields(self.config)}
-        return values | {"columns": self.config.columns, "row_blocks": self.row_blocks}
+        return values | {
+            "columns": self.config.columns,
+            "row_blocks": self.row_blocks,
+            "frames_per_start": self.frames_per_start,
+        }
 
     def describe(self) -> dict[str, Any]:
         """The hardware as plain values."""
@@ -202,6 +208,7 @@ class Design:
             "board": self.board.name,
             "config": self.config.to_json(),
             "row_blocks": self.row_blocks,
+            "frames_per_start": self.frames_per_start,
         }
 
     def with_graph(self, graph: IntegerGraph) -> Design:
@@ -226,6 +233,7 @@ class Design:
             "board": self.board.to_json(),
             "config": self.config.to_json(),
             "row_blocks": self.row_blocks,
+            "frames_per_start": self.frames_per_start,
             "notes": list(self.notes),
         }
         text = json.dumps(document, sort_keys=True, separators=(",", ":"))
@@ -261,6 +269,7 @@ class Design:
             shapes=document.shapes,
             config=document.config,
             row_blocks=document.row_blocks,
+            frames_per_start=document.frames_per_start,
             board=document.board,
             notes=document.notes,
             graph=graph,
@@ -285,6 +294,7 @@ def design(graph: IntegerGraph, board: Board, options: DesignOptions, reporter: 
             shapes=shapes,
             config=hardware.config,
             row_blocks=hardware.row_blocks,
+            frames_per_start=hardware.frames_per_start,
             board=board,
             notes=hardware.notes,
             graph=graph,

@@ -108,6 +108,7 @@ def emit(lowered: Lowered, path: Path, reporter: Reporter, *, force: bool = Fals
             board=chosen.board,
             config=chosen.config,
             row_blocks=chosen.row_blocks,
+            frames_per_start=chosen.frames_per_start,
             notes=chosen.notes,
             program=ProgramFacts(
                 image="program.bin",
@@ -120,7 +121,7 @@ def emit(lowered: Lowered, path: Path, reporter: Reporter, *, force: bool = Fals
                 classes=program.classes,
                 macs=program.macs,
                 weight_bytes=program.weight_bytes,
-                predicted_cycles=lowered.prediction.cycles,
+                predicted_cycles=lowered.prediction.frame_cycles,
                 watchdog_cycles=lowered.prediction.watchdog,
             ),
             simulation=(shared, simulation),

@@ -22,7 +22,7 @@ from hwgen.graph.npz_file import npz_bytes, recognise_npz
 from hwgen.outputs import State, check_distinct, check_file, check_inputs_outside
 from hwgen.reading import printable, show
 from hwgen.report.trace import recognise_trace
-from hwgen.sim.frame import Memory, Window, load_setup, run_wave
+from hwgen.sim.frame import Memory, Window, load_setup, run_wave, start_inputs
 from hwgen.sim.verilator import Progress
 
 #: Cycles of a waveform before and after the first difference. The deepest pipelines, from an
@@ -116,7 +116,7 @@ def write_wave(
     Args:
         path: the waveform.
         folder: the design folder, used as it is.
-        images: uint8 [n, height, width, channels], from the first after a reset on.
+        images: uint8 [n, height, width, channels], from the first after a reset on, whole STARTs.
         window: of which image of these, and which cycles.
         number: of that image among all, for the file's first line.
         memory: as in the simulation that is looked into.
@@ -128,7 +128,8 @@ def write_wave(
         SimulationError: the window was not reached.
         ConfigError: the file cannot be written.
     """
-    setup, _, _ = load_setup(folder)
+    setup, manifest, _ = load_setup(folder)
+    inputs = start_inputs(setup, images, manifest.frames_per_start)
     title = f" of {folder.resolve().name}: image {number}, cycles {window.first} to {window.last}"
     title += " since START; 1 ns is 1 cycle"
     target = Path(os.path.realpath(path))
@@ -136,7 +137,7 @@ def write_wave(
         # Where the file goes there must be room for it; elsewhere there may be little.
         with unfinished_folder(target.parent) as scratch:
             run_wave(
-                *(setup, images, window, scratch / "wave.vcd"),
+                *(setup, inputs, window, scratch / "wave.vcd"),
                 memory=memory,
                 watchdog=watchdog,
                 expected_cycles=expected_cycles,

@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from hwgen.boards import Board
 from hwgen.config import AcceleratorConfig
@@ -51,19 +55,23 @@ def lower(chosen: Design, reporter: Reporter, *, check: bool = True) -> Lowered:
         raise UsageError(f"Design {chosen.name!r} must have a graph to be lowered, and has none")
     with reporter.stage("lower"):
         reporter("compiling the graph", 0.0)
-        program = lower_graph(graph, chosen.config, blocks=chosen.row_blocks)
+        frames = chosen.frames_per_start
+        program = lower_graph(graph, chosen.config, blocks=chosen.row_blocks, frames=frames)
         memory = board_memory(chosen.board, chosen.config.clock_mhz)
         predicted = prediction(program, memory)
         if check:
             reporter("checking the program against the graph", 0.5)
-            image = held_out_images(graph.spec, 1).images[0]
-            compare(
-                run_boundaries(graph, image),
-                run_program(program, image).boundaries,
-                where="program interpreter against graph interpreter",
-                lanes=chosen.config.requantise_lanes,
-                tile_columns=chosen.config.columns,
-            )
+            images = held_out_images(graph.spec, frames).images
+            result = run_program(program, images if frames > 1 else images[0])
+            for number, image in enumerate(images):
+                compare(
+                    run_boundaries(graph, image),
+                    frame_boundaries(result.boundaries, number, frames),
+                    where="program interpreter against graph interpreter",
+                    lanes=chosen.config.requantise_lanes,
+                    tile_columns=chosen.config.columns,
+                    image=number,
+                )
     return Lowered(
         design=chosen,
         graph=graph,
@@ -73,7 +81,18 @@ def lower(chosen: Design, reporter: Reporter, *, check: bool = True) -> Lowered:
     )
 
 
-def check_runs(spec: ModelSpec, config: AcceleratorConfig, row_blocks: int) -> None:
+def frame_boundaries(
+    boundaries: Mapping[str, npt.NDArray[np.integer]], number: int, frames: int
+) -> Mapping[str, npt.NDArray[np.integer]]:
+    """Those of one frame of a START."""
+    if frames == 1:
+        return boundaries
+    return {name: values[number] for name, values in boundaries.items()}
+
+
+def check_runs(
+    spec: ModelSpec, config: AcceleratorConfig, row_blocks: int, frames_per_start: int = 1
+) -> None:
     """Refuse hardware that cannot run a model; needs shapes only, so it costs a second at most.
 
     Raises:
@@ -85,7 +104,7 @@ def check_runs(spec: ModelSpec, config: AcceleratorConfig, row_blocks: int) -> N
     from hwgen.program.skeleton import skeleton_graph
 
     shapes = skeleton_graph(spec, softmax=config.softmax)
-    lower_graph(shapes, config, skeleton=True, blocks=row_blocks)
+    lower_graph(shapes, config, skeleton=True, blocks=row_blocks, frames=frames_per_start)
 
 
 def prediction(program: Program, memory: Memory) -> CyclePrediction:

@@ -31,11 +31,17 @@ ROW_BLOCKS = Parameter(
     low=1,
     high=PARAMETERS["max_row_length"].high,
 )
+FRAMES_PER_START = Parameter(
+    doc="images that one START works on, one behind the other; the next one's pixels are loaded"
+    " beside the attention of the one before",
+    low=1,
+    high=64,
+)
 
 
 @dataclass(frozen=True)
 class DesignOption:
-    """One option: the parameter's name, a field of the configuration or ``row_blocks``."""
+    """One option: the parameter's name, a field of the configuration or one of the program."""
 
     name: str
     group: str
@@ -50,7 +56,11 @@ class DesignOption:
     @property
     def parameter(self) -> Parameter:
         """Meaning and range; ``groups`` has none, being no number."""
-        apart = {"row_blocks": ROW_BLOCKS, "columns": COLUMNS}
+        apart = {
+            "row_blocks": ROW_BLOCKS,
+            "frames_per_start": FRAMES_PER_START,
+            "columns": COLUMNS,
+        }
         return apart.get(self.name) or PARAMETERS[self.name]
 
     @property
@@ -111,6 +121,7 @@ OPTIONS: tuple[DesignOption, ...] = (
     DesignOption("bank_words", _ON_CHIP, default=_MODEL),
     DesignOption("constant_fifo_beats", _ON_CHIP, default="by columns and ports"),
     DesignOption("queue_depth", _ON_CHIP, default=_usual("queue_depth")),
+    DesignOption("frames_per_start", _CONTROL, default="1"),
     DesignOption("instruction_check", _CONTROL, default=_usual("instruction_check")),
     DesignOption("memory_ports", _EXTERNAL, "--ports"),
     DesignOption("read_fifo_beats", _EXTERNAL, default=_usual("read_fifo_beats")),

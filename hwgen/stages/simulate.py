@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from hwgen.sim.frame import Memory, Window, simulate_frames
 from hwgen.sim.frame_results import Frame
 from hwgen.stages.emit import DesignFolder, read_labels
 from hwgen.stages.inspection import Dump, Inspection, open_dump, write_wave
-from hwgen.stages.lower import predicted_schedule, prediction
+from hwgen.stages.lower import frame_boundaries, predicted_schedule, prediction
 from hwgen.stages.quantise import top1
 
 if TYPE_CHECKING:
@@ -115,14 +115,17 @@ def simulate(
         raise failure
     worst = bench.worst
     assert worst is not None
-    busy, stalls = account(worst)
+    frames = manifest.frames_per_start
+    cycles, busy, stalls = per_frame(worst.cycles, *account(worst), frames)
     labels = images.labels
     result = SimulationResult(
         design=measured,
         matches_reference=True,
         layers_checked=bench.checked,
         images=len(images.images),
-        cycles=worst.cycles,
+        cycles=cycles,
+        frames_per_start=frames,
+        latency_cycles=worst.cycles,
         clock_mhz=manifest.config.clock_mhz,
         macs=manifest.program.macs,
         weight_bytes=manifest.program.weight_bytes,
@@ -167,14 +170,18 @@ class _Bench:
         self.first_cycles: int | None = None  #: of image 0
         elements = [(math.prod(t.shape), np.dtype(t.dtype)) for t in self.graph.tensors.values()]
         size = sum(count * dtype.itemsize for count, dtype in elements)
-        #: Images of one run, from reset to end.
-        self.batch = max(1, min(_BATCH_IMAGES, _BATCH_BYTES // size))
+        self.frames = folder.manifest.frames_per_start
+        #: Images of one run, from reset to end: whole STARTs.
+        self.batch = max(1, min(_BATCH_IMAGES, _BATCH_BYTES // size) // self.frames) * self.frames
 
     def compare(self, images: npt.NDArray[np.uint8], dump: Dump | None) -> None:
         """Simulate and compare all images; the first that differs or fails ends it."""
+        frames = self.frames
         for start in range(0, len(images), self.batch):
             part = images[start : start + self.batch]
             done, whole = start / len(images), len(part) / len(images)
+            # The last START is filled up with its last image.
+            part = np.concatenate([part, part[-1:].repeat(-len(part) % frames, axis=0)])
             self.last = None
             try:
                 results = simulate_frames(
@@ -183,47 +190,58 @@ class _Bench:
                     latency=self.memory.latency,
                     bandwidth=self.memory.bandwidth,
                     watchdog=self.watchdog,
-                    expected_cycles=self.predicted,
+                    expected_cycles=self.predicted and frames * self.predicted,
                     progress=_scaled(self.reporter, done, whole),
                 )
             except SimulationError as error:
                 if error.image is not None:
-                    error.image += start
+                    error.image = start + frames * error.image
                     error.where = f"image {error.image}"
                 raise
             self.changed = results.changed_files
             self.seconds += results.wall_seconds
-            for index, frame in enumerate(results.frames, start):
-                self._compare(index, images[index], frame, dump)
+            for number, frame in enumerate(results.frames):
+                self.last = frame
+                if self.first_cycles is None:
+                    self.first_cycles = frame.cycles
+                first = start + number * frames
+                for place, image in enumerate(images[first : first + frames]):
+                    self._compare(first + place, image, frame, place, dump)
+                if self.worst is None or frame.cycles > self.worst.cycles:
+                    self.worst = frame
 
     def _compare(
-        self, index: int, image: npt.NDArray[np.uint8], frame: Frame, dump: Dump | None
+        self,
+        index: int,
+        image: npt.NDArray[np.uint8],
+        frame: Frame,
+        place: int,
+        dump: Dump | None,
     ) -> None:
-        self.last = frame
-        if index == 0:
-            self.first_cycles = frame.cycles
+        """One image, ``place`` in its START."""
         manifest = self.folder.manifest
         where = f"image {index}, Verilator against graph interpreter"
         expected = run_boundaries(self.graph, image)
+        simulated = frame_boundaries(frame.boundaries, place, self.frames)
+        leading = () if self.frames == 1 else (place,)
         if dump is not None:
-            dump.add(index, expected, frame.boundaries)
+            dump.add(index, expected, simulated)
         output = expected[self.graph.output.name][0]
         # Every tensor of the graph: one that the table of boundaries lacks is a difference.
         self.checked = compare(
             expected,
-            frame.boundaries,
+            simulated,
             where=where,
             lanes=manifest.config.requantise_lanes,
             tile_columns=manifest.config.columns,
             image=index,
-            written=frame.written_in,
+            written=lambda name, place: frame.written_in(name, (*leading, *place)),
         )
-        stored = frame.output[: 2 * manifest.program.classes].view("<i2").astype(np.int16)
+        part = frame.output.reshape(self.frames, -1)[place]
+        stored = part[: 2 * manifest.program.classes].copy().view("<i2").astype(np.int16)
         name = "stored logits"
         compare({name: output}, {name: stored}, where=where, image=index)
         self.logits.append(stored)
-        if self.worst is None or frame.cycles > self.worst.cycles:
-            self.worst = frame
 
     def show(
         self,
@@ -242,20 +260,29 @@ class _Bench:
         if image is None or end is None:
             self.reporter.warn("no waveform: the simulation failed before a frame had begun")
             return {}
-        first, last = wanted.window(cycle, end)
+        first, end_of_window = wanted.window(cycle, end)
         start = image - image % self.batch
+        last = image - image % self.frames  # of its START
+        shown = images[start : last + self.frames]
+        shown = np.concatenate([shown, shown[-1:].repeat(-len(shown) % self.frames, axis=0)])
         with self.reporter.stage("waveform"):
             write_wave(
-                *(wanted.wave, self.folder.path, images[start : image + 1]),
-                Window(image - start, first, last),
+                *(wanted.wave, self.folder.path, shown),
+                Window((image - start) // self.frames, first, end_of_window),
                 number=image,
                 memory=self.memory,
                 watchdog=self.watchdog,
-                expected_cycles=self.predicted,
+                expected_cycles=self.predicted and self.frames * self.predicted,
                 progress=self.reporter,
             )
-        self.reporter.say(f"waveform: image {image}, cycles {first:,} to {last:,}: {wanted.wave}")
-        return {"wave": str(wanted.wave), "wave_image": image, "wave_cycles": [first, last]}
+        self.reporter.say(
+            f"waveform: image {image}, cycles {first:,} to {end_of_window:,}: {wanted.wave}"
+        )
+        return {
+            "wave": str(wanted.wave),
+            "wave_image": image,
+            "wave_cycles": [first, end_of_window],
+        }
 
 
 @contextlib.contextmanager
@@ -287,7 +314,7 @@ def expected_of(folder: DesignFolder, memory: Memory) -> tuple[int | None, int]:
         found = prediction(_program(folder), memory)
     except (FormatError, ProgramError):
         return None, facts.watchdog_cycles
-    return found.cycles, found.watchdog
+    return found.frame_cycles, found.watchdog
 
 
 def schedule_of(folder: DesignFolder, memory: Memory) -> Schedule:
@@ -320,7 +347,25 @@ def _program(folder: DesignFolder) -> Program:
         classes=facts.classes,
         boundaries=(),
         macs=facts.macs,
+        frames=manifest.frames_per_start,
     )
+
+
+def per_frame(
+    cycles: int, busy: int, stalls: Mapping[str, int], frames: int
+) -> tuple[int, int, dict[str, int]]:
+    """Cycles per frame, rounded up, and what the array did in them: whole cycles, the same sum.
+
+    What rounding takes from one figure the largest remainders get.
+    """
+    whole = -(-cycles // frames)
+    parts = {"": busy, **stalls, " rounding": whole * frames - cycles}
+    shares = {name: value // frames for name, value in parts.items()}
+    order = sorted(parts, key=lambda name: -(parts[name] % frames))
+    for name in order[: whole - sum(shares.values())]:
+        shares[name] += 1
+    shares["idle"] += shares.pop(" rounding")
+    return whole, shares.pop(""), shares
 
 
 def account(frame: Frame) -> tuple[int, dict[str, int]]:

@@ -154,7 +154,12 @@ def test_options_decide_the_design(graph: str, call: Command) -> None:
     assert done.json["notes"] == []
     # Bytes per cycle follow the clock.
     assert done.json["memory_bandwidth"] == pytest.approx(14e9 / 200e6)
-    assert {o.option for o in OPTIONS} == {*options, "--columns", "--row-blocks"}
+    assert {o.option for o in OPTIONS} == {
+        *options,
+        "--columns",
+        "--row-blocks",
+        "--frames-per-start",
+    }
 
 
 @pytest.mark.usefixtures("no_verilog")
@@ -208,3 +213,14 @@ def test_what_does_not_fit_with_the_options_given(call: Command, tmp_path: Path)
     assert "try: --groups dual:58:8;" in done.json["error"]
     done = call(*arguments, "--rows", 64, "--columns", 32)
     assert "none" in done.json["error"]  # this one fits; what fails is the checkpoint
+
+
+def test_frames_of_a_start_decide_the_program(graph: str, call: Command) -> None:
+    one = Manifest.load(Path(call("generate", graph, "-o", "one").json["out"]))
+    done = call("generate", graph, "--frames-per-start", 3, "-o", "three")
+    three = Manifest.load(Path("three"))
+    assert (one.frames_per_start, three.frames_per_start) == (1, 3)
+    assert done.json["frames_per_start"] == 3
+    assert three.program.input_bytes == 3 * one.program.input_bytes
+    assert three.program.output_bytes == 3 * one.program.output_bytes
+    assert three.program.macs == one.program.macs

@@ -19,6 +19,7 @@ def manifest(files: Mapping[str, str], **extra: object) -> Manifest:
         board=get_board("zcu102"),
         config=AcceleratorConfig(),
         row_blocks=1,
+        frames_per_start=1,
         program=ProgramFacts(
             image="program.bin",
             boundaries="b.json",

@@ -18,7 +18,7 @@ from hwgen.numerics.softmax import SoftmaxFunction
 from hwgen.program.buffer_plan import preset_config
 from hwgen.program.cycle_model import MemoryModel, predict
 from hwgen.program.lower import lower
-from hwgen.sim.frame import Memory, run_frames
+from hwgen.sim.frame import Memory, run_frames, start_inputs
 
 from ..program.frames import frame_setup
 from ..program.graphs import random_graph, random_image, spec
@@ -30,6 +30,9 @@ MODEL_ERROR = 0.02
 #: The same where several ports share a memory of half a beat per cycle: how they take turns there
 #: is not in the model, and these frames of some ten thousand cycles wait for little else.
 STARVED_ERROR = 0.07
+
+#: Images of a START, where one works on several; the memories hold those of such programs.
+FRAMES = 3
 
 DESIGNS = {
     # 197 tokens in two row blocks: tiles of 98, 99 and 197 rows follow each other, so that an
@@ -54,7 +57,9 @@ def test_every_boundary_equals_the_reference(name: str) -> None:
     model = spec(**changes)
     softmax = SoftmaxFunction.sole() if name in SOLE else SoftmaxFunction.fractional()
     graph = random_graph(model, seed=7, softmax=softmax)
-    config = preset_config(graph, rows=rows, groups=dense(columns), memory_ports=ports)
+    config = preset_config(
+        graph, rows=rows, groups=dense(columns), memory_ports=ports, frames=FRAMES
+    )
     program = lower(graph, config)
     setup = frame_setup(program, config)
     images = np.stack([random_image(model, seed) for seed in range(2)])
@@ -75,3 +80,32 @@ def test_every_boundary_equals_the_reference(name: str) -> None:
         starved = ports > 1 and bandwidth < BEAT_BYTES
         bound = STARVED_ERROR if starved else MODEL_ERROR
         assert abs(predicted - measured) <= bound * measured, (latency, bandwidth)
+
+
+@pytest.mark.verilator
+def test_several_frames_of_a_start() -> None:
+    """Twice, on the hardware of the test above; the next image comes beside the attention."""
+    changes, (rows, columns, ports) = DESIGNS["blocks"]
+    model = spec(**changes)
+    graph = random_graph(model, seed=7, softmax=SoftmaxFunction.fractional())
+    config = preset_config(
+        graph, rows=rows, groups=dense(columns), memory_ports=ports, frames=FRAMES
+    )
+    program = lower(graph, config, frames=FRAMES)
+    setup = frame_setup(program, config)
+    images = np.stack([random_image(model, seed) for seed in range(2 * FRAMES)])
+    inputs = start_inputs(setup, images, FRAMES)
+    results = run_frames(setup, inputs, memory=Memory(100, 46.67))
+    for start, frame in enumerate(results.frames):
+        for number in range(FRAMES):
+            reference = run_boundaries(graph, images[start * FRAMES + number])
+            for tensor, got in frame.boundaries.items():
+                np.testing.assert_array_equal(got[number], reference[tensor], err_msg=tensor)
+            output = frame.output.reshape(FRAMES, -1)[number]
+            logits = output[: 2 * program.classes].copy().view("<i2")
+            np.testing.assert_array_equal(logits, reference["head"].reshape(-1))
+    predicted = predict(program, MemoryModel(46.67, 100))
+    measured = max(results.cycles)
+    assert abs(predicted.cycles - measured) <= MODEL_ERROR * measured
+    alone = predict(lower(graph, config), MemoryModel(46.67, 100))
+    assert predicted.frame_cycles < alone.frame_cycles

@@ -74,7 +74,7 @@ def test_a_frame_in_rtl(monkeypatch: pytest.MonkeyPatch) -> None:
     small = FrameDesign("digits", "4", "dual:8:8,digits:24:4")
     figures = array_bench.simulated(frame_figures(small, ZCU102), ZCU102, Reporter(quiet=True))
     assert figures.macs > MODELS["digits"].depth
-    assert figures.boundaries_equal == 48
+    assert figures.boundaries_equal == 52
     assert figures.simulated_cycles is not None and figures.logit_sqnr_db is not None
     assert abs(figures.predicted_cycles / figures.simulated_cycles - 1) < 0.03
     assert figures.to_json()["simulated_cycles"] == figures.cycles == figures.simulated_cycles

@@ -60,7 +60,15 @@ def equal(first: Design, second: Design) -> bool:
     same = one is None or two is None or graph_bytes(one) == graph_bytes(two)
     return same and all(
         getattr(first, name) == getattr(second, name)
-        for name in ("model", "shapes", "config", "row_blocks", "board", "notes")
+        for name in (
+            "model",
+            "shapes",
+            "config",
+            "row_blocks",
+            "frames_per_start",
+            "board",
+            "notes",
+        )
     )
 
 
@@ -147,14 +155,14 @@ SHAPES = Shapes.of(spec(), FRACTIONAL)
     [
         (
             {"schema_version": 1},
-            "Design must have schema version 5; it was made by version 1: explore or generate",
+            "Design must have schema version 6; it was made by version 1: explore or generate",
         ),
-        ({"schema_version": None}, "Design must have schema version 5, not null"),
+        ({"schema_version": None}, "Design must have schema version 6, not null"),
         ({"board": None}, "board must be a table, not null"),
         ({"board": "zcu102"}, "board must be a table, not 'zcu102'"),
         ({"config": 7}, "config must be a table, not 7"),
         ({"config": {"k" * 5000: 1}}, "config: 'kkkkkkkkkk"),
-        ({"rows": 7}, "rows must be a known key (board, config, model, notes, row_blocks,"),
+        ({"rows": 7}, "rows must be a known key (board, config, frames_per_start, model, notes,"),
         ({"row_blocks": 0}, "row_blocks must be at least 1, not 0"),
         ({"row_blocks": "2"}, "row_blocks must be an integer, not '2'"),
         ({"row_blocks": 5000}, "row_blocks must be at most 4095, not 5000"),
@@ -222,7 +230,7 @@ def test_other_damage(whole: Design, tmp_path: Path) -> None:
     for entry, message in (
         (deep, "nested at most 32 deep"),
         (text[:-1], "File must be JSON"),
-        ("[]", "must have schema version 5, not null"),
+        ("[]", "must have schema version 6, not null"),
         (text.replace('"model"', '"board"'), "must stand once"),
     ):
         write_safetensors(path, {}, {"hwgen.design": entry})
@@ -376,6 +384,7 @@ def test_the_hardware_as_plain_values(whole: Design) -> None:
         "board": "zcu102",
         "config": whole.config.to_json(),
         "row_blocks": 3,
+        "frames_per_start": 1,
     }
 
 

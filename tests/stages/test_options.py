@@ -14,7 +14,12 @@ FUNCTION = {"softmax_fractional", "exponent_fraction_bits", "divider_bits"}
 
 
 def test_every_parameter_but_the_function_is_an_option() -> None:
-    assert set(BY_NAME) == set(PARAMETERS) - FUNCTION | {"columns", "groups", "row_blocks"}
+    assert set(BY_NAME) == set(PARAMETERS) - FUNCTION | {
+        "columns",
+        "groups",
+        "row_blocks",
+        "frames_per_start",
+    }
     assert len({option.option for option in OPTIONS}) == len(OPTIONS)
     assert {o.name: o.option for o in OPTIONS if o.option != f"--{o.name.replace('_', '-')}"} == {
         "memory_ports": "--ports",

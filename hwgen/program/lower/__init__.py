@@ -42,6 +42,7 @@ def lower(
     *,
     skeleton: bool = False,
     blocks: int | None = None,
+    frames: int = 1,
 ) -> Program:
     """Compile a graph for a design.
 
@@ -50,6 +51,7 @@ def lower(
         config: the design.
         skeleton: leave the memory image out (for the cycle model).
         blocks: row blocks; None: by the rule.
+        frames: images of a START, one behind the other.
 
     Raises:
         ConfigError: the design cannot run the model: another softmax, no columns for a layer's
@@ -66,6 +68,7 @@ def lower(
         tile_rows=config.tile_rows,
         word_keys=config.word_keys,
         blocks=blocks,
+        frames=frames,
     )
     plan.check(config)
     low = Lowering(graph, config, plan, skeleton)
@@ -93,6 +96,7 @@ def lower(
             case _:
                 raise ConfigError(f"Operation must be a known one, not {type(op).__name__}")
     store(low)
+    low.repeat(frames)
     return low.finish()
 
 

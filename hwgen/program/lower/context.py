@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,16 @@ from hwgen.isa.instructions import (
     INSTRUCTION_BYTES,
     OFFSET_BITS,
     WAIT_BITS,
+    Engine,
     Instruction,
+    StationarySource,
     encode,
 )
 from hwgen.numerics.requantise import BIASED_BITS, fits_lanes
 from hwgen.program.buffer_plan import BufferPlan, GraphLike, Placement, ceil_div, round_up
 from hwgen.program.hazards import Access, HazardTracker
 from hwgen.program.program import Boundary, Part, Program
-from hwgen.program.schedule import Item, schedule
+from hwgen.program.schedule import Draft, Item, schedule
 
 _PAGE = 4096
 #: Estimated latency from the last row of a tile to its last word written, and of a vector unit.
@@ -77,6 +79,9 @@ class Lowering:
         #: items of v, issued behind the first attention logits
         self.pending_value: list[Item] = []
         self.output_words = 0
+        #: the image in pieces, for the frames of a START behind the first one
+        self.image_pieces: list[Draft] = []
+        self.frames = 1
 
     # Addresses ------------------------------------------------------------------------------
 
@@ -163,6 +168,43 @@ class Lowering:
         groups = ceil_div(self.graph.spec.width, self.config.layernorm_lanes)
         return (rows[1] - rows[0]) * groups + VECTOR_LATENCY
 
+    # Frames -------------------------------------------------------------------------------
+
+    def repeat(self, frames: int) -> None:
+        """The same work for several images, one behind the other in memory.
+
+        A frame's image is loaded in pieces beside the attention of the frame before, whose matmuls
+        need no weights.
+        """
+        self.frames = frames
+        if frames == 1:
+            return
+        once = self.items
+        beside = [
+            number
+            for number, item in enumerate(once)
+            if any(
+                draft.opcode == "STATIONARY" and draft.fields["source"] == StationarySource.COLUMNS
+                for draft in item.drafts
+            )
+        ]
+        pieces = self.image_pieces
+        # Piece k goes with attention matmul `places[k]`, evenly through the frame.
+        places = [beside[k * len(beside) // len(pieces)] for k in range(len(pieces))]
+        self.items = []
+        for frame in range(frames):
+            for number, item in enumerate(once):
+                if frame and item.engine == Engine.LOAD and item.drafts[0].opcode == "LOAD_IMAGE":
+                    continue
+                drafts = [_of_frame(draft, frame) for draft in item.drafts]
+                if frame + 1 < frames:
+                    drafts += [
+                        _of_frame(piece, frame + 1)
+                        for piece, place in zip(pieces, places, strict=True)
+                        if place == number
+                    ]
+                self.items.append(replace(item, drafts=drafts, predecessors=[]))
+
     # Finish ---------------------------------------------------------------------------------
 
     def _check_counts(self) -> None:
@@ -220,13 +262,14 @@ class Lowering:
             instructions=tuple(instructions),
             image=image,
             input_shape=(spec.image_size, spec.image_size, spec.channels),
-            input_bytes=round_up(pixels, BEAT_BYTES),
-            output_bytes=self.output_words * self.config.rows,
+            input_bytes=self.frames * round_up(pixels, BEAT_BYTES),
+            output_bytes=self.frames * self.output_words * self.config.rows,
+            frames=self.frames,
             classes=spec.classes,
             boundaries=tuple(
                 Boundary(
                     name=name,
-                    shape=tuple(tensor.shape),
+                    shape=tuple(tensor.shape) if self.frames == 1 else (self.frames, *tensor.shape),
                     dtype=tensor.dtype,
                     parts=tuple(pieces[name]),
                 )
@@ -235,6 +278,18 @@ class Lowering:
             macs=self.graph.macs(),
             labels=tuple(labels),
         )
+
+
+def _of_frame(draft: Draft, frame: int) -> Draft:
+    """The same of another frame of several."""
+    fields = draft.fields
+    if draft.frame_stride:
+        fields = fields | {"address": fields["address"] + frame * draft.frame_stride}
+    parts = tuple(
+        (tensor, values | {"index": (frame, *values.get("index", ()))})
+        for tensor, values in draft.parts
+    )
+    return replace(draft, fields=fields, parts=parts)
 
 
 def padded_index(placement: Placement) -> np.ndarray:

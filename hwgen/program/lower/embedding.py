@@ -49,14 +49,31 @@ def lower_image_codes(low: Lowering, op: ImageCodes) -> None:
                 why="image size and patch are beyond what the load unit counts",
             )
     low.produced[op.output] = placement
-    draft = Draft(
-        opcode="LOAD_IMAGE",
-        fields=fields,
-        accesses=(low.access(placement, (0, placement.slices), (0, spec.patches), True),),
-        label=op.name,
-        parts=tuple(low.parts(op.output, placement, (0, spec.patches), (0, 1 << 30))),
-    )
-    low.items.append(Item(engine=Engine.LOAD, drafts=[draft]))
+    frame_beats = fields["beats"]
+
+    def load(first: int, count: int) -> Draft:
+        """Some rows of patches."""
+        row_bytes = spec.patch * spec.image_size * spec.channels
+        patches = (first * across, (first + count) * across)
+        changes = {
+            "address": first * row_bytes // BEAT_BYTES,
+            "destination": low.word(placement, 0, patches[0]),
+            "patch_rows": count,
+            "beats": ceil_div(count * row_bytes, BEAT_BYTES),
+        }
+        return Draft(
+            opcode="LOAD_IMAGE",
+            fields=fields | changes,
+            accesses=(low.access(placement, (0, placement.slices), patches, True),),
+            label=op.name,
+            frame_stride=frame_beats,
+            parts=tuple(low.parts(op.output, placement, patches, (0, 1 << 30))),
+        )
+
+    low.items.append(Item(engine=Engine.LOAD, drafts=[load(0, across)]))
+    # As few rows of patches at a time as begin with a beat.
+    step = BEAT_BYTES // gcd(spec.patch * spec.image_size * spec.channels, BEAT_BYTES)
+    low.image_pieces = [load(first, min(step, across - first)) for first in range(0, across, step)]
 
 
 def lower_embedding(low: Lowering, op: Embedding) -> None:

@@ -307,6 +307,7 @@ def store(low: Lowering) -> None:
         },
         accesses=(low.access(logits, (0, logits.slices), (0, 1), False),),
         label="store",
+        frame_stride=logits.slices * low.config.rows // BEAT_BYTES,
     )
     low.items.append(Item(engine=Engine.STORE, drafts=[draft]))
 

@@ -214,7 +214,7 @@ class Machine:
         if (values < 0).any():
             raise self.fail(f"Boundary {name} must be written when it is complete")
         last = part.first_channel + part.channels
-        self.boundaries[name][part.first_token, part.first_channel : last] = values
+        self.boundaries[name][part.index][part.first_token, part.first_channel : last] = values
 
     def execute(self) -> None:
         """Until END."""

@@ -59,13 +59,19 @@ class MemoryModel:
 class CyclePrediction:
     """What a frame is predicted to take."""
 
-    cycles: int
+    cycles: int  #: from START to the interrupt
     array_busy: int
     stalls: Mapping[str, int]  #: by counter name; array_busy and all stalls add up to cycles
     engine_busy: Mapping[Engine, int]  #: from accepting to completing a command
-    macs: int
+    macs: int  #: of all frames
+    frames: int  #: of the START
     array_macs_per_cycle: int
     quiet: int  #: longest time without a completed instruction
+
+    @property
+    def frame_cycles(self) -> int:
+        """Cycles per frame, rounded up."""
+        return -(-round(self.cycles) // self.frames)
 
     @property
     def watchdog(self) -> int:
@@ -214,7 +220,8 @@ class Timeline:
             array_busy=self.array_busy,
             stalls=dict(self.stalls),
             engine_busy=dict(self.busy),
-            macs=self.program.macs,
+            macs=self.program.frames * self.program.macs,
+            frames=self.program.frames,
             array_macs_per_cycle=self.config.macs_per_cycle,
             quiet=max(after - before for before, after in pairwise(times)),
         )

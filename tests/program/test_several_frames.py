@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs that work on several images by one START."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hwgen.columns import dense
+from hwgen.config import PARAMETERS
+from hwgen.errors import DoesNotFitError, ProgramError
+from hwgen.graph.interpreter import run_boundaries
+from hwgen.program.buffer_plan import preset_config
+from hwgen.program.cycle_model import MemoryModel, predict
+from hwgen.program.interpreter import run_program
+from hwgen.program.lower import lower
+from hwgen.program.program import Program
+from hwgen.sim.boundaries import parse
+from hwgen.sim.compare import compare
+
+from .graphs import random_graph, random_image, spec
+from .test_lowering import DESIGNS, MODELS
+
+FRAMES = 3
+
+
+def check(graph, program: Program, seeds=(None,)) -> None:
+    """Run the program on different images and compare every boundary of each."""
+    images = np.stack([random_image(graph.spec, seed) for seed in range(program.frames)])
+    expected = [run_boundaries(graph, image) for image in images]
+    for seed in seeds:
+        result = run_program(program, images, seed=seed)
+        for number, reference in enumerate(expected):
+            got = {name: values[number] for name, values in result.boundaries.items()}
+            compare(reference, got, where=f"order {seed}, image {number}")
+            output = {"output": reference[graph.output.name][0]}
+            compare(output, {"output": result.logits[number]})
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("rows", "columns", "blocks"), DESIGNS[:4])
+def test_every_boundary_of_every_frame(
+    model: str, rows: int, columns: int, blocks: int | None
+) -> None:
+    graph = random_graph(MODELS[model], 1)
+    config = preset_config(
+        graph, rows=rows, groups=dense(columns), blocks=blocks, frames=FRAMES, queue_depth=2,
+        burst_beats=1, read_fifo_beats=2, outstanding=1,
+    )  # fmt: skip
+    least = max(2 * config.constant_beats, PARAMETERS["constant_fifo_beats"].low)
+    config = config.replace(constant_fifo_beats=least)
+    program = lower(graph, config, blocks=blocks, frames=FRAMES)
+    check(graph, program, seeds=(None, 1))
+    assert predict(program, MemoryModel(bytes_per_cycle=16, latency=20)).frames == FRAMES
+
+
+def test_images_come_in_pieces_beside_attention() -> None:
+    graph = random_graph(MODELS["colour"], 1)
+    config = preset_config(graph, rows=16, groups=dense(16), frames=2)
+    one, two = (lower(graph, config, frames=frames) for frames in (1, 2))
+    assert two.input_bytes == 2 * one.input_bytes
+    assert two.output_bytes == 2 * one.output_bytes
+    assert (one.macs, one.weight_bytes) == (two.macs, two.weight_bytes)
+    loads = [(number, i) for number, i in enumerate(two.instructions) if i.opcode == "LOAD_IMAGE"]
+    # 12 x 12 x 3 bytes: a row of patches, 108 bytes, does not end with a beat, four of them do.
+    assert [i["address"] for _, i in loads] == [0, one.input_bytes // 16]
+    assert [i["beats"] for _, i in loads] == [27, 27]
+    half = len(two.instructions) // 2
+    assert 0 < loads[1][0] < half
+    assert two.labels[loads[1][0] - 1].endswith(".logits")
+    assert sum(i.opcode == "STORE" for i in two.instructions) == 2
+
+
+def test_the_table_of_boundaries_holds_all_frames() -> None:
+    graph = random_graph(spec(depth=1), 1)
+    config = preset_config(graph, rows=16, groups=dense(16), frames=2)
+    program = lower(graph, config, frames=2)
+    table = parse(program.boundaries_json())
+    assert [(b.name, b.shape) for b in table] == [
+        (name, (2, *tensor.shape)) for name, tensor in graph.tensors.items()
+    ]
+
+
+def test_frames_hide_the_image() -> None:
+    graph = random_graph(MODELS["long"], 1)
+    config = preset_config(graph, rows=16, groups=dense(16), frames=4)
+    memory = MemoryModel(bytes_per_cycle=16, latency=20)
+    alone, together = (predict(lower(graph, config, frames=frames), memory) for frames in (1, 4))
+    assert together.frame_cycles < alone.frame_cycles
+    assert together.macs == 4 * alone.macs
+
+
+def test_a_place_of_its_own_for_the_image() -> None:
+    graph = random_graph(MODELS["tiny"], 1)
+    config = preset_config(graph, rows=16, groups=dense(16))
+    with pytest.raises(DoesNotFitError, match="hidden"):
+        lower(graph, config, frames=2)
+
+
+def test_one_image_is_refused() -> None:
+    graph = random_graph(spec(depth=1), 1)
+    config = preset_config(graph, rows=16, groups=dense(16), frames=2)
+    program = lower(graph, config, frames=2)
+    with pytest.raises(ProgramError, match=r"Image must be uint8 \[2, 8, 8, 1\], not"):
+        run_program(program, random_image(graph.spec, 1))
