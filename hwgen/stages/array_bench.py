@@ -185,7 +185,7 @@ def frame_figures(chosen: FrameDesign, board: Board) -> FrameFigures:
 
 
 def simulated(figures: FrameFigures, board: Board, reporter: Reporter) -> FrameFigures:
-    """The same with a frame in RTL: random weights, synthetic images of one START, every boundary compared.
+    """The same in RTL: random weights, synthetic images of one START, every boundary compared.
 
     Raises:
         MismatchError: a boundary differs from the reference.
