@@ -34,10 +34,10 @@ from hwgen.frontend.images import ImageSet, digits_dataset
 from hwgen.frontend.models import MODELS
 from hwgen.graph.assumption import assumptions_to_json
 from hwgen.graph.graph import IntegerGraph
+from hwgen.graph.network import network_of
 from hwgen.graph.ops import Softmax
 from hwgen.graph.spec import ModelSpec
 from hwgen.outputs import check_distinct
-from hwgen.program.skeleton import skeleton_graph
 from hwgen.reading import printable, show
 from hwgen.report.results import AccuracyResult, SimulationResult, SynthesisResult, design_digest
 from hwgen.report.terminal import Reporter
@@ -278,12 +278,12 @@ def find_design(
     clock = stated.pop("clock_mhz", settings.board.clock.mhz)
     assert isinstance(clock, int)
     varied: dict[str, Any] = {name: (stated.pop(name),) for name in VARIED if name in stated}
-    skeleton = skeleton_graph(request.spec, weight_bits=request.weight_bits)
+    network = network_of(request.spec, weight_bits=request.weight_bits)
     question = ExploreRequest(
         spec=request.spec,
         source=source,
         softmax=request.softmax,
-        weight_bits=layer_bits(skeleton.ops),
+        weight_bits=layer_bits(network.ops),
         board=settings.board,
         board_source=board_source,
         fps=fps,

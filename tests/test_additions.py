@@ -96,8 +96,8 @@ def naming(pattern: str) -> set[str]:
 
 
 def test_an_operation_is_named_where_the_table_says() -> None:
-    """Attention logits: the class of the graph; the float model computes them without it."""
-    named = naming(r"\bAttentionLogits\b") | {"hwgen/frontend/float_model.py"}
+    """Attention logits."""
+    named = naming(r"\bAttentionLogits\b")
     own = r"attention(_logits)?\.py"
     assert {re.sub(own, "NAME.py", path) for path in named} == table()["an operation of the graph"]
 

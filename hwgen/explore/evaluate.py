@@ -9,18 +9,16 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import repeat
 from types import TracebackType
 from typing import Any
 
 from hwgen.config import AcceleratorConfig
 from hwgen.explore.space import Candidate
+from hwgen.graph.network import Network, network_of
 from hwgen.graph.spec import ModelSpec
-from hwgen.numerics.softmax import SoftmaxFunction
 from hwgen.program.cycle_model import MemoryModel, predict
 from hwgen.program.lower import lower
-from hwgen.program.skeleton import SkeletonGraph, skeleton_graph
 
 #: Bytes per cycle that no configuration can use.
 _IDEAL = 1e9
@@ -38,21 +36,15 @@ class Problem:
         """The same with a memory whose bandwidth never counts."""
         return replace(self, memory=replace(self.memory, bytes_per_cycle=_IDEAL))
 
-    def skeleton(self, config: AcceleratorConfig) -> SkeletonGraph:
+    def network(self, config: AcceleratorConfig) -> Network:
         """The model's operations with the softmax of a candidate's configuration."""
-        return _skeleton(self.spec, config.softmax)
-
-
-@lru_cache(maxsize=8)
-def _skeleton(spec: ModelSpec, softmax: SoftmaxFunction) -> SkeletonGraph:
-    return skeleton_graph(spec, softmax=softmax)
+        return network_of(self.spec, softmax=config.softmax)
 
 
 def frame_cycles(problem: Problem, candidate: Candidate) -> int:
     """Cycles of a frame by the event-driven model (:mod:`hwgen.program.cycle_model`)."""
     config = candidate.config(problem.spec, problem.fixed)
-    graph = problem.skeleton(config)
-    program = lower(graph, config, skeleton=True, blocks=candidate.row_blocks)
+    program = lower(problem.network(config), config, skeleton=True, blocks=candidate.row_blocks)
     return round(predict(program, problem.memory).cycles)
 
 

@@ -18,6 +18,7 @@ from hwgen.frontend.naming import (
     canonical,
     expected_shapes,
     layer_scale_names,
+    parameter_of,
     prefix_advice,
     shape_advice,
     transposed_advice,
@@ -25,6 +26,21 @@ from hwgen.frontend.naming import (
 from hwgen.frontend.statements import DEFAULT
 from hwgen.frontend.texts import listing, shape_text
 from hwgen.graph.assumption import Assumption
+from hwgen.graph.network import network_of
+from hwgen.graph.ops import (
+    AttentionLogits,
+    AttentionValues,
+    Embedding,
+    ImageCodes,
+    LayerNorm,
+    Linear,
+    MeanPool,
+    Op,
+    QueryKeyValue,
+    Softmax,
+    last_uses,
+)
+from hwgen.graph.ops.heads import join_heads, split_heads
 from hwgen.graph.spec import ModelSpec
 
 Tap = Callable[[str, np.ndarray], None]
@@ -150,32 +166,20 @@ class FloatModel:
         first; besides, ``blocks.N.fc1`` (before the activation function) and
         ``norm.input`` (the class token's row of the last residual).
         """
-        spec = self.spec
         get = self._parameters(dtype)
         see: Tap = tap if tap is not None else _no_tap
-        n = images.shape[0]
-        side, p = spec.image_size // spec.patch, spec.patch
-        patches: np.ndarray = images.astype(dtype).reshape(n, side, p, side, p, spec.channels)
-        patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(n, spec.patches, spec.patch_values)
-        kernel = get("patch_embed.proj.weight").transpose(2, 3, 1, 0).reshape(-1, spec.width)
-        x = patches @ kernel + get("patch_embed.proj.bias")
-        if spec.class_token:
-            x = np.concatenate([np.broadcast_to(get("cls_token"), (n, 1, spec.width)), x], axis=1)
-        x = x + get("pos_embed")
-        see("embedding", x)
-        for i in range(spec.depth):
-            x = self._block(f"blocks.{i}", x, get, see)
-        if spec.pooling == "class_token":
-            x = x[:, :1]
-            see("norm.input", x)
-        x = _layer_norm(x, get("norm.weight"), get("norm.bias"), spec.layer_norm_epsilon)
-        see("norm", x)
-        if spec.pooling == "mean":
-            x = x[:, int(spec.class_token) :].mean(axis=1, keepdims=True)
-            see("pool", x)
-        x = x @ get("head.weight").T + get("head.bias")
-        see("head", x)
-        return x[:, 0]
+        ops = network_of(self.spec).ops
+        images = images.astype(dtype)
+        values: dict[str, np.ndarray] = {}
+        for op, freed in zip(ops, last_uses(ops), strict=True):
+            made = self._compute(op, values, images, get, see)
+            for name, array in made.items():
+                if not isinstance(op, ImageCodes):  # no boundary: the pixels themselves
+                    see(name, array)
+                values[name] = array
+            for name in freed:
+                values.pop(name, None)
+        return values[ops[-1].output][:, 0]
 
     def classify(self, images: np.ndarray, *, batch: int = 32) -> np.ndarray:
         """Return the float logits [n, classes] of uint8 images, ``batch`` at a time."""
@@ -192,41 +196,71 @@ class FloatModel:
             self._float64.update({n: a.astype(np.float64) for n, a in self.tensors.items()})
         return self._float64.__getitem__
 
-    def _block(
-        self, name: str, x: np.ndarray, get: Callable[[str], np.ndarray], see: Tap
-    ) -> np.ndarray:
+    def _compute(
+        self,
+        op: Op,
+        values: Mapping[str, np.ndarray],
+        images: np.ndarray,
+        get: Callable[[str], np.ndarray],
+        see: Tap,
+    ) -> dict[str, np.ndarray]:
+        """The outputs of one operation, as real numbers."""
         spec = self.spec
-        n, tokens, _ = x.shape
-        eps = spec.layer_norm_epsilon
-        y = _layer_norm(x, get(f"{name}.norm1.weight"), get(f"{name}.norm1.bias"), eps)
-        see(f"{name}.norm1", y)
-        y = y @ get(f"{name}.attn.qkv.weight").T
-        if spec.qkv_bias:
-            y = y + get(f"{name}.attn.qkv.bias")
-        parts = np.split(y, 3, axis=-1)
-        for letter, part in zip("qkv", parts, strict=True):
-            see(f"{name}.{letter}", part)
-        q, k, v = (
-            a.reshape(n, tokens, spec.heads, spec.head_dim).transpose(0, 2, 1, 3) for a in parts
-        )
-        logits = (q @ k.transpose(0, 1, 3, 2)) * (spec.head_dim**-0.5)
-        see(f"{name}.logits", logits)
-        codes = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        codes /= codes.sum(axis=-1, keepdims=True)
-        see(f"{name}.softmax", codes)
-        y = (codes @ v).transpose(0, 2, 1, 3).reshape(n, tokens, spec.attention_width)
-        see(f"{name}.attention", y)
-        x = x + y @ get(f"{name}.attn.proj.weight").T + get(f"{name}.attn.proj.bias")
-        see(f"{name}.residual1", x)
-        y = _layer_norm(x, get(f"{name}.norm2.weight"), get(f"{name}.norm2.bias"), eps)
-        see(f"{name}.norm2", y)
-        y = y @ get(f"{name}.mlp.fc1.weight").T + get(f"{name}.mlp.fc1.bias")
-        see(f"{name}.fc1", y)
-        y = activation(spec.activation, y)
-        see(f"{name}.gelu", y)
-        x = x + y @ get(f"{name}.mlp.fc2.weight").T + get(f"{name}.mlp.fc2.bias")
-        see(f"{name}.residual2", x)
-        return x
+        parameter = parameter_of(op.name)
+        match op:
+            case ImageCodes():
+                return {op.output: _patches(spec, images)}
+            case Embedding():
+                kernel = get(f"{parameter}.weight").transpose(2, 3, 1, 0).reshape(-1, spec.width)
+                x = values[op.input] @ kernel + get(f"{parameter}.bias")
+                if op.class_token:
+                    row = np.broadcast_to(get("cls_token"), (len(x), 1, spec.width))
+                    x = np.concatenate([row, x], axis=1)
+                return {op.output: x + get("pos_embed")}
+            case LayerNorm():
+                x = values[op.input]
+                if op.rows is not None:
+                    x = x[:, : op.rows]
+                    see(f"{op.name}.input", x)
+                gamma, beta = get(f"{parameter}.weight"), get(f"{parameter}.bias")
+                return {op.output: _layer_norm(x, gamma, beta, spec.layer_norm_epsilon)}
+            case QueryKeyValue():
+                y = values[op.input] @ get(f"{parameter}.weight").T
+                if spec.qkv_bias:
+                    y = y + get(f"{parameter}.bias")
+                return dict(zip(op.outputs, np.split(y, 3, axis=-1), strict=True))
+            case AttentionLogits():
+                q, k = (split_heads(values[name], op.heads) for name in op.inputs)
+                return {op.output: (q @ k.transpose(0, 1, 3, 2)) * (spec.head_dim**-0.5)}
+            case Softmax():
+                logits = values[op.input]
+                codes = np.exp(logits - logits.max(axis=-1, keepdims=True))
+                codes /= codes.sum(axis=-1, keepdims=True)
+                return {op.output: codes}
+            case AttentionValues():
+                y = values[op.codes] @ split_heads(values[op.value], op.heads)
+                return {op.output: join_heads(y)}
+            case Linear():
+                y = values[op.input] @ get(f"{parameter}.weight").T
+                if op.residual is not None:
+                    y = values[op.residual] + y
+                y = y + get(f"{parameter}.bias")
+                if op.table is not None:
+                    see(op.name, y)
+                    y = activation(spec.activation, y)
+                return {op.output: y}
+            case MeanPool():
+                return {op.output: values[op.input][:, op.first :].mean(axis=1, keepdims=True)}
+            case _:
+                raise TypeError(f"Operation must be a known one, not {type(op).__name__}")
+
+
+def _patches(spec: ModelSpec, images: np.ndarray) -> np.ndarray:
+    """[n, H, W, channels] -> [n, patches, patch * patch * channels]."""
+    side, p = spec.image_size // spec.patch, spec.patch
+    pixels = images.reshape(len(images), side, p, side, p, spec.channels)
+    pixels = pixels.transpose(0, 1, 3, 2, 4, 5)
+    return pixels.reshape(len(images), spec.patches, spec.patch_values)
 
 
 # Error function: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26

@@ -23,6 +23,8 @@ from hwgen.frontend.other_networks import refuse_by_name
 from hwgen.frontend.statements import DEFAULT, FILE, model_file_text
 from hwgen.frontend.texts import listing, quoted, shape_text
 from hwgen.graph.assumption import Assumption
+from hwgen.graph.network import network_of
+from hwgen.graph.ops import Embedding, LayerNorm, QueryKeyValue, Weighted
 from hwgen.graph.spec import DEFAULT_PATCH_LAYOUT, DEFAULT_QKV_LAYOUT, ModelSpec
 
 #: What wrappers put in front of every name: DataParallel and DistributedDataParallel,
@@ -70,40 +72,43 @@ class Canonical:
 
 def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Return every canonical tensor of a model and its shape."""
-    w = spec.width
-    shapes: dict[str, tuple[int, ...]] = {
-        "patch_embed.proj.weight": (w, spec.channels, spec.patch, spec.patch),
-        "patch_embed.proj.bias": (w,),
-        "pos_embed": (1, spec.tokens, w),
-    }
-    if spec.class_token:
-        shapes["cls_token"] = (1, 1, w)
-    block = _block_shapes(spec)
-    if not spec.qkv_bias:
-        del block["attn.qkv.bias"]
-    for i in range(spec.depth):
-        shapes.update({f"blocks.{i}.{name}": shape for name, shape in block.items()})
-    shapes |= {"norm.weight": (w,), "norm.bias": (w,)}
-    shapes |= {"head.weight": (spec.classes, w), "head.bias": (spec.classes,)}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for op in network_of(spec).ops:
+        name = parameter_of(op.name)
+        match op:
+            case Embedding():
+                shapes[f"{name}.weight"] = (spec.width, spec.channels, spec.patch, spec.patch)
+                shapes[f"{name}.bias"] = (spec.width,)
+                shapes["pos_embed"] = (1, *op.position.shape)
+                if op.class_token:
+                    shapes["cls_token"] = (1, 1, spec.width)
+            case Weighted():
+                reduction, columns = op.weights.shape
+                shapes[f"{name}.weight"] = (columns, reduction)
+                if spec.qkv_bias or not isinstance(op, QueryKeyValue):
+                    shapes[f"{name}.bias"] = (columns,)
+            case LayerNorm():
+                shapes |= {f"{name}.weight": op.gamma.shape, f"{name}.bias": op.beta.shape}
     return shapes
 
 
-def _block_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    w, a, h = spec.width, spec.attention_width, spec.mlp_hidden
-    return {
-        "norm1.weight": (w,),
-        "norm1.bias": (w,),
-        "attn.qkv.weight": (3 * a, w),
-        "attn.qkv.bias": (3 * a,),
-        "attn.proj.weight": (w, a),
-        "attn.proj.bias": (w,),
-        "norm2.weight": (w,),
-        "norm2.bias": (w,),
-        "mlp.fc1.weight": (h, w),
-        "mlp.fc1.bias": (h,),
-        "mlp.fc2.weight": (w, h),
-        "mlp.fc2.bias": (w,),
-    }
+#: Part of a block -> its tensors, where they are called otherwise.
+_PARAMETERS = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
+
+
+def parameter_of(op: str) -> str:
+    """Canonical name of an operation's weight and bias, without the ending."""
+    if op == "embedding":
+        return "patch_embed.proj"
+    block, dot, part = op.rpartition(".")
+    return f"{block}{dot}{_PARAMETERS.get(part, part)}"
+
+
+def _block_names(spec: ModelSpec) -> list[str]:
+    """Names of a block's tensors, those that it may leave out among them."""
+    first = "blocks.0."
+    names = expected_shapes(replace(spec, qkv_bias=True))
+    return [name.removeprefix(first) for name in names if name.startswith(first)]
 
 
 def layer_scale_names(spec: ModelSpec) -> list[str]:
@@ -113,7 +118,7 @@ def layer_scale_names(spec: ModelSpec) -> list[str]:
 
 def mappable_names(spec: ModelSpec) -> tuple[str, ...]:
     """Return the canonical names that a name map may give, ``{i}`` for the block's number."""
-    block = [*_block_shapes(spec), "ls1.gamma", "ls2.gamma"]
+    block = [*_block_names(spec), "ls1.gamma", "ls2.gamma"]
     block += [f"attn.{letter}.{part}" for letter in "qkv" for part in ("weight", "bias")]
     top = ["patch_embed.proj.weight", "patch_embed.proj.bias", "pos_embed", "cls_token"]
     top += ["norm.weight", "norm.bias", "head.weight", "head.bias"]

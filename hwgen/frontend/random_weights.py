@@ -82,7 +82,8 @@ def _set_sizes(spec: ModelSpec, state: dict[str, np.ndarray], images: np.ndarray
             block = f"blocks.{i}"
             gain = np.sqrt(LOGIT_SIGMA / seen[f"{block}.logits"])
             for part in ("weight", "bias"):
-                state[f"{block}.attn.qkv.{part}"][: 2 * inner] *= gain
+                if f"{block}.attn.qkv.{part}" in state:
+                    state[f"{block}.attn.qkv.{part}"][: 2 * inner] *= gain
                 state[f"{block}.mlp.fc1.{part}"] *= 1.2 / seen[f"{block}.fc1"]
             for layer, after in (("attn.proj", "residual1"), ("mlp.fc2", "residual2")):
                 gain = BRANCH_SIGMA * seen[before] / seen[f"{block}.{after}.added"]

@@ -15,6 +15,7 @@ each begins anew.
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,51 +23,23 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from hwgen.columns import MAXIMUM_COLUMNS
 from hwgen.errors import FormatError, HwgenError, UsageError
+from hwgen.graph.network import in_encoder, layer_names
 from hwgen.graph.spec import ModelSpec
+from hwgen.graph.widths import NARROWEST, WIDEST, Width
 from hwgen.reading import printable, read_json, read_toml, show
 
-#: Widths that there are.
-NARROWEST, WIDEST = 1, 8
-#: Operations of a block that have weights, in execution order.
-BLOCK_LAYERS = ("qkv", "proj", "fc1", "fc2")
-#: Before and behind the encoder.
-OUTER_LAYERS = ("embedding", "head")
 #: Names that an error offers.
 _OFFERED = 3
 _TABLE = dict[str, Annotated[int, Field(ge=NARROWEST, le=WIDEST)] | str]
-
-#: Widths of a layer's output channels, over and over: (bits, channels), at least two.
-Chunks = tuple[tuple[int, int], ...]
-Width = int | Chunks
-
-
-def widest(width: Width) -> int:
-    """Bits of a layer's widest weights."""
-    return width if isinstance(width, int) else max(bits for bits, _ in width)
 
 
 def width_text(width: Width) -> str:
     """As ``--weight-bits`` takes it: ``4``, ``8:58+4:70``."""
     return str(width) if isinstance(width, int) else "+".join(f"{b}:{n}" for b, n in width)
-
-
-def channel_bits(chunks: Chunks, channels: int, *, parts: int = 1) -> npt.NDArray[np.uint8]:
-    """Widths of a layer's output channels, uint8 [channels]; every one of ``parts`` begins anew."""
-    period = np.concatenate([np.full(count, bits, np.uint8) for bits, count in chunks])
-    return np.tile(np.resize(period, channels // parts), parts)
-
-
-def layer_names(spec: ModelSpec) -> tuple[str, ...]:
-    """Return the operations that have weights, in execution order."""
-    blocks = [f"blocks.{i}.{part}" for i in range(spec.depth) for part in BLOCK_LAYERS]
-    first, last = OUTER_LAYERS
-    return (first, *blocks, last)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,17 +58,17 @@ class WeightBits:
         """
         names = layer_names(spec)
         widths: dict[str, Width] = {
-            name: WIDEST if name in OUTER_LAYERS else self.encoder for name in names
+            name: self.encoder if in_encoder(name) else WIDEST for name in names
         }
         for pattern, bits in self.rules:
             matched = [name for name in names if fnmatchcase(name, pattern)]
             if not matched:
-                raise self._unmatched(pattern)
+                raise self._unmatched(pattern, names)
             widths.update(dict.fromkeys(matched, bits))
         return widths
 
-    def _unmatched(self, pattern: str) -> HwgenError:
-        known = [*(f"blocks.*.{part}" for part in BLOCK_LAYERS), *OUTER_LAYERS]
+    def _unmatched(self, pattern: str, names: tuple[str, ...]) -> HwgenError:
+        known = list(dict.fromkeys(map(_of_every_block, names)))
         near = difflib.get_close_matches(pattern[:60], known, n=_OFFERED, cutoff=0)
         what = f"Weight widths must be for layers of the model, and {show(pattern)} matches none"
         nearest = ", ".join(near)
@@ -105,6 +78,11 @@ class WeightBits:
 
 
 DEFAULT_WEIGHT_BITS = WeightBits()
+
+
+def _of_every_block(layer: str) -> str:
+    """The pattern of a layer of a block in all of them."""
+    return re.sub(r"^blocks\.\d+\.", "blocks.*.", layer)
 
 
 def parse_weight_bits(text: str) -> WeightBits:
@@ -183,19 +161,19 @@ def weight_bits_text(widths: Mapping[str, Width]) -> str:
 
     :func:`parse_weight_bits` understands it, and makes the same widths of it.
     """
-    inner = {name: bits for name, bits in widths.items() if name not in OUTER_LAYERS}
+    inner = {name: bits for name, bits in widths.items() if in_encoder(name)}
     encoder = Counter(inner.values()).most_common(1)[0][0]
     rules = []
-    for part in BLOCK_LAYERS:
-        own = {name: bits for name, bits in inner.items() if name.endswith(f".{part}")}
+    for pattern in dict.fromkeys(map(_of_every_block, inner)):
+        own = {name: bits for name, bits in inner.items() if _of_every_block(name) == pattern}
         # One rule for the part's most frequent width, then those that have another.
         usual = Counter(own.values()).most_common(1)[0][0]
         if usual != encoder:
-            rules.append(f"blocks.*.{part}={width_text(usual)}")
+            rules.append(f"{pattern}={width_text(usual)}")
         rules += [f"{name}={width_text(bits)}" for name, bits in own.items() if bits != usual]
     rules += [
-        f"{name}={width_text(widths[name])}"
-        for name in OUTER_LAYERS
-        if widths.get(name, WIDEST) != WIDEST
+        f"{name}={width_text(bits)}"
+        for name, bits in widths.items()
+        if not in_encoder(name) and bits != WIDEST
     ]
     return ",".join([width_text(encoder), *rules])

@@ -20,11 +20,11 @@ from hwgen.explore.resources import ResourceEstimate, estimate_resources
 from hwgen.files import scratch_folder
 from hwgen.frontend.models import get_model
 from hwgen.frontend.random_weights import random_state
+from hwgen.graph.network import network_of
 from hwgen.graph.safetensors_file import write_safetensors
 from hwgen.graph.weight_bits import parse_weight_bits
 from hwgen.numerics.softmax import DEFAULT_FUNCTION
 from hwgen.program.lower import lower as lower_graph
-from hwgen.program.skeleton import skeleton_graph
 from hwgen.report.regions import PageTable
 from hwgen.report.terminal import Reporter
 from hwgen.stages.configure import check_fits
@@ -162,7 +162,7 @@ def frame_figures(chosen: FrameDesign, board: Board) -> FrameFigures:
     spec = get_model(chosen.model)
     hardware = check_fits(spec, board, chosen.options, DEFAULT_FUNCTION)
     config = hardware.config
-    graph = skeleton_graph(spec, weight_bits=parse_weight_bits(chosen.weight_bits).of(spec))
+    graph = network_of(spec, weight_bits=parse_weight_bits(chosen.weight_bits).of(spec))
     program = lower_graph(
         graph, config, skeleton=True, blocks=hardware.row_blocks, frames=hardware.frames_per_start
     )

@@ -29,13 +29,14 @@ from hwgen.explore.space import ROWS, Choices
 from hwgen.files import replace_file
 from hwgen.frontend.models import ALIASES, MODELS, get_model
 from hwgen.graph.graph import IntegerGraph
+from hwgen.graph.network import network_of
 from hwgen.graph.ops import Op, Weighted
 from hwgen.graph.spec import ModelSpec
-from hwgen.graph.weight_bits import WIDEST, weight_bits_text
+from hwgen.graph.weight_bits import weight_bits_text
+from hwgen.graph.widths import WIDEST
 from hwgen.numerics.softmax import DEFAULT_FUNCTION, SoftmaxFunction
 from hwgen.outputs import State
 from hwgen.program.cycle_model import MemoryModel
-from hwgen.program.skeleton import skeleton_graph
 from hwgen.report.terminal import Reporter
 from hwgen.sim.frame import Memory
 from hwgen.stages.design import Design, Shapes, shapes_of
@@ -132,7 +133,7 @@ class ExploreRequest:
         graph: IntegerGraph | None = None
         if source in MODELS or source in ALIASES or path.suffix == ".json" or not path.is_file():
             spec = get_model(source)
-            layers: Sequence[Op] = skeleton_graph(spec).ops
+            layers: Sequence[Op] = network_of(spec).ops
         else:
             graph = IntegerGraph.load(path)
             spec, layers = graph.spec, graph.ops

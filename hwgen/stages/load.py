@@ -19,7 +19,8 @@ from hwgen.frontend.float_model import FloatModel
 from hwgen.frontend.images import ImageSet, digits_dataset, load_images, synthetic_images
 from hwgen.frontend.models import MODELS, default_checkpoint
 from hwgen.graph.spec import ModelSpec
-from hwgen.graph.weight_bits import DEFAULT_WEIGHT_BITS, WeightBits, Width
+from hwgen.graph.weight_bits import DEFAULT_WEIGHT_BITS, WeightBits
+from hwgen.graph.widths import Width
 from hwgen.numerics.softmax import DEFAULT_FUNCTION, SoftmaxFunction
 from hwgen.reading import show
 from hwgen.report.terminal import Reporter

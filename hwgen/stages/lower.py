@@ -15,6 +15,7 @@ from hwgen.config import AcceleratorConfig
 from hwgen.errors import UsageError
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.interpreter import run_boundaries
+from hwgen.graph.network import network_of
 from hwgen.graph.spec import ModelSpec
 from hwgen.program.program import Program
 from hwgen.report.terminal import Reporter
@@ -101,10 +102,9 @@ def check_runs(
         ProgramError: the program would have numbers beyond an instruction's fields.
     """
     from hwgen.program.lower import lower as lower_graph
-    from hwgen.program.skeleton import skeleton_graph
 
-    shapes = skeleton_graph(spec, softmax=config.softmax)
-    lower_graph(shapes, config, skeleton=True, blocks=row_blocks, frames=frames_per_start)
+    network = network_of(spec, softmax=config.softmax)
+    lower_graph(network, config, skeleton=True, blocks=row_blocks, frames=frames_per_start)
 
 
 def prediction(program: Program, memory: Memory) -> CyclePrediction:

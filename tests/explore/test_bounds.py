@@ -60,7 +60,7 @@ def designs(spec: ModelSpec, seed: int | None, count: int) -> Iterator[Candidate
 def check(spec: ModelSpec, candidate: Candidate, memory: MemoryModel) -> None:
     problem = Problem(spec=spec, memory=memory, fixed={})
     config = candidate.config(spec, {})
-    graph = problem.skeleton(config)
+    graph = problem.network(config)
     program = lower(graph, config, skeleton=True, blocks=candidate.row_blocks)
     predicted = predict(program, memory)
     bound = cycle_bound(spec, config, candidate.row_blocks, memory)

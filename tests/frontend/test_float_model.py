@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from hwgen.errors import CheckpointError
+from hwgen.frontend import random_weights
 from hwgen.frontend.float_model import FloatModel, activation, erf
 
 from .networks import SPEC, hugging_face, random_state, torch_forward
@@ -167,3 +168,11 @@ def test_name_map_and_linear_patch_embedding():
     del theirs["layers.2.0.norm.weight"]
     with pytest.raises(CheckpointError, match=r"layers\.2\.0\.norm\.weight"):
         FloatModel.from_state_dict(spec, theirs)
+
+
+@pytest.mark.parametrize("qkv_bias", [False, True])
+def test_random_weights_fit_the_model(qkv_bias: bool) -> None:
+    spec = replace(SPEC, qkv_bias=qkv_bias)
+    state = random_weights.random_state(spec, 0)
+    assert ("blocks.0.attn.qkv.bias" in state) == qkv_bias
+    assert set(FloatModel.from_state_dict(spec, state).tensors) == set(state)

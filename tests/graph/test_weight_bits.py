@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from hwgen.errors import FormatError, UsageError
 from hwgen.frontend.models import MODELS
+from hwgen.graph.network import layer_names
 from hwgen.graph.weight_bits import (
     DEFAULT_WEIGHT_BITS,
-    layer_names,
     parse_weight_bits,
     read_weight_bits,
     weight_bits_text,

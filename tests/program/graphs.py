@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from hwgen.graph.graph import IntegerGraph
+from hwgen.graph.network import network_of
 from hwgen.graph.ops import (
     AttentionLogits,
     AttentionValues,
@@ -22,7 +23,6 @@ from hwgen.graph.ops import (
 )
 from hwgen.graph.spec import ModelSpec
 from hwgen.numerics.softmax import DEFAULT_FUNCTION, SoftmaxFunction
-from hwgen.program.skeleton import skeleton_graph
 
 #: Standard deviation of activations that the constants aim at.
 _SPREAD = 40
@@ -82,9 +82,9 @@ def random_graph(
 ) -> IntegerGraph:
     """A valid graph of a model with random constants."""
     rng = np.random.default_rng(seed)
-    skeleton = skeleton_graph(model, weight_bits=weight_bits, softmax=softmax)
+    network = network_of(model, weight_bits=weight_bits, softmax=softmax)
     ops: list[Op] = []
-    for op in skeleton.ops:
+    for op in network.ops:
         match op:
             case Embedding() | Linear() | QueryKeyValue():
                 k = op.weights.shape[0]
@@ -126,7 +126,7 @@ def random_graph(
                 deviation = 40 * np.sqrt(model.tokens)
                 op = replace(op, multiplier=60_007, shift=_shift(deviation, _SPREAD))
         ops.append(op)
-    return IntegerGraph(spec=model, ops=tuple(ops), tensors=skeleton.tensors)
+    return IntegerGraph(spec=model, ops=tuple(ops), tensors=network.tensors)
 
 
 def random_image(model: ModelSpec, seed: int = 0) -> np.ndarray:

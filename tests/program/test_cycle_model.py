@@ -5,6 +5,7 @@ import pytest
 
 from hwgen.columns import dense
 from hwgen.frontend.models import get_model
+from hwgen.graph.network import network_of
 from hwgen.isa.instructions import Engine
 from hwgen.program.buffer_plan import preset_config
 from hwgen.program.cycle_model import (
@@ -14,7 +15,6 @@ from hwgen.program.cycle_model import (
     predict_schedule,
 )
 from hwgen.program.lower import lower
-from hwgen.program.skeleton import skeleton_graph
 
 from .graphs import spec
 
@@ -23,7 +23,7 @@ ZCU102 = MemoryModel(bytes_per_cycle=46.67, latency=100)
 
 
 def prediction(model, rows: int, columns: int, memory=ZCU102, **options) -> CyclePrediction:
-    graph = skeleton_graph(model)
+    graph = network_of(model)
     config = preset_config(graph, rows=rows, groups=dense(columns), **options)
     return predict(lower(graph, config, skeleton=True), memory)
 
@@ -36,7 +36,7 @@ def test_busy_and_stalls_are_the_cycles() -> None:
 
 
 def test_the_schedule_is_that_of_the_prediction() -> None:
-    graph = skeleton_graph(spec())
+    graph = network_of(spec())
     program = lower(graph, preset_config(graph, rows=16, groups=dense(16)), skeleton=True)
     result, schedule = predict(program, ZCU102), predict_schedule(program, ZCU102)
     for engine in Engine:
@@ -56,7 +56,7 @@ def test_the_schedule_is_that_of_the_prediction() -> None:
 def test_never_faster_than_the_array_or_the_memory() -> None:
     model = spec(image_size=32, width=64, depth=3)
     for bandwidth in (1.0, 4.0, 16.0):
-        graph = skeleton_graph(model)
+        graph = network_of(model)
         config = preset_config(graph, rows=16, groups=dense(16))
         program = lower(graph, config, skeleton=True)
         result = predict(program, MemoryModel(bandwidth, 50))

@@ -13,6 +13,7 @@ from hwgen.config import PARAMETERS
 from hwgen.errors import ConfigError, DoesNotFitError, MismatchError, ProgramError
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.interpreter import run_boundaries
+from hwgen.graph.network import network_of
 from hwgen.graph.ops import Linear
 from hwgen.isa.build import begin
 from hwgen.isa.instructions import DrainMode, Engine, Instruction, decode, encode
@@ -23,7 +24,6 @@ from hwgen.program.interpreter import run_program
 from hwgen.program.lower import lower, product
 from hwgen.program.lower.context import Lowering
 from hwgen.program.program import Program
-from hwgen.program.skeleton import skeleton_graph
 from hwgen.sim.boundaries import parse
 from hwgen.sim.compare import compare
 
@@ -314,7 +314,7 @@ def test_skeleton_has_the_same_instructions() -> None:
     full, skeleton = lower(graph, config), lower(graph, config, skeleton=True)
     assert [i.opcode for i in full.instructions] == [i.opcode for i in skeleton.instructions]
     assert [i.waits for i in full.instructions] == [i.waits for i in skeleton.instructions]
-    shapes = lower(skeleton_graph(graph.spec), config, skeleton=True)
+    shapes = lower(network_of(graph.spec), config, skeleton=True)
     assert [i.opcode for i in shapes.instructions] == [i.opcode for i in full.instructions]
     assert shapes.macs == full.macs == graph.macs()
     with pytest.raises(ProgramError, match="skeleton"):
@@ -341,9 +341,9 @@ def test_a_large_model_is_refused_before_anything_is_packed(monkeypatch) -> None
         name="large", image_size=384, channels=3, patch=16, width=1024, depth=24, heads=16,
         head_dim=64, mlp_hidden=4096, classes=1000,
     )  # fmt: skip
-    graph = skeleton_graph(large)
+    graph = network_of(large)
     config = preset_config(
-        skeleton_graph(spec()), rows=64, groups=dense(64), max_row_length=1024, max_channels=1024
+        network_of(spec()), rows=64, groups=dense(64), max_row_length=1024, max_channels=1024
     )
 
     def fail(*arguments: object) -> None:
@@ -412,7 +412,7 @@ def test_lanes_are_free_where_slices_are_no_part_of_the_function(vec: int) -> No
 
 def test_more_instructions_than_the_thresholds_count() -> None:
     """Refused before the schedule, whose time grows with the square of their number."""
-    graph = skeleton_graph(spec(depth=22, heads=16, head_dim=2, image_size=20))
+    graph = network_of(spec(depth=22, heads=16, head_dim=2, image_size=20))
     config = preset_config(graph, rows=16, groups=dense(16), blocks=100)
     with pytest.raises(DoesNotFitError, match="instructions of LOAD must be at most 65,535, not"):
         lower(graph, config, skeleton=True, blocks=100)

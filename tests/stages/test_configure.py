@@ -12,10 +12,10 @@ from hwgen.boards import Board, get_board
 from hwgen.columns import dense, parse_groups
 from hwgen.errors import DoesNotFitError, UsageError
 from hwgen.frontend.models import MODELS
+from hwgen.graph.network import network_of
 from hwgen.graph.spec import ModelSpec
 from hwgen.numerics.softmax import DEFAULT_FUNCTION, SoftmaxFunction
 from hwgen.program.buffer_plan import bank_words_for, preset_config, row_blocks
-from hwgen.program.skeleton import skeleton_graph
 from hwgen.stages.configure import Hardware, check_fits, configure, memory_blocks
 from hwgen.stages.options import DesignOptions
 
@@ -44,7 +44,7 @@ def given(
 
 def test_without_options_it_is_the_preset_fitted_to_the_model() -> None:
     hardware = given(TINY)
-    expected = preset_config(skeleton_graph(TINY), **ZCU102.preset.fields(), clock_mhz=300)
+    expected = preset_config(network_of(TINY), **ZCU102.preset.fields(), clock_mhz=300)
     assert hardware.config == expected
     assert hardware.row_blocks == len(row_blocks(197, 32, 197)) == 2
     assert hardware.notes == ()
@@ -78,7 +78,7 @@ def test_stated_rows_are_taken_and_the_rule_of_narrow_models_is_left() -> None:
 def test_memories_follow_the_stated_array() -> None:
     config = given(DIGITS, rows=64, columns=64, row_blocks=2).config
     assert config.bank_words == bank_words_for(
-        skeleton_graph(DIGITS), 64, value_columns=64, tile_rows=17, blocks=2
+        network_of(DIGITS), 64, value_columns=64, tile_rows=17, blocks=2
     )
     assert config.bank_words != given(DIGITS, rows=64, columns=64).config.bank_words
     wide = given(TINY, columns=1024, memory_ports=1).config

@@ -11,25 +11,28 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Mapping
+from importlib import import_module
+from pkgutil import iter_modules
 
 import numpy as np
 
 from hwgen.errors import UsageError
 from hwgen.frontend.calibration import Calibration, calibrate
 from hwgen.frontend.float_model import FloatModel
-from hwgen.frontend.quantiser.attention import attention
-from hwgen.frontend.quantiser.builder import Builder, Squares
-from hwgen.frontend.quantiser.classifier import classifier
-from hwgen.frontend.quantiser.embedding import embedding
-from hwgen.frontend.quantiser.layer_norm import layer_norm
-from hwgen.frontend.quantiser.linear import hidden, residual_linear
+from hwgen.frontend.quantiser.builder import Builder, Squares, quantise_operation
 from hwgen.frontend.quantiser.weights import quantise_weights
 from hwgen.graph.graph import GraphMetadata, IntegerGraph
+from hwgen.graph.network import in_encoder, layer_names, network_of
+from hwgen.graph.ops import last_uses
 from hwgen.graph.spec import ModelSpec
-from hwgen.graph.weight_bits import NARROWEST, WIDEST, Width, layer_names
+from hwgen.graph.widths import NARROWEST, WIDEST, Width, narrowest
 from hwgen.numerics.softmax import DEFAULT_FUNCTION, SoftmaxFunction
 
 __all__ = ["Calibration", "calibrate", "layer_names", "quantise", "quantise_weights"]
+
+# What quantises an operation registers itself.
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
 
 #: With a layer this narrow the quantiser tries with and without bias correction.
 _UNCERTAIN_BITS = 2
@@ -63,12 +66,13 @@ def quantise(
     """
     widths = _layer_widths(model.spec, weight_bits)
     statistics = images if isinstance(images, Calibration) else calibrate(model, images)
-    builder = Builder(model, statistics, widths, squares, softmax)
+    network = network_of(model.spec, weight_bits=widths, softmax=softmax)
+    builder = Builder(model, statistics, network, squares)
     _network(builder)
-    if min(map(_narrowest, widths.values())) <= _UNCERTAIN_BITS:
+    if min(map(narrowest, widths.values())) <= _UNCERTAIN_BITS:
         # The means of the integer network now differ so much from the float one's that correcting
         # them may do harm (measured at W1: +24 % of top-1 on one model, -16 % on another).
-        plain = Builder(model, statistics, widths, squares, softmax, correct_bias=False)
+        plain = Builder(model, statistics, network, squares, correct_bias=False)
         _network(plain)
         if plain.loss() < builder.loss():
             builder = plain
@@ -89,38 +93,11 @@ def quantise(
 
 def _network(builder: Builder) -> None:
     """Quantise the whole network, in its order."""
-    spec = builder.model.spec
-    embedding(builder)
-    stream = "embedding"
-    for i in range(spec.depth):
-        stream = _block(builder, f"blocks.{i}", stream)
-        builder.values = {stream: builder.values[stream]}
-    classifier(builder, stream)
-
-
-def _block(builder: Builder, name: str, stream: str) -> str:
-    """One block; the stream behind it."""
-    norm1 = layer_norm(builder, f"{name}.norm1", stream)
-    heads = attention(builder, name, norm1)
-    stream = residual_linear(
-        builder,
-        f"{name}.proj",
-        f"{name}.attn.proj",
-        f"{name}.attention",
-        heads,
-        stream,
-        f"{name}.residual1",
-    )
-    norm2 = layer_norm(builder, f"{name}.norm2", stream)
-    out = hidden(builder, name, norm2)
-    return residual_linear(
-        *(builder, f"{name}.fc2", f"{name}.mlp.fc2", f"{name}.gelu", out),
-        *(stream, f"{name}.residual2"),
-    )
-
-
-def _narrowest(width: Width) -> int:
-    return width if isinstance(width, int) else min(bits for bits, _ in width)
+    ops = builder.network.ops
+    for op, freed in zip(ops, last_uses(ops), strict=True):
+        quantise_operation(op, builder)
+        for name in freed:
+            del builder.values[name]
 
 
 def _layer_widths(spec: ModelSpec, weight_bits: int | Mapping[str, Width]) -> dict[str, Width]:
@@ -136,7 +113,7 @@ def _layer_widths(spec: ModelSpec, weight_bits: int | Mapping[str, Width]) -> di
                 )
         widths.update(weight_bits)
     else:
-        widths.update(dict.fromkeys(names[1:-1], weight_bits))
+        widths.update(dict.fromkeys(filter(in_encoder, names), weight_bits))
     for name, width in widths.items():
         for bits in [bits for bits, _ in width] if isinstance(width, tuple) else [width]:
             if type(bits) is not int or not NARROWEST <= bits <= WIDEST:

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from hwgen.errors import CheckpointError
 from hwgen.frontend.calibration import affine_scale, symmetric_scale
-from hwgen.frontend.quantiser.builder import Builder, Codes
-from hwgen.graph.ops import LayerNorm
+from hwgen.frontend.quantiser.builder import Builder, Codes, quantise_operation
+from hwgen.graph.ops import LayerNorm, MeanPool
 from hwgen.numerics.ailayernorm import ailayernorm
 from hwgen.numerics.requantise import ptf_codes
 
@@ -19,14 +20,15 @@ MEAN_TO_SIGMA_LIMIT = 2.0
 _BETA_FRACTION_BITS = 8
 
 
-def layer_norm(builder: Builder, name: str, stream: str, *, rows: int | None = None) -> Codes:
-    """A LayerNorm of the residual stream; the codes of its output."""
-    spec = builder.model.spec
-    gamma = builder.model.tensors[f"{name}.weight"].astype(np.float64)
-    beta = builder.model.tensors[f"{name}.bias"].astype(np.float64)
-    seen = builder.see(name)
+@quantise_operation.register
+def layer_norm(op: LayerNorm, builder: Builder) -> None:
+    """Output codes by calibration, gamma and beta in them, PTF by search."""
+    spec, name = builder.model.spec, op.name
+    gamma, beta = builder.parameter(op, "weight"), builder.parameter(op, "bias")
+    assert gamma is not None and beta is not None
+    seen = builder.see(op.output)
     least = float(np.abs(gamma).max()) / 127
-    if name == "norm" and spec.pooling == "mean":
+    if any(isinstance(user, MeanPool) for user in builder.users(op.output)):
         # Symmetric, so that the pooled row is too: mean pooling has no zero point of its own.
         scale = max(symmetric_scale(seen.rows, seen.peak), least)
         codes = Codes(scale=scale)
@@ -45,7 +47,7 @@ def layer_norm(builder: Builder, name: str, stream: str, *, rows: int | None = N
             f" {codes.scale * 2.0**-_BETA_FRACTION_BITS:.3g}; that of channel {column}"
             f" ({beta[column]:.3g}) does not"
         )
-    residual = _residual_rows(builder, name, stream, rows)
+    residual = _residual_rows(builder, op)
     ptf_shift, zero_point, alpha = _search_ptf(
         residual,
         gamma,
@@ -62,37 +64,31 @@ def layer_norm(builder: Builder, name: str, stream: str, *, rows: int | None = N
         codes,
         spec.layer_norm_epsilon,
     )
-    builder.append(
-        LayerNorm(
-            name=name,
-            output=name,
-            input=stream,
-            alpha=alpha,
-            gamma=gamma_q,
-            beta=beta_q.astype(np.int32),
-            ptf_shift=ptf_shift,
-            zero_point=zero_point,
-            gamma_shift=gamma_shift,
-            beta_fraction_bits=_BETA_FRACTION_BITS,
-            output_zero_point=codes.zero_point,
-            squares=builder.squares,
-            rows=rows,
-        )
+    made = replace(
+        op,
+        alpha=alpha,
+        gamma=gamma_q,
+        beta=beta_q.astype(np.int32),
+        ptf_shift=ptf_shift,
+        zero_point=zero_point,
+        gamma_shift=gamma_shift,
+        beta_fraction_bits=_BETA_FRACTION_BITS,
+        output_zero_point=codes.zero_point,
+        squares=builder.squares,
     )
-    builder.tensor(name, (spec.tokens if rows is None else rows, spec.width), "int8", codes)
-    return codes
+    builder.add(made, codes)
 
 
-def _residual_rows(builder: Builder, name: str, stream: str, rows: int | None) -> np.ndarray:
+def _residual_rows(builder: Builder, op: LayerNorm) -> np.ndarray:
     """Sample of a LayerNorm's input as residual codes, int16 [n, C]; warns of large means."""
-    key = "norm.input" if name == "norm" and rows == 1 else stream
+    key = op.input if op.rows is None else f"{op.name}.input"
     sample = builder.see(key).rows.astype(np.float64)
     sigma = sample.std(axis=1)
     ratio = np.abs(sample.mean(axis=1)) / np.maximum(sigma, 1e-30)
     worst = float(ratio.max())
     if worst > MEAN_TO_SIGMA_LIMIT:
         builder.warnings.append(
-            f"{name}: |mean|/sigma of the input reaches {worst:.3g}, beyond"
+            f"{op.name}: |mean|/sigma of the input reaches {worst:.3g}, beyond"
             f" {MEAN_TO_SIGMA_LIMIT:g} compressed squares lose accuracy; try squares='exact'"
         )
     codes = np.rint(sample / builder.residual_scale)

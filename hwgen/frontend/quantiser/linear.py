@@ -1,72 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers of a block beside attention: projections into the residual stream, the hidden layer."""
+"""Linear layers: into the residual stream, the hidden layer, the head."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
 from hwgen.frontend.calibration import Boundary, snap
 from hwgen.frontend.float_model import activation, exact_activation
-from hwgen.frontend.quantiser.builder import Builder, Codes
+from hwgen.frontend.quantiser.builder import Builder, Codes, quantise_operation
 from hwgen.graph.ops import Linear
 
-
-def residual_linear(
-    builder: Builder, layer: str, weights: str, source: str, codes: Codes, stream: str, output: str
-) -> str:
-    """A layer whose output is added to the stream; the new stream."""
-    spec = builder.model.spec
-    weight_codes, requantise = builder.columns(
-        layer,
-        builder.weights(weights),
-        builder.bias(weights, spec.width),
-        codes,
-        builder.residual_scale,
-        boundary=source,
-    )
-    builder.append(
-        Linear(
-            name=layer,
-            output=output,
-            input=source,
-            weights=weight_codes,
-            **builder.width_fields(layer, weight_codes.shape[1]),
-            requantise=requantise,
-            residual=stream,
-        )
-    )
-    builder.stream(output)
-    return output
+#: The head's logits may grow by this factor beyond what calibration saw before they saturate.
+HEAD_HEADROOM = 2.0
 
 
-def hidden(builder: Builder, name: str, source: Codes) -> Codes:
-    """fc1 and the activation function's table."""
-    spec = builder.model.spec
-    before, after = builder.see(f"{name}.fc1"), builder.see(f"{name}.gelu")
-    target, out, table = _activation_table(spec.activation, before, after)
-    layer = f"{name}.mlp.fc1"
-    codes, requantise = builder.columns(
-        f"{name}.fc1",
-        builder.weights(layer),
-        builder.bias(layer, spec.mlp_hidden),
-        source,
-        target.scale,
-        boundary=f"{name}.norm2",
-        output_zero_point=target.zero_point,
-    )
-    builder.append(
-        Linear(
-            name=f"{name}.fc1",
-            output=f"{name}.gelu",
-            input=f"{name}.norm2",
-            weights=codes,
-            **builder.width_fields(f"{name}.fc1", codes.shape[1]),
-            requantise=requantise,
-            table=table,
-        )
-    )
-    builder.tensor(f"{name}.gelu", (spec.tokens, spec.mlp_hidden), "int8", out)
-    return out
+@quantise_operation.register
+def linear(op: Linear, builder: Builder) -> None:
+    """By what its output is."""
+    if op.residual is not None:
+        made = builder.with_weights(op, builder.residual_scale)
+        builder.add(made, builder.stream_codes())
+    elif op.wide:
+        peak = builder.see(op.output).peak
+        scale = snap(HEAD_HEADROOM * peak / 32767) if peak > 0 else 1.0
+        builder.add(builder.with_weights(op, scale), Codes(scale=scale))
+    else:
+        _hidden(op, builder)
+
+
+def _hidden(op: Linear, builder: Builder) -> None:
+    """A layer with the activation function's table."""
+    before, after = builder.see(op.name), builder.see(op.output)
+    target, out, table = _activation_table(builder.model.spec.activation, before, after)
+    made = builder.with_weights(op, target.scale, output_zero_point=target.zero_point)
+    builder.add(replace(made, table=table), out)
 
 
 def _activation_table(

@@ -10,7 +10,7 @@ from pydantic import with_config
 
 from hwgen.errors import FormatError
 from hwgen.graph.ops.base import Batch, Op, Shapes, Tensor, Values, check_clip, input_shape
-from hwgen.graph.ops.heads import check_heads, check_scalar_requantise, split_heads
+from hwgen.graph.ops.heads import check_heads, check_scalar_requantise, join_heads, split_heads
 from hwgen.graph.spec import ModelSpec
 from hwgen.numerics.formats import check_int
 from hwgen.numerics.fractional_softmax import SHIFT_ROOM
@@ -95,5 +95,4 @@ class AttentionValues(Op):
             row_shift=None if self.shifts is None else batch.values[self.shifts],
             kernels=batch.kernels,
         )
-        n, heads, tokens, head_dim = out.shape
-        return {self.output: out.transpose(0, 2, 1, 3).reshape(n, tokens, heads * head_dim)}
+        return {self.output: join_heads(out)}

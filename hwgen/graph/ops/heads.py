@@ -17,6 +17,12 @@ def split_heads(array: np.ndarray, heads: int) -> np.ndarray:
     return array.reshape(n, tokens, heads, columns // heads).transpose(0, 2, 1, 3)
 
 
+def join_heads(array: np.ndarray) -> np.ndarray:
+    """[n, heads, tokens, head_dim] -> [n, tokens, heads * head_dim]."""
+    n, heads, tokens, head_dim = array.shape
+    return array.transpose(0, 2, 1, 3).reshape(n, tokens, heads * head_dim)
+
+
 def check_heads(heads: int, columns: int) -> None:
     """The heads must share the columns."""
     check_int(heads, 1, None, "heads")

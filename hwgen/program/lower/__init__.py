@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Integer graph -> program: tiles, buffers, schedule, instructions, packed memory image.
 
-One module per kind of operation; :mod:`.context` has what they share, :mod:`.product` the one way
-to write a matmul's instructions. Words used here: a *block* is a range of tokens
+One module per kind of operation, which registers itself; :mod:`.context` has what they share,
+:mod:`.product` the one way to write a matmul's instructions. Words used here: a *block* is a range
+of tokens
 (:func:`hwgen.program.buffer_plan.row_blocks`); the *head* of a layer are its first tiles, issued
 block by block because the block behind is still in LayerNorm; its *tail* are its last tiles, issued
 block by block so that the next LayerNorm can begin with the first block; between them a tile's
@@ -11,29 +12,20 @@ weights serve all tokens at once.
 
 from __future__ import annotations
 
+from importlib import import_module
+from pkgutil import iter_modules
+
 from hwgen.config import AcceleratorConfig, softmax_fields, value_text
 from hwgen.errors import ConfigError
-from hwgen.graph.ops import (
-    AttentionLogits,
-    AttentionValues,
-    Embedding,
-    ImageCodes,
-    LayerNorm,
-    Linear,
-    MeanPool,
-    Op,
-    QueryKeyValue,
-    Softmax,
-)
+from hwgen.graph.ops import Softmax
 from hwgen.program.buffer_plan import GraphLike, plan_buffers
-from hwgen.program.lower.attention import lower_attention
-from hwgen.program.lower.context import Lowering
-from hwgen.program.lower.embedding import lower_embedding, lower_image_codes
-from hwgen.program.lower.layer_norm import lower_layer_norm
-from hwgen.program.lower.linear import lower_linear, lower_query_key_value
-from hwgen.program.lower.mean_pool import lower_mean_pool
+from hwgen.program.lower.context import Lowering, lower_operation
 from hwgen.program.lower.product import store
 from hwgen.program.program import Program
+
+# What lowers an operation registers itself.
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
 
 
 def lower(
@@ -72,42 +64,11 @@ def lower(
     )
     plan.check(config)
     low = Lowering(graph, config, plan, skeleton)
-    ops = graph.ops
-    for index, op in enumerate(ops):
-        before = ops[index - 1] if index else None
-        after = ops[index + 1] if index + 1 < len(ops) else None
-        match op:
-            case ImageCodes():
-                lower_image_codes(low, op)
-            case Embedding():
-                lower_embedding(low, op)
-            case LayerNorm():
-                lower_layer_norm(low, op)
-            case QueryKeyValue():
-                lower_query_key_value(low, op)
-            case AttentionLogits() | Softmax():
-                pass  # with the values, below
-            case AttentionValues():
-                lower_attention(low, *_attention(ops, index), op)
-            case MeanPool():
-                lower_mean_pool(low, op)
-            case Linear():
-                lower_linear(low, op, before, after)
-            case _:
-                raise ConfigError(f"Operation must be a known one, not {type(op).__name__}")
+    for op in graph.ops:
+        lower_operation(op, low)
     store(low)
     low.repeat(frames)
     return low.finish()
-
-
-def _attention(ops: tuple[Op, ...], index: int) -> tuple[AttentionLogits, Softmax]:
-    """The two operations that come before attention values, and are lowered with them."""
-    logits, softmax = ops[index - 2 : index] if index >= 2 else (None, None)
-    if not isinstance(logits, AttentionLogits) or not isinstance(softmax, Softmax):
-        raise ConfigError(
-            "AttentionValues must follow its AttentionLogits and Softmax", where=ops[index].name
-        )
-    return logits, softmax
 
 
 def _check(graph: GraphLike, config: AcceleratorConfig) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from hwgen.errors import ConfigError
 from hwgen.graph.ops import AttentionLogits, AttentionValues, Softmax
 from hwgen.isa.instructions import (
     OFFSET_BITS,
@@ -13,7 +14,7 @@ from hwgen.isa.instructions import (
 )
 from hwgen.program.buffer_plan import INJECTION_CYCLES, ceil_div
 from hwgen.program.hazards import SHIFT_SLOTS, Access, slot_access
-from hwgen.program.lower.context import VECTOR_LATENCY, Lowering, Parts
+from hwgen.program.lower.context import VECTOR_LATENCY, Lowering, Parts, lower_operation
 from hwgen.program.lower.product import (
     Operand,
     Result,
@@ -22,6 +23,27 @@ from hwgen.program.lower.product import (
     product,
 )
 from hwgen.program.schedule import Draft, Item
+
+
+@lower_operation.register
+def lower_with_values(op: AttentionLogits | Softmax, low: Lowering) -> None:
+    """Nothing: lowered with the values, :func:`lower_attention_values`."""
+
+
+@lower_operation.register
+def lower_attention_values(op: AttentionValues, low: Lowering) -> None:
+    """With the two operations before.
+
+    Raises:
+        ConfigError: they are others.
+    """
+    softmax, _ = low.neighbours(op)
+    logits, _ = low.neighbours(softmax) if softmax is not None else (None, None)
+    if not isinstance(logits, AttentionLogits) or not isinstance(softmax, Softmax):
+        raise ConfigError(
+            "AttentionValues must follow its AttentionLogits and Softmax", where=op.name
+        )
+    lower_attention(low, logits, softmax, op)
 
 
 def lower_attention(

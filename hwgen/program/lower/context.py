@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import singledispatch
 from typing import Any
 
 import numpy as np
 
 from hwgen.config import AcceleratorConfig
 from hwgen.errors import ConfigError, DoesNotFitError
-from hwgen.graph.ops import LayerNorm, Linear
+from hwgen.graph.ops import LayerNorm, Linear, Op
 from hwgen.isa.banks import check_paths
 from hwgen.isa.build import begin
 from hwgen.isa.instructions import (
@@ -82,6 +83,15 @@ class Lowering:
         #: the image in pieces, for the frames of a START behind the first one
         self.image_pieces: list[Draft] = []
         self.frames = 1
+
+    def neighbours(self, op: Op) -> tuple[Op | None, Op | None]:
+        """The operations before and after one."""
+        ops = self.graph.ops
+        index = ops.index(op)
+        return (
+            ops[index - 1] if index else None,
+            ops[index + 1] if index + 1 < len(ops) else None,
+        )
 
     # Addresses ------------------------------------------------------------------------------
 
@@ -290,6 +300,18 @@ def _of_frame(draft: Draft, frame: int) -> Draft:
         for tensor, values in draft.parts
     )
     return replace(draft, fields=fields, parts=parts)
+
+
+@singledispatch
+def lower_operation(op: Op, low: Lowering) -> None:
+    """Add the items of an operation; the modules of this package register what they lower.
+
+    Raises:
+        ConfigError: nothing lowers such an operation, or not on the design.
+        DoesNotFitError: more than the design holds.
+    """
+    del low
+    raise ConfigError(f"Operation must be a known one, not {type(op).__name__}", where=op.name)
 
 
 def padded_index(placement: Placement) -> np.ndarray:

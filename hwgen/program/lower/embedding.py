@@ -9,7 +9,7 @@ from hwgen.errors import ConfigError
 from hwgen.graph.ops import Embedding, ImageCodes
 from hwgen.isa.instructions import BEAT_BYTES, BY_NAME, DrainMode, Engine
 from hwgen.program.buffer_plan import ceil_div
-from hwgen.program.lower.context import Lowering
+from hwgen.program.lower.context import Lowering, lower_operation
 from hwgen.program.lower.layer import layer_item, segments, weight_layer
 from hwgen.program.lower.layer_norm import load_layernorm
 from hwgen.program.lower.mean_pool import load_ones
@@ -20,7 +20,8 @@ from hwgen.program.schedule import Draft, Item
 _ACCUMULATOR_BANKS = 2
 
 
-def lower_image_codes(low: Lowering, op: ImageCodes) -> None:
+@lower_operation.register
+def lower_image_codes(op: ImageCodes, low: Lowering) -> None:
     """LOAD_IMAGE.
 
     Raises:
@@ -76,7 +77,8 @@ def lower_image_codes(low: Lowering, op: ImageCodes) -> None:
     low.image_pieces = [load(first, min(step, across - first)) for first in range(0, across, step)]
 
 
-def lower_embedding(low: Lowering, op: Embedding) -> None:
+@lower_operation.register
+def lower_embedding(op: Embedding, low: Lowering) -> None:
     """Patches x weights, added to the position constants, which are loaded before."""
     spec, residual, rows_bytes = low.graph.spec, low.plan.residual, low.config.rows
     first = int(op.class_token)

@@ -7,7 +7,7 @@ from hwgen.graph.ops import LayerNorm, Linear
 from hwgen.isa.instructions import BEAT_BYTES, CONSTANT_BYTES, Engine
 from hwgen.program.buffer_plan import round_up
 from hwgen.program.hazards import LAYERNORM_SLOTS, TABLE_SLOTS, slot_access
-from hwgen.program.lower.context import Lowering, clip_ranges
+from hwgen.program.lower.context import Lowering, clip_ranges, lower_operation
 from hwgen.program.packing import layernorm_records
 from hwgen.program.schedule import Draft, Item
 
@@ -44,7 +44,8 @@ def _load_table(low: Lowering, op: Linear) -> Draft:
     )
 
 
-def lower_layer_norm(low: Lowering, op: LayerNorm) -> None:
+@lower_operation.register
+def lower_layer_norm(op: LayerNorm, low: Lowering) -> None:
     """One instruction per block of tokens."""
     number, ops = low.layernorms.index(op), low.graph.ops
     residual, normalised = low.plan.residual, low.plan.normalised

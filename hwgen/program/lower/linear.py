@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from hwgen.graph.ops import AttentionValues, LayerNorm, Linear, Op, QueryKeyValue, Requantise
+from hwgen.graph.ops import AttentionValues, LayerNorm, Linear, QueryKeyValue, Requantise
 from hwgen.isa.instructions import DrainMode
 from hwgen.program.buffer_plan import ceil_div
-from hwgen.program.lower.context import Lowering, clip_ranges
+from hwgen.program.lower.context import Lowering, clip_ranges, lower_operation
 from hwgen.program.lower.layer import layer_item, segments, weight_layer
 
 
-def lower_query_key_value(low: Lowering, op: QueryKeyValue) -> None:
+@lower_operation.register
+def lower_query_key_value(op: QueryKeyValue, low: Lowering) -> None:
     """Two layers of one input, q and k with v; v is issued behind the first attention logits.
 
     A tile that is not full costs as much as one that is: k and v share one where k ends.
@@ -62,8 +63,10 @@ def lower_query_key_value(low: Lowering, op: QueryKeyValue) -> None:
             low.items += items
 
 
-def lower_linear(low: Lowering, op: Linear, before: Op | None, after: Op | None) -> None:
+@lower_operation.register
+def lower_linear(op: Linear, low: Lowering) -> None:
     """Head and tail by what comes before and after."""
+    before, after = low.neighbours(op)
     source = low.produced[op.input]
     rows = low.graph.tensors[op.input].shape[0]
     destination = low.plan.hidden

@@ -8,7 +8,7 @@ import numpy as np
 from hwgen.graph.ops import MeanPool
 from hwgen.isa.instructions import StationarySource
 from hwgen.program.buffer_plan import INJECTION_CYCLES, ceil_div
-from hwgen.program.lower.context import Lowering
+from hwgen.program.lower.context import Lowering, lower_operation
 from hwgen.program.lower.product import (
     Operand,
     Result,
@@ -40,7 +40,8 @@ def load_ones(low: Lowering) -> Draft:
     )
 
 
-def lower_mean_pool(low: Lowering, op: MeanPool) -> None:
+@lower_operation.register
+def lower_mean_pool(op: MeanPool, low: Lowering) -> None:
     """One row."""
     source, ones, pooled = low.produced[op.input], low.plan.ones, low.plan.pooled
     config = low.config
