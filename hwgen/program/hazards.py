@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hazard analysis: which earlier instructions an instruction must wait for.
 
-Every instruction says which rectangles of words it reads and writes. Two accesses conflict when
+What an instruction reads and writes follows from its fields, rectangles of words each
+(``accesses`` of the modules of :mod:`hwgen.program.machine`). Two accesses conflict when
 they overlap and one of them writes; the later one then waits until the earlier one's engine has
 completed it. Instructions of one engine follow each other by themselves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from hwgen.errors import ProgramError
-from hwgen.isa.instructions import WAIT_BITS, Engine
+from hwgen.isa.instructions import OFFSET_BITS, WAIT_BITS, Engine
 
 #: Pseudo banks of small memories: slots of LayerNorm parameters, of tables, of row shifts.
 LAYERNORM_SLOTS = 100
@@ -19,40 +21,37 @@ TABLE_SLOTS = 102
 SHIFT_SLOTS = 104
 
 
+#: Fields of an instruction by name.
+Fields = Mapping[str, int]
+
+
 class Access(NamedTuple):
-    """A rectangle of words of a bank: slices [slice0, slice1) x tokens [token0, token1)."""
+    """A rectangle of words of a bank: ``slices`` runs of ``tokens`` words, ``stride`` apart."""
 
     bank: int
-    base: int
+    base: int  #: offset of the first word
     stride: int
-    slice0: int
-    slice1: int
-    token0: int
-    token1: int
+    slices: int
+    tokens: int
     write: bool
-
-    @property
-    def first(self) -> int:
-        """Offset of the first word."""
-        return self.base + self.slice0 * self.stride + self.token0
 
     @property
     def end(self) -> int:
         """Offset behind the last word."""
-        return self.base + (self.slice1 - 1) * self.stride + self.token1
+        return self.base + (self.slices - 1) * self.stride + self.tokens
 
     def overlaps(self, other: Access) -> bool:
-        """Whether a word may belong to both."""
-        if self.bank != other.bank:
+        """Whether a word may belong to both; exactly, unless both have strides of their own."""
+        if self.bank != other.bank or not (self.base < other.end and other.base < self.end):
             return False
-        if self.base == other.base and self.stride == other.stride:
-            return (
-                self.slice0 < other.slice1
-                and other.slice0 < self.slice1
-                and self.token0 < other.token1
-                and other.token0 < self.token1
-            )
-        return self.first < other.end and other.first < self.end
+        stride = self.stride if other.slices == 1 else other.stride
+        if self.slices == other.slices == 1 or (self.slices > 1 and stride != self.stride):
+            return True
+        # Word i of one run and word j of another are the same where the runs are m strides apart,
+        # m * stride = distance + j - i.
+        distance = other.base - self.base
+        m = max((distance - self.tokens) // stride + 1, 1 - other.slices)
+        return m < self.slices and m * stride < distance + other.tokens
 
     def conflicts(self, other: Access) -> bool:
         """Whether their order matters."""
@@ -60,20 +59,26 @@ class Access(NamedTuple):
 
     def covers(self, other: Access) -> bool:
         """Whether every word of ``other`` certainly belongs to this one."""
-        return (
-            self.bank == other.bank
-            and self.base == other.base
-            and self.stride == other.stride
-            and self.slice0 <= other.slice0
-            and self.slice1 >= other.slice1
-            and self.token0 <= other.token0
-            and self.token1 >= other.token1
-        )
+        if self.bank != other.bank:
+            return False
+        if self.slices == 1 or self.tokens >= self.stride:
+            return self.base <= other.base and other.end <= self.end
+        if other.slices > 1 and other.stride != self.stride:
+            return False
+        runs, word = divmod(other.base - self.base, self.stride)
+        inside = word + other.tokens <= self.tokens
+        return runs >= 0 and inside and runs + other.slices <= self.slices
 
 
-def slot_access(kind: int, slot: int, write: bool) -> Access:
+def words(address: int, *, write: bool, tokens: int, slices: int = 1, stride: int = 0) -> Access:
+    """Access to words from a word address on."""
+    bank, base = address >> OFFSET_BITS, address & ((1 << OFFSET_BITS) - 1)
+    return Access(bank, base, stride, slices, tokens, write)
+
+
+def slot(kind: int, number: int, *, write: bool) -> Access:
     """Access to a whole slot; ``kind``: LAYERNORM_SLOTS, TABLE_SLOTS or SHIFT_SLOTS."""
-    return Access(kind + slot, 0, 1, 0, 1, 0, 1, write)
+    return Access(kind + number, 0, 0, 1, 1, write)
 
 
 class HazardTracker:

@@ -24,7 +24,7 @@ class Draft:
 
     opcode: str
     fields: dict[str, int]
-    accesses: tuple[Access, ...] = ()
+    accesses: tuple[Access, ...] = ()  #: from the fields, when all is lowered
     label: str = ""
     relocate: bool = False  #: the address counts from the data of the image
     #: Of an external address: how much further the next frame's is.

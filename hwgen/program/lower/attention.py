@@ -13,7 +13,6 @@ from hwgen.isa.instructions import (
     StationarySource,
 )
 from hwgen.program.buffer_plan import INJECTION_CYCLES, ceil_div
-from hwgen.program.hazards import SHIFT_SLOTS, Access, slot_access
 from hwgen.program.lower.context import VECTOR_LATENCY, Lowering, Parts, lower_operation
 from hwgen.program.lower.product import (
     Operand,
@@ -108,12 +107,10 @@ def lower_attention(
                 base=low.word(key, slices[0]),
                 stride=key.stride,
                 limit=tokens,
-                accesses=(low.access(key, slices, (0, tokens), False),),
             ),
             moving=Operand(
                 base=low.word(query, slices[0], rows[0]),
                 stride=query.stride,
-                accesses=(low.access(query, slices, rows, False),),
             ),
             rows=m,
             result=Result(
@@ -127,8 +124,6 @@ def lower_attention(
             cycles=key_tiles * query.group_slices * max(m, config.rows + INJECTION_CYCLES),
         )
         soft_parts: Parts = [(softmax.output, part) for part in parts]
-        shifts_written: tuple[Access, ...] = ()
-        shifts_read: tuple[Access, ...] = ()
         if softmax.shifts is not None:
             first = (ROW_SHIFT_BANK << OFFSET_BITS) + slot * config.shift_words
             row_shifts: dict[str, object] = {
@@ -140,8 +135,6 @@ def lower_attention(
                 "channels": m,
             }
             soft_parts.append((softmax.shifts, row_shifts))
-            shifts_written = (slot_access(SHIFT_SLOTS, slot, True),)
-            shifts_read = (slot_access(SHIFT_SLOTS, slot, False),)
         per_row = keys.slices * max(1, ceil_div(keys.per_word, config.softmax_vec))
         soft = Item(
             engine=Engine.SOFTMAX,
@@ -161,11 +154,6 @@ def lower_attention(
                         "fraction_bits": softmax.fraction_bits,
                         "slot": slot if softmax.shifts else 0,
                     },
-                    accesses=(
-                        low.access(scores, (0, keys.slices), here, False),
-                        low.access(scores, (0, keys.slices), here, True),
-                        *shifts_written,
-                    ),
                     label=softmax.name,
                     parts=tuple(soft_parts),
                 )
@@ -184,13 +172,11 @@ def lower_attention(
                 stride=value.stride,
                 limit=tokens,
                 pass_tokens=keys.per_word,
-                accesses=(low.access(value, slices, (0, tokens), False),),
             ),
             moving=Operand(
                 base=low.word(scores),
                 stride=scores.stride,
                 signed=False,
-                accesses=(low.access(scores, (0, keys.slices), here, False),),
             ),
             rows=m,
             result=Result(
@@ -202,7 +188,6 @@ def lower_attention(
                 low=values.low,
                 high=values.high,
                 slot=slot if softmax.shifts else 0,
-                accesses=shifts_read,
                 parts=low.parts(values.output, query, rows, (head * padded, (head + 1) * padded)),
             ),
             cycles=value_tiles * sum_passes * max(m, config.rows + 2 * INJECTION_CYCLES),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lowering an operation needs: addresses, accesses, boundaries, the image, the items."""
+"""What lowering an operation needs: addresses, boundaries, the image, the items."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from hwgen.isa.instructions import (
 )
 from hwgen.numerics.requantise import BIASED_BITS, fits_lanes
 from hwgen.program.buffer_plan import BufferPlan, GraphLike, Placement, ceil_div, round_up
-from hwgen.program.hazards import Access, HazardTracker
+from hwgen.program.hazards import HazardTracker
+from hwgen.program.machine import ACCESSES
 from hwgen.program.program import Boundary, Part, Program
 from hwgen.program.schedule import Draft, Item, schedule
 
@@ -99,13 +100,6 @@ class Lowering:
         """Word address."""
         offset = placement.base + slice_index * placement.stride + token
         return self.config.bank(placement.role) << OFFSET_BITS | offset
-
-    def access(
-        self, placement: Placement, slices: tuple[int, int], tokens: tuple[int, int], write: bool
-    ) -> Access:
-        """What an instruction reads or writes of a tensor."""
-        bank = self.config.bank(placement.role)
-        return Access(bank, placement.base, placement.stride, *slices, *tokens, write)
 
     def parts(
         self,
@@ -235,6 +229,11 @@ class Lowering:
             ProgramError: an engine would use a bank that it does not reach.
         """
         self._check_counts()
+        for item in self.items:
+            for draft in item.drafts:
+                engine = BY_NAME[draft.opcode].engine
+                assert engine is not None
+                draft.accesses = ACCESSES[engine](self.config, draft.opcode, draft.fields)
         order = schedule(self.items)
         drafts = [draft for number in order for draft in self.items[number].drafts]
         area = round_up((len(drafts) + 2) * INSTRUCTION_BYTES, _PAGE)

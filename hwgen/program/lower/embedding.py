@@ -65,7 +65,6 @@ def lower_image_codes(op: ImageCodes, low: Lowering) -> None:
         return Draft(
             opcode="LOAD_IMAGE",
             fields=fields | changes,
-            accesses=(low.access(placement, (0, placement.slices), patches, True),),
             label=op.name,
             frame_stride=frame_beats,
             parts=tuple(low.parts(op.output, placement, patches, (0, 1 << 30))),
@@ -115,7 +114,6 @@ def lower_embedding(op: Embedding, low: Lowering) -> None:
                     "words": (until - loaded) * low.tokens,
                     "destination": low.word(residual, loaded),
                 },
-                accesses=(low.access(residual, (loaded, until), (0, low.tokens), True),),
                 label=op.name,
                 relocate=True,
                 parts=tuple(low.parts(op.output, residual, (0, 1), columns)) if first else (),

@@ -12,7 +12,6 @@ from hwgen.errors import ConfigError
 from hwgen.graph.ops import Requantise, Weighted
 from hwgen.isa.instructions import DrainMode
 from hwgen.program.buffer_plan import INJECTION_CYCLES, Placement, ceil_div
-from hwgen.program.hazards import TABLE_SLOTS, slot_access
 from hwgen.program.lower.context import Lowering, Parts, padded_index
 from hwgen.program.lower.product import Operand, Records, Result, product, weight_records
 from hwgen.program.packing import constant_records
@@ -145,7 +144,6 @@ def layer_item(low: Lowering, layer: Layer, rows: tuple[int, int], tiles: tuple[
     first = tiles[0] * layer.form.columns
     columns = min(destination.used, tiles[1] * layer.form.columns) - first
     tokens = (start + layer.token_offset, stop + layer.token_offset)
-    table = layer.mode == DrainMode.TABLE
     return product(
         low,
         layer.name,
@@ -157,7 +155,6 @@ def layer_item(low: Lowering, layer: Layer, rows: tuple[int, int], tiles: tuple[
         moving=Operand(
             base=low.word(source, 0, start),
             stride=source.stride,
-            accesses=(low.access(source, (0, layer.passes), rows, False),),
         ),
         rows=stop - start,
         result=Result(
@@ -170,7 +167,6 @@ def layer_item(low: Lowering, layer: Layer, rows: tuple[int, int], tiles: tuple[
             low=layer.requantise.low,
             high=layer.requantise.high,
             slot=layer.slot,
-            accesses=(slot_access(TABLE_SLOTS, layer.slot, False),) if table else (),
             parts=_parts(low, layer, tokens, (first, first + columns)),
         ),
         cycles=(tiles[1] - tiles[0]) * layer.tile_cycles(low, rows),

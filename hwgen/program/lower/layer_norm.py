@@ -6,7 +6,6 @@ from __future__ import annotations
 from hwgen.graph.ops import LayerNorm, Linear
 from hwgen.isa.instructions import BEAT_BYTES, CONSTANT_BYTES, Engine
 from hwgen.program.buffer_plan import round_up
-from hwgen.program.hazards import LAYERNORM_SLOTS, TABLE_SLOTS, slot_access
 from hwgen.program.lower.context import Lowering, clip_ranges, lower_operation
 from hwgen.program.packing import layernorm_records
 from hwgen.program.schedule import Draft, Item
@@ -26,7 +25,6 @@ def load_layernorm(low: Lowering, number: int) -> Draft:
             "beats": size // BEAT_BYTES,
             "slot": number % 2,
         },
-        accesses=(slot_access(LAYERNORM_SLOTS, number % 2, True),),
         label=op.name,
         relocate=True,
     )
@@ -38,7 +36,6 @@ def _load_table(low: Lowering, op: Linear) -> Draft:
     return Draft(
         opcode="LOAD_TABLE",
         fields={"address": low.image.add(256, data), "slot": slot},
-        accesses=(slot_access(TABLE_SLOTS, slot, True),),
         label=op.name,
         relocate=True,
     )
@@ -69,11 +66,6 @@ def lower_layer_norm(op: LayerNorm, low: Lowering) -> None:
                 "exact": int(op.squares == "exact"),
                 "slot": number % 2,
             },
-            accesses=(
-                low.access(residual, (0, residual.slices), rows, False),
-                low.access(normalised, (0, normalised.slices), rows, True),
-                slot_access(LAYERNORM_SLOTS, number % 2, False),
-            ),
             label=op.name,
             parts=tuple(low.parts(op.output, normalised, rows, (0, 1 << 30))),
         )

@@ -34,7 +34,6 @@ def load_ones(low: Lowering) -> Draft:
             "words": ones.slices,
             "destination": low.word(ones),
         },
-        accesses=(low.access(ones, (0, ones.slices), (0, 1), True),),
         label=pool.name,
         relocate=True,
     )
@@ -60,12 +59,10 @@ def lower_mean_pool(op: MeanPool, low: Lowering) -> None:
             stride=source.stride,
             limit=low.tokens,
             pass_tokens=config.rows,
-            accesses=(low.access(source, (0, source.slices), (0, low.tokens), False),),
         ),
         moving=Operand(
             base=low.word(ones),
             stride=ones.stride,
-            accesses=(low.access(ones, (0, ones.slices), (0, 1), False),),
         ),
         rows=1,
         result=Result(

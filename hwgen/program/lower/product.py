@@ -11,7 +11,6 @@ import numpy as np
 from hwgen.columns import MAXIMUM_GROUPS
 from hwgen.isa.instructions import BEAT_BYTES, DrainMode, Engine, StationarySource
 from hwgen.program.buffer_plan import Placement, ceil_div
-from hwgen.program.hazards import Access
 from hwgen.program.lower.context import Lowering, Parts
 from hwgen.program.packing import (
     Bytes,
@@ -41,7 +40,6 @@ class Operand:
 
     base: int = 0
     stride: int = 0
-    accesses: tuple[Access, ...] = ()
     #: stationary only: rows or columns that exist
     source: StationarySource = StationarySource.WEIGHTS
     limit: int = 0
@@ -64,7 +62,6 @@ class Result:
     high: int = 127
     slot: int = 0
     apart: bool = False  #: every tile begins a word of its own
-    accesses: tuple[Access, ...] = ()  #: beside the tensor's own
     parts: Parts = field(default_factory=list)
 
 
@@ -211,10 +208,6 @@ def product(
     placement, tokens = result.placement, result.tokens
     wide = placement.wide
     word = result.first // placement.per_word
-    slices = (word, ceil_div(result.first + result.columns, placement.per_word))
-    written = [low.access(placement, slices, tokens, True)]
-    if result.mode == DrainMode.RESIDUAL:
-        written.append(low.access(placement, slices, tokens, False))
     loops = {"tiles": count, "passes": passes, "slices": form.slices}
     planes = {
         f"planes{group}": bits if stationary.source == StationarySource.WEIGHTS else 0
@@ -246,7 +239,6 @@ def product(
                 **planes,
                 "carry": form.carry,
             },
-            accesses=stationary.accesses,
             label=label,
         ),
         Draft(
@@ -259,7 +251,6 @@ def product(
                 "signed": moving.signed,
                 "slice_bits": form.slice_bits,
             },
-            accesses=moving.accesses,
             label=label,
         ),
         Draft(
@@ -279,7 +270,6 @@ def product(
                 "offset": result.first % low.config.rows,
                 "apart": result.apart,
             },
-            accesses=(*written, *result.accesses),
             label=label,
             parts=tuple(result.parts),
         ),
@@ -305,7 +295,6 @@ def store(low: Lowering) -> None:
             "stride": logits.stride,
             "words": logits.slices,
         },
-        accesses=(low.access(logits, (0, logits.slices), (0, 1), False),),
         label="store",
         frame_stride=logits.slices * low.config.rows // BEAT_BYTES,
     )

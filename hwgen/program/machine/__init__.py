@@ -1,21 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engines without their hardware, a module each: behaviour, named timings, timeline.
 
-``execute`` is the behaviour, a generator: it yields the condition of its next event and then does
-it (:mod:`hwgen.program.interpreter`). ``timeline`` computes when instructions are taken and done,
-pass by pass and tile by tile, as far as what it waits for has its times
-(:mod:`hwgen.program.cycle_model`).
+``accesses`` says what words an instruction reads and writes, from its fields; hazards follow from
+it (:mod:`hwgen.program.hazards`). ``execute`` is the behaviour, a generator: it yields the
+condition of its next event and then does it (:mod:`hwgen.program.interpreter`). ``timeline``
+computes when instructions are taken and done, pass by pass and tile by tile, as far as what it
+waits for has its times (:mod:`hwgen.program.cycle_model`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import Engine, Instruction
+from hwgen.program.hazards import Access, Fields
 from hwgen.program.machine import drain, layernorm, load, matmul, softmax, stationary, store
 from hwgen.program.machine.state import Machine, Step
 from hwgen.program.machine.timeline import Process, Timeline
 
+ACCESSES: Mapping[Engine, Callable[[AcceleratorConfig, str, Fields], tuple[Access, ...]]] = {
+    Engine.LOAD: load.accesses,
+    Engine.STATIONARY: stationary.accesses,
+    Engine.MATMUL: matmul.accesses,
+    Engine.DRAIN: drain.accesses,
+    Engine.SOFTMAX: softmax.accesses,
+    Engine.LAYERNORM: layernorm.accesses,
+    Engine.STORE: store.accesses,
+}
 EXECUTE: Mapping[Engine, Callable[[Machine, Instruction], Step]] = {
     Engine.LOAD: load.execute,
     Engine.STATIONARY: stationary.execute,

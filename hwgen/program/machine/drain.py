@@ -24,6 +24,7 @@ from hwgen.numerics.requantise import (
     requantise_int16,
     requantise_residual,
 )
+from hwgen.program.hazards import SHIFT_SLOTS, TABLE_SLOTS, Access, Fields, slot, words
 from hwgen.program.machine.state import Bytes, Machine, Step
 from hwgen.program.machine.timeline import HANDOVER, Process, Timeline
 from hwgen.program.packing import (
@@ -178,6 +179,30 @@ def _row_shifts(machine: Machine, i: Instruction) -> npt.NDArray[np.int16]:
     if (values < 0).any():
         raise machine.fail("Row shifts must be written before they are read", i)
     return values
+
+
+def accesses(config: AcceleratorConfig, opcode: str, fields: Fields) -> tuple[Access, ...]:
+    """What an instruction reads and writes."""
+    del opcode
+    mode = fields["mode"]
+    per_word = config.word_channels(wide=mode in (DrainMode.RESIDUAL, DrainMode.WIDE))
+    slices = fields["tiles"]
+    if not fields["apart"]:
+        slices = -(-(fields["offset"] % per_word + fields["columns"]) // per_word)
+    written = words(
+        fields["destination"],
+        stride=fields["stride"],
+        slices=slices,
+        tokens=fields["rows"],
+        write=True,
+    )
+    if mode == DrainMode.RESIDUAL:
+        return (written, written._replace(write=False))
+    if mode == DrainMode.TABLE:
+        return (written, slot(TABLE_SLOTS, fields["slot"], write=False))
+    if mode == DrainMode.SHIFTED:
+        return (written, slot(SHIFT_SLOTS, fields["slot"], write=False))
+    return (written,)
 
 
 def timeline(model: Timeline) -> Process:

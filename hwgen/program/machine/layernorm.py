@@ -16,6 +16,7 @@ from hwgen.numerics.ailayernorm import ailayernorm
 from hwgen.numerics.requantise import (
     ptf_codes,
 )
+from hwgen.program.hazards import LAYERNORM_SLOTS, Access, Fields, slot, words
 from hwgen.program.machine.state import Machine, Step
 from hwgen.program.machine.timeline import HANDOVER, Process, Timeline
 from hwgen.program.packing import (
@@ -66,6 +67,22 @@ def execute(machine: Machine, i: Instruction) -> Step:
     padded[:, :channels] = out.view(np.uint8)
     machine.write(i["destination"], i["destination_stride"], padded)
     yield lambda: True
+
+
+def accesses(config: AcceleratorConfig, opcode: str, fields: Fields) -> tuple[Access, ...]:
+    """What an instruction reads and writes."""
+    del opcode
+    source, destination = (
+        words(
+            fields[end],
+            stride=fields[f"{end}_stride"],
+            slices=-(-fields["channels"] // config.word_channels(wide=end == "source")),
+            tokens=fields["rows"],
+            write=end == "destination",
+        )
+        for end in ("source", "destination")
+    )
+    return (source, destination, slot(LAYERNORM_SLOTS, fields["slot"], write=False))
 
 
 def timeline(model: Timeline) -> Process:

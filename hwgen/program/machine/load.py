@@ -8,12 +8,14 @@ from functools import partial
 
 import numpy as np
 
+from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import (
     BEAT_BYTES,
     CONSTANT_BYTES,
     Engine,
     Instruction,
 )
+from hwgen.program.hazards import LAYERNORM_SLOTS, TABLE_SLOTS, Access, Fields, slot, words
 from hwgen.program.machine.state import Machine, Step
 from hwgen.program.machine.timeline import FETCH_BURST, FETCH_BURSTS, HANDOVER, Process, Timeline
 
@@ -91,6 +93,28 @@ def _load_image(machine: Machine, i: Instruction, start: int) -> None:
     if rows % size:
         raise machine.fail(f"Group must divide a word of {rows} bytes, not be {size}", i)
     machine.write(i["destination"], i["stride"], codes)
+
+
+def accesses(config: AcceleratorConfig, opcode: str, fields: Fields) -> tuple[Access, ...]:
+    """What an instruction writes."""
+    match opcode:
+        case "LOAD_WORDS":
+            return (words(fields["destination"], tokens=fields["words"], write=True),)
+        case "LOAD_IMAGE":
+            patch = fields["lines"] * fields["groups"] << fields["group_log2"]
+            patches = words(
+                fields["destination"],
+                stride=fields["stride"],
+                slices=-(-patch // config.rows),
+                tokens=fields["patch_rows"] * fields["patches"],
+                write=True,
+            )
+            return (patches,)
+        case "LOAD_LAYERNORM":
+            return (slot(LAYERNORM_SLOTS, fields["slot"], write=True),)
+        case "LOAD_TABLE":
+            return (slot(TABLE_SLOTS, fields["slot"], write=True),)
+    return ()  # streams
 
 
 def timeline(model: Timeline) -> Process:

@@ -6,11 +6,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import (
     WAITED_FOR,
     Engine,
     Instruction,
 )
+from hwgen.program.hazards import Access, Fields, words
 from hwgen.program.machine.state import ACCUMULATOR_BANKS, Machine, Operand, Step
 from hwgen.program.machine.timeline import HANDOVER, Process, Timeline
 
@@ -58,6 +60,19 @@ def _product(
     if total.size and np.abs(total).max() > np.iinfo(np.int32).max:
         raise machine.fail("Accumulators must fit 32 bits", i)
     return total.astype(np.int32)
+
+
+def accesses(config: AcceleratorConfig, opcode: str, fields: Fields) -> tuple[Access, ...]:
+    """What an instruction reads: its moving operand."""
+    del config, opcode
+    operand = words(
+        fields["base"],
+        stride=fields["stride"],
+        slices=fields["passes"],
+        tokens=fields["rows"],
+        write=False,
+    )
+    return (operand,)
 
 
 def timeline(model: Timeline) -> Process:

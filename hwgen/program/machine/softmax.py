@@ -10,6 +10,7 @@ from hwgen.isa.instructions import (
     Engine,
     Instruction,
 )
+from hwgen.program.hazards import SHIFT_SLOTS, Access, Fields, slot, words
 from hwgen.program.machine.state import Machine, Step
 from hwgen.program.machine.timeline import HANDOVER, Process, Timeline
 
@@ -67,6 +68,24 @@ def execute(machine: Machine, i: Instruction) -> Step:
         machine.shifts[i["slot"], :rows] = shifts
     machine.write(i["destination"], i["destination_stride"], codes)
     yield lambda: True
+
+
+def accesses(config: AcceleratorConfig, opcode: str, fields: Fields) -> tuple[Access, ...]:
+    """What an instruction reads and writes."""
+    del opcode
+    source, destination = (
+        words(
+            fields[end],
+            stride=fields[f"{end}_stride"],
+            slices=fields["words"],
+            tokens=fields["rows"],
+            write=end == "destination",
+        )
+        for end in ("source", "destination")
+    )
+    if not config.softmax_fractional:
+        return (source, destination)
+    return (source, destination, slot(SHIFT_SLOTS, fields["slot"], write=True))
 
 
 def timeline(model: Timeline) -> Process:

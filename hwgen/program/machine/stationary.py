@@ -7,12 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from hwgen.columns import MAXIMUM_GROUPS
+from hwgen.config import AcceleratorConfig
 from hwgen.errors import ProgramError
 from hwgen.isa.instructions import (
     Engine,
     Instruction,
     StationarySource,
 )
+from hwgen.program.hazards import Access, Fields, words
 from hwgen.program.machine.state import Bytes, Machine, Operand, Step
 from hwgen.program.machine.timeline import (
     HANDOVER,
@@ -102,6 +104,24 @@ def _operand_columns(machine: Machine, i: Instruction, tile: int) -> Operand:
     poisoned = np.zeros(columns, np.bool_)
     poisoned[:count] = ~valid.all(axis=1)
     return Operand(weights, poisoned)
+
+
+def accesses(config: AcceleratorConfig, opcode: str, fields: Fields) -> tuple[Access, ...]:
+    """What an instruction reads: V of whole words, K of whole slices."""
+    del opcode
+    slices = fields["passes"]
+    if fields["source"] == StationarySource.WEIGHTS:
+        return ()
+    if fields["source"] == StationarySource.ROWS:
+        slices = -(-fields["tiles"] * config.value_columns // config.rows)
+    operand = words(
+        fields["base"],
+        stride=fields["stride"],
+        slices=slices,
+        tokens=fields["limit"],
+        write=False,
+    )
+    return (operand,)
 
 
 def timeline(model: Timeline) -> Process:

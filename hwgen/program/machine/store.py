@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import (
     BEAT_BYTES,
     Engine,
     Instruction,
 )
+from hwgen.program.hazards import Access, Fields, words
 from hwgen.program.machine.state import Machine, Step
 from hwgen.program.machine.timeline import HANDOVER, Process, Timeline
 
@@ -27,11 +29,25 @@ def execute(machine: Machine, i: Instruction) -> Step:
             f"External write must end within {len(machine.output)} bytes, not at {start + size}", i
         )
     # Padding behind the last class was never written; the host does not look at it.
-    used = max(0, min(size, 2 * machine.program.classes - start))
+    place = start % (len(machine.output) // machine.program.frames)
+    used = max(0, min(size, 2 * machine.program.classes - place))
     if not valid.reshape(-1)[:used].all():
         raise machine.fail("Words must be written before they are stored", i)
     machine.output[start : start + size] = data.reshape(-1)
     yield lambda: True
+
+
+def accesses(config: AcceleratorConfig, opcode: str, fields: Fields) -> tuple[Access, ...]:
+    """What an instruction reads."""
+    del config, opcode
+    stored = words(
+        fields["source"],
+        stride=fields["stride"],
+        slices=fields["words"],
+        tokens=1,
+        write=False,
+    )
+    return (stored,)
 
 
 def timeline(model: Timeline) -> Process:
