@@ -13,6 +13,7 @@ from hwgen.rtl.columns.base import BROADCAST_ROWS, Columns, broadcast_stages
 from hwgen.rtl.columns.digits import DigitColumns, SignColumns
 from hwgen.rtl.columns.dual import DualColumns
 from hwgen.rtl.columns.multiplier import MultiplierColumns
+from hwgen.rtl.columns.pumped import PumpedColumns
 
 
 def _digits(rows: int, weight_bits: int, carry: bool) -> Columns:
@@ -21,6 +22,7 @@ def _digits(rows: int, weight_bits: int, carry: bool) -> Columns:
 
 _KINDS: Mapping[str, Callable[[int, int, bool], Columns]] = {
     "dual": lambda rows, weight_bits, carry: DualColumns(rows, weight_bits),
+    "pumped": lambda rows, weight_bits, carry: PumpedColumns(rows, weight_bits),
     "digits": _digits,
     "multiplier": lambda rows, weight_bits, carry: MultiplierColumns(rows, weight_bits),
 }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from amaranth import Module, Shape, Signal, Value, signed, unsigned
+from amaranth import Cat, Module, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -36,11 +36,24 @@ class Columns(ABC):
     #: Most rows of a cascade; those of a column's cascades are summed one behind the other. None:
     #: one cascade of all rows.
     cascade_rows: ClassVar[int | None] = None
+    #: Whether leaves have a second clock of twice the frequency, ``clk2x``, with aligned edges.
+    clk2x: ClassVar[bool] = False
+    #: Whether the load enables come from registers: those of a block at ``clk2x`` must.
+    registered_enables: ClassVar[bool] = False
 
     @property
     def cell_bits(self) -> int:
         """Bits that a cell stores of a weight."""
         return self.weight_bits
+
+    @property
+    def packed_bits(self) -> int:
+        """Bits of :meth:`packed`."""
+        return self.width * self.cell_bits
+
+    def packed(self, cells: Sequence[Value]) -> Value:
+        """The cells of a leaf in a row, the first column's first, as the leaf takes them."""
+        return Cat(cells)
 
     @property
     def cascades(self) -> tuple[range, ...]:
@@ -129,12 +142,13 @@ class Leaf(wiring.Component):
     """Ports of every leaf: R multiply-accumulate cells in a cascade, weights double-buffered.
 
     ``weight_in`` holds the cells of a row for every stage of the weight broadcast (8 rows), the
-    first column's lower; ``weight_enable[p]`` loads the shadow registers of chain row p from its
-    stage's; ``swap[p]`` copies them to the active ones in the cycle in which chain row p registers
-    the first activation of a pass. ``activation``: skewed, 9 bits per chain row (signed,
-    -128..255), or what :meth:`Columns.shared` makes of them, registered. ``total`` holds the sums,
-    the first column's lower, :attr:`Columns.latency` cycles after the activation of the last chain
-    row. One row of activations a cycle; no back-pressure.
+    first column's lower, as :meth:`Columns.packed` makes them; ``weight_enable[p]`` loads the
+    shadow registers of chain row p from its stage's; ``swap[p]`` copies them to the active ones in
+    the cycle in which chain row p registers the first activation of a pass. ``activation``: skewed,
+    9 bits per chain row (signed, -128..255), or what :meth:`Columns.shared` makes of them,
+    registered. ``total`` holds the sums, the first column's lower, :attr:`Columns.latency` cycles
+    after the activation of the last chain row. One row of activations a cycle; no back-pressure.
+    ``clk2x`` where :attr:`Columns.clk2x`.
     """
 
     def __init__(self, columns: Columns) -> None:
@@ -145,8 +159,9 @@ class Leaf(wiring.Component):
             {
                 "activation": In(columns.activation_bits),
                 "swap": In(rows),
-                "weight_in": In(columns.width * columns.cell_bits * broadcast_stages(rows)),
+                "weight_in": In(columns.packed_bits * broadcast_stages(rows)),
                 "weight_enable": In(rows),
+                **({"clk2x": In(1)} if columns.clk2x else {}),
                 "total": Out(
                     shape if columns.width == 1 else unsigned(columns.width * shape.width)
                 ),

@@ -21,6 +21,7 @@ from typing import ClassVar
 from amaranth import Cat, ClockSignal, Const, Instance, Module, Signal, Value, signed
 
 from hwgen.rtl.columns.base import BROADCAST_ROWS, Columns, Leaf
+from hwgen.rtl.columns.dsp48e2 import dsp48e2
 
 #: Bit of the second weight in the packed operand: 18 + 8 bits and a sign fit the 27-bit multiplier
 #: port for all weights, -128 included.
@@ -94,7 +95,7 @@ class DspColumn(Leaf):
         """The cascade, the count of the low lane's rounds, and the split."""
         m = Module()
         bits = self.columns.sum_shape.width
-        cascade: Value = Const(0, 48)
+        cascade: Value | None = None
         last = self.rows - 1
         taps = [*range(min(FIRST_TAP_ROWS - 1, last), last, TAP_ROWS), last]
         #: Low lane >> 16, signed, as far as it is needed: its lower two bits are P's own.
@@ -146,55 +147,23 @@ class DspColumn(Leaf):
             counted.append(bit ^ ((up & ones) | (down & ~below.any())))
         return Cat(now, *counted)
 
-    def _cell(self, p: int, cascade: Value, next_cascade: Value, sums: Value) -> Instance:
+    def _cell(self, p: int, cascade: Value | None, next_cascade: Value, sums: Value) -> Instance:
         """One DSP block: P = AD * B + PCIN, AD = D + A."""
         pair = self.weight_in.word_select(p // BROADCAST_ROWS, 16)
         first, second = pair[:8].as_signed(), pair[8:].as_signed()
         wide = Cat(first, first[-1].replicate(22))
         above = Cat(Const(0, LANE), second, second[-1].replicate(27 - 8 - LANE))
-        resets = ("A", "B", "C", "D", "M", "P", "CTRL", "INMODE", "ALUMODE", "ALLCARRYIN")
-        return Instance(
-            "DSP48E2",
-            p_AMULTSEL="AD",
-            p_BMULTSEL="B",
-            p_PREADDINSEL="A",
-            p_A_INPUT="DIRECT",
-            p_B_INPUT="DIRECT",
-            p_USE_MULT="MULTIPLY",
-            p_USE_SIMD="ONE48",
-            **{f"p_{name}": 1 for name in ("AREG", "ACASCREG", "BREG", "BCASCREG", "DREG")},
-            **{f"p_{name}": 1 for name in ("ADREG", "CREG", "MREG", "PREG")},
-            **{f"p_{name}REG": 0 for name in ("OPMODE", "INMODE", "ALUMODE")},
-            **{f"p_{name}REG": 0 for name in ("CARRYIN", "CARRYINSEL")},
-            i_CLK=ClockSignal(),
-            i_A=wide,
-            i_B=Cat(self.activation.word_select(p, 9), self.activation[9 * p + 8].replicate(9)),
-            i_C=Const(-1, 48),
-            i_D=above,
-            i_PCIN=cascade,
-            i_ACIN=Const(0, 30),
-            i_BCIN=Const(0, 18),
-            i_CARRYCASCIN=Const(0, 1),
-            i_MULTSIGNIN=Const(0, 1),
-            i_CARRYIN=Const(0, 1),
-            i_CARRYINSEL=Const(0, 3),
-            i_ALUMODE=Const(0, 4),
-            i_INMODE=Const(0b00100, 5),
-            i_OPMODE=Const(0b00_001_01_01 if p else 0b00_000_01_01, 9),
-            i_CEA1=Const(0, 1),
-            i_CEA2=self.weight_enable[p],
-            i_CED=self.weight_enable[p],
-            i_CEAD=self.swap[p],
-            i_CEB1=Const(0, 1),
-            i_CEB2=Const(1, 1),
-            i_CEC=Const(0, 1),
-            i_CEM=Const(1, 1),
-            i_CEP=Const(1, 1),
-            i_CEALUMODE=Const(0, 1),
-            i_CECARRYIN=Const(0, 1),
-            i_CECTRL=Const(0, 1),
-            i_CEINMODE=Const(0, 1),
-            **{f"i_RST{name}": Const(0, 1) for name in resets},
-            o_P=sums,
-            o_PCOUT=next_cascade,
+        registers = ("AREG", "ACASCREG", "BREG", "BCASCREG", "DREG", "ADREG")
+        load = self.weight_enable[p]
+        return dsp48e2(
+            clock=ClockSignal(),
+            a=wide,
+            b=Cat(self.activation.word_select(p, 9), self.activation[9 * p + 8].replicate(9)),
+            d=above,
+            inmode=Const(0b00100, 5),
+            above=cascade,
+            enables={"A2": load, "D": load, "AD": self.swap[p], "B2": Const(1, 1)},
+            attributes={"AMULTSEL": "AD", **dict.fromkeys(registers, 1), "INMODEREG": 0},
+            p=sums,
+            pcout=next_cascade,
         )
