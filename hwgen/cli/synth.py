@@ -66,8 +66,14 @@ def synth(
         rows = [[name, *(f"{m[kind]:,g}" for kind in kinds)] for name, m in largest[:20]]
         if rows:
             print_table("Largest modules, one instance each", rows, header=("module", *kinds))
+        if paths := result.extra.get("clock_paths"):
+            keys = ("source", "source_kind", "target", "target_kind", "pins", "logic_levels")
+            header = ("from clock", "of a", "to clock", "into a", "pins", "logic levels")
+            lines = [[str(path[key]) for key in keys] for path in paths]
+            print_table("Paths by clocks", lines, header=header)
         rows = synthesis_rows(result, board_usage(board, result))
-        rows += [[k, short(v)] for k, v in result.extra.items() if k != "modules"]
+        shown = {"modules", "clock_paths"}
+        rows += [[k, short(v)] for k, v in result.extra.items() if k not in shown]
         print_table(f"{values['name']}: {folder}", rows)
 
     output.result(values, table)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def synthesise(
             module.name: {"instances": module.instances, **module.own}
             for module in measured.modules
         }
+    if measured.paths:
+        extra["clock_paths"] = [asdict(paths) for paths in measured.paths]
     return SynthesisResult(
         design=design,
         lut=round(measured.lut),

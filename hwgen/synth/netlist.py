@@ -116,7 +116,7 @@ def _module_cells(module: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
     return (cell for cell in module["cells"].values() if cell["type"] not in _IGNORED)
 
 
-def _order(modules: Mapping[str, Any], top: str) -> list[str]:
+def module_order(modules: Mapping[str, Any], top: str) -> list[str]:
     """Modules below the top, submodules first."""
     done: list[str] = []
     entered: set[str] = set()
@@ -239,7 +239,7 @@ def _depth(
                     arc(before, sink, levels)
         # A path from or to a block is not counted: what it holds depends on the block's registers.
 
-    order = _topological(drivers, name)
+    order = topological(drivers, name)
     for net in order:
         sources = arrival.setdefault(net, {})
         for before, levels in drivers.get(net, ()):
@@ -298,7 +298,7 @@ def _net_names(module: Mapping[str, Any]) -> dict[int, str]:
     return names
 
 
-def _topological(drivers: Mapping[int, list[tuple[int, int]]], name: str) -> list[int]:
+def topological(drivers: Mapping[int, list[tuple[int, int]]], name: str) -> list[int]:
     """Nets in an order in which drivers come first; a loop is an error."""
     state: dict[int, int] = {}
     order: list[int] = []
@@ -335,7 +335,7 @@ def analyse(netlist: Mapping[str, Any], top: str, target: str) -> list[ModuleRep
         for name, module in netlist["modules"].items()
         if name == top or (name not in primitives and module["cells"])
     }
-    order = _order(modules, top)
+    order = module_order(modules, top)
     own: dict[str, dict[str, float]] = {}
     total: dict[str, dict[str, float]] = {}
     children: dict[str, Counter[str]] = {}

@@ -26,6 +26,7 @@ from hwgen.errors import ConfigError, FormatError, ToolError
 from hwgen.files import scratch_folder
 from hwgen.processes import failure, started
 from hwgen.reading import MAX_DESIGN_FILE_BYTES, STRICT, read_bytes, read_json
+from hwgen.synth.clock_paths import ClockPaths, clock_paths
 from hwgen.synth.netlist import PRIMITIVES, ModuleReport, analyse
 
 #: Targets of :func:`synthesise` beside a Liberty file.
@@ -87,6 +88,7 @@ class SynthesisReport:
     area: float | None  #: with a Liberty file only, in its unit
     modules: tuple[ModuleReport, ...]  #: the top first
     wall_seconds: float  #: of the run that measured it
+    paths: tuple[ClockPaths, ...] = ()  #: by their clocks, where there are several
 
     @property
     def resources(self) -> dict[str, float]:
@@ -216,6 +218,7 @@ def _fpga(
         "logic_levels": modules[0].logic_levels,
         "area": None,
         "modules": [asdict(module) for module in modules],
+        "paths": [asdict(path) for path in clock_paths(netlist, top, target)],
     }
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -440,5 +440,7 @@ def synthesise_folder(
     }
     if report.area is not None:
         facts["area"] = report.area
+    if report.paths:
+        facts["clock_paths"] = [asdict(paths) for paths in report.paths]
     modules = {module.name: dict(module.total) for module in report.modules}
     return facts | unit.figures(values, facts, modules)
