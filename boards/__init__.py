@@ -116,6 +116,8 @@ class Clock(_Section):
     """The clock of a design that asks for no other (an assumption, not a measurement)."""
 
     mhz: int = Field(ge=1, le=1000)
+    #: The most for DSP blocks that run at twice a design's clock; without it no design has any.
+    dsp_mhz: Annotated[int, Field(ge=2, le=2000)] | None = None
 
 
 class ExternalMemory(_Section):

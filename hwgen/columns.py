@@ -28,6 +28,8 @@ class ColumnKind:
     doc: str
     weight_bits: tuple[int, ...]  #: legal widths, ascending
     dsp_share: float = 0.0  #: DSP blocks of a cell
+    columns_step: int = 2  #: their number is a multiple of it
+    clk2x: bool = False  #: whether its DSP blocks run at twice the clock
 
 
 KINDS: Mapping[str, ColumnKind] = {
@@ -38,6 +40,14 @@ KINDS: Mapping[str, ColumnKind] = {
             doc="two columns in one cascade of DSP blocks",
             weight_bits=(8,),
             dsp_share=0.5,
+        ),
+        ColumnKind(
+            name="pumped",
+            doc="four columns in one cascade of DSP blocks that run at twice the clock",
+            weight_bits=(8,),
+            dsp_share=0.25,
+            columns_step=4,
+            clk2x=True,
         ),
         ColumnKind(
             name="digits",
@@ -69,10 +79,12 @@ class ColumnGroup:
             # type() and not isinstance: a JSON true is an int to Python.
             if type(getattr(self, name)) is not int:
                 raise _refusal(f"{name} of a group", "an integer", getattr(self, name), None)
-        if not 2 <= self.columns <= MAXIMUM_COLUMNS or self.columns % 2:
-            nearest = min(max(self.columns + self.columns % 2, 2), MAXIMUM_COLUMNS)
-            legal = f"an even number in 2..{MAXIMUM_COLUMNS}"
-            raise _refusal("columns of a group", legal, self.columns, nearest)
+        step = KINDS[self.kind].columns_step
+        if not step <= self.columns <= MAXIMUM_COLUMNS or self.columns % step:
+            nearest = min(max(self.columns + -self.columns % step, step), MAXIMUM_COLUMNS)
+            legal = "an even number" if step == 2 else f"a multiple of {step}"
+            what = "columns of a group" if step == 2 else f"columns of a {self.kind} group"
+            raise _refusal(what, f"{legal} in {step}..{MAXIMUM_COLUMNS}", self.columns, nearest)
         legal_bits = KINDS[self.kind].weight_bits
         if self.weight_bits not in legal_bits:
             nearest = min(legal_bits, key=lambda bits: abs(bits - self.weight_bits))
@@ -90,6 +102,11 @@ class ColumnGroup:
     def cell_bits(self) -> int:
         """Bits that a cell stores: the weight, above it the carry where it takes slices."""
         return self.weight_bits + self.takes_slices
+
+    @property
+    def columns_step(self) -> int:
+        """What their number is a multiple of."""
+        return KINDS[self.kind].columns_step
 
     @property
     def dsps(self) -> float:
@@ -127,6 +144,11 @@ class Groups(tuple[ColumnGroup, ...]):
         """Columns of all groups."""
         return sum(group.columns for group in self)
 
+    @property
+    def clk2x(self) -> bool:
+        """Whether any of them needs a clock of twice the frequency."""
+        return any(KINDS[group.kind].clk2x for group in self)
+
 
 def dense(columns: int) -> Groups:
     """The groups of an array of 8-bit DSP columns only."""
@@ -148,6 +170,11 @@ def check_groups(groups: object) -> None:
         ordered = Groups(sorted(groups, key=lambda group: -group.weight_bits))
         legal = "in order of their weight_bits, the widest first"
         raise _refusal("groups", legal, groups, ordered)
+    # A cascade's columns lie in one strip, and strips are cut at multiples of many columns.
+    order = sorted(groups, key=lambda group: not KINDS[group.kind].clk2x)
+    if order != list(groups):
+        legal = "in order, those at twice the clock in front of the others"
+        raise _refusal("groups", legal, groups, Groups(order))
     if groups.columns > MAXIMUM_COLUMNS:
         raise _refusal("columns", f"at most {MAXIMUM_COLUMNS}", groups.columns, MAXIMUM_COLUMNS)
 

@@ -255,6 +255,7 @@ class AcceleratorConfig:
             group, rest = self.groups[0], self.groups[1:]
             if group.weight_bits == 8:
                 columns = group.columns + least - self.attention_columns
+                columns += -columns % group.columns_step
                 nearest = Groups((ColumnGroup(group.kind, columns, 8), *rest))
             else:
                 nearest = Groups((*dense(least), *self.groups))
@@ -279,6 +280,31 @@ class AcceleratorConfig:
     def columns(self) -> int:
         """Columns of the array: output channels of a tile on all groups."""
         return self.groups.columns
+
+    @property
+    def clk2x(self) -> bool:
+        """Whether there is a second clock of twice ``clock_mhz``, for DSP blocks."""
+        return self.groups.clk2x
+
+    @property
+    def dsp_clock_mhz(self) -> int:
+        """Clock of the array's DSP blocks, MHz."""
+        return 2 * self.clock_mhz if self.clk2x else self.clock_mhz
+
+    @property
+    def clocks(self) -> str:
+        """The clocks in words; both are assumptions, nothing is placed."""
+        dsp = f", DSP blocks {self.dsp_clock_mhz} MHz" if self.clk2x else ""
+        return f"{self.clock_mhz} MHz{dsp}"
+
+    @property
+    def array_depth(self) -> int:
+        """Cycles in which a row of activations has entered all rows of the DSP columns.
+
+        One a row, or with all of them at twice the clock half as many and one.
+        """
+        kinds = {group.kind for group in self.groups}
+        return self.rows // 2 + 1 if "pumped" in kinds and "dual" not in kinds else self.rows
 
     @property
     def prefixes(self) -> tuple[int, ...]:

@@ -235,7 +235,7 @@ def run_all(request: Request, settings: Settings, reporter: Reporter) -> Evidenc
             config = artefact.design.config
             reporter.say(
                 f"predicted: {cycles:,} cycles per frame,"
-                f" {1e6 * config.clock_mhz / cycles:,.1f} FPS at {config.clock_mhz} MHz"
+                f" {1e6 * config.clock_mhz / cycles:,.1f} FPS at {config.clocks}"
             )
         elif isinstance(artefact, DesignFolder) and accuracy is not None:
             AccuracyResult(

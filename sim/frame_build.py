@@ -90,7 +90,7 @@ def build_frames(
         top=setup.top,
         verilog=(*setup.verilog, Source("probes.vlt", control.encode())),
         harness=tuple(Source.of(Path(__file__).parent / name) for name in _HARNESS),
-        defines=(f"HWGEN_PORTS={count}",),
+        defines=(f"HWGEN_PORTS={count}", *(("HWGEN_CLK2X",) if "clk2x" in ports else ())),
         trace=trace,
         options=_TRACE_OPTIONS if trace else (),
     )

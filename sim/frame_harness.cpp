@@ -48,6 +48,11 @@ class Bench {
 
   void cycle() {
     memory_.drive(now_);
+#ifdef HWGEN_CLK2X  // rises with clk and half a cycle later
+    dut_.clk2x = 0;
+    dut_.eval();
+    dut_.clk2x = 1;
+#endif
     dut_.clk = 0;
     dut_.eval();
     axil_taken_ = (dut_.s_axil_awvalid && dut_.s_axil_awready ? 1 : 0) |
@@ -68,6 +73,11 @@ class Bench {
     axil_response_ = axil_taken_ & 4 ? dut_.s_axil_bresp : dut_.s_axil_rresp;
     interrupt_ = dut_.__SYM__interrupt;  // "interrupt" is on Verilator's list of C++ words
     if (boundaries_) boundaries_->sample(now_);
+#ifdef HWGEN_CLK2X
+    dut_.clk2x = 0;
+    dut_.eval();
+    dut_.clk2x = 1;
+#endif
     dut_.clk = 1;
     dut_.eval();
 #if VM_TRACE

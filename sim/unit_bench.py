@@ -129,7 +129,7 @@ def run_unit(
 ) -> UnitRun:
     """Push words through a unit and return what it returned.
 
-    The module has ``clk``, ``rst`` (optional), one input and one output stream, named
+    The module has ``clk``, ``clk2x`` and ``rst`` (optional), one input and one output stream, named
     ``i__valid`` or ``i_valid`` and so on, and static configuration inputs.
 
     Args:
@@ -161,7 +161,7 @@ def run_unit(
         for member, direction in (("valid", given), ("payload", given), ("ready", taken))
     }
     packed = pack_words(inputs, streams["i_payload"])
-    used = {port.name for port in streams.values()} | {"clk", "rst"}
+    used = {port.name for port in streams.values()} | {"clk", "clk2x", "rst"}
     settings = dict(configuration or {})
     free = {name for name, port in ports.items() if port.direction == "input"} - used
     if unknown := sorted(set(settings) - free):
@@ -178,6 +178,7 @@ def run_unit(
         configuration_bytes=len(head),
         reset_high="dut->rst = 1;" if "rst" in ports else "",
         reset_low="dut->rst = 0;" if "rst" in ports else "",
+        clk2x=int("clk2x" in ports),
     )
     executable = build(
         Build(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hwgen.errors import SimulationError
 
-_MODULE = re.compile(r"^module\s+(\\\S+\s|\w+)\s*\(", re.MULTILINE)
+_MODULE = re.compile(r"^module\s+(\\\S+\s|\w+)\s*#?\s*\(", re.MULTILINE)
 _PORT = re.compile(
     r"^\s*(input|output)\s+(?:wire\s+|reg\s+)?(?:signed\s+)?(?:\[(\d+):(\d+)\]\s*)?(\\\S+\s|\w+)\s*;",
     re.MULTILINE,

@@ -33,6 +33,11 @@ REFUSED = [
         "groups",
         parse_groups("dual:32:8,digits:40:4"),
     ),
+    (
+        {"groups": parse_groups("pumped:4:8,digits:2:8")},
+        "groups",
+        parse_groups("pumped:8:8,digits:2:8"),
+    ),
     ({"groups": parse_groups("digits:40:4")}, "groups", parse_groups("dual:8:8,digits:40:4")),
     ({"rows": 128}, "groups", dense(64)),
     ({"requantise_lanes": 4}, "requantise_lanes", 8),
@@ -157,6 +162,17 @@ def test_what_follows_from_groups() -> None:
     assert (words.segments, words.pieces) == (4, 6)  # at 10, 16, 24, 32, 48, 54
     assert [words.chunk_channels(wide=wide) for wide in (False, True)] == [16, 8]
     assert [config.chunk_channels(wide=wide) for wide in (False, True)] == [8, 8]
+
+
+def test_columns_at_twice_the_clock() -> None:
+    config = LEGAL.replace(groups=parse_groups("pumped:12:8,digits:6:4"), clock_mhz=250)
+    assert (config.clk2x, config.dsp_clock_mhz) == (True, 500)
+    assert config.clocks == "250 MHz, DSP blocks 500 MHz"
+    assert config.groups[0].dsps == 3
+    assert config.array_depth == 9  # two of 16 rows a cycle, the first one alone
+    assert config.replace(groups=parse_groups("pumped:8:8,dual:2:8")).array_depth == 16
+    assert (LEGAL.clk2x, LEGAL.dsp_clock_mhz, LEGAL.clocks) == (False, 300, "300 MHz")
+    assert LEGAL.array_depth == 16
 
 
 def test_lanes_that_are_not_said_are_half_the_rows() -> None:

@@ -103,6 +103,7 @@ def boards(output: Output, as_json: bool) -> None:
             "title": board.title,
             "part": board.part,
             "clock_mhz": board.clock.mhz,
+            "dsp_clock_mhz": board.clock.dsp_mhz,
             "dsp_primitive": board.dsp_primitive,
             "cascades": _cascades(board),
             "resources": {resource: board.resources[resource] for resource in RESOURCES},
@@ -126,7 +127,7 @@ def boards(output: Output, as_json: bool) -> None:
         [
             board.name,
             board.part,
-            f"{board.clock.mhz} MHz",
+            f"{board.clock.mhz}{f'/{most}' if (most := board.clock.dsp_mhz) else ''} MHz",
             *(f"{board.resources[resource]:,}" for resource in RESOURCES),
             columns(board),
             f"{board.memory_bytes_per_cycle:.1f} B/cycle, {board.memory.latency_cycles} cycles",

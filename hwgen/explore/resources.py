@@ -200,5 +200,5 @@ def model_error() -> Mapping[str, float]:
 
 
 def cascades(config: AcceleratorConfig) -> int:
-    """Cascades of the array: ``rows`` DSP48E2 blocks each, for two columns of 8-bit weights."""
-    return config.columns // 2
+    """Cascades of the array: ``rows`` DSP48E2 blocks each, for two or four columns."""
+    return int(sum(group.dsps for group in config.groups))

@@ -27,7 +27,7 @@ def rows(
     predicted = manifest.program.predicted_cycles
     table = [
         ["model", printable(manifest.model)],
-        ["board", f"{manifest.board.name}, {config.clock_mhz} MHz (assumed)"],
+        ["board", f"{manifest.board.name}, {config.clocks} (assumed)"],
         ["array", f"{config.rows} x {config.columns}: {config.groups}"],
         ["row blocks", f"{manifest.row_blocks}"],
         ["frames per START", f"{manifest.frames_per_start}"],
@@ -38,9 +38,8 @@ def rows(
         *assumed_rows(assumptions_from_json(manifest.extra.get("assumed", {}))),
     ]
     if simulation is None:
-        table.append(
-            ["predicted", f"{predicted:,} cycles ({1e6 * config.clock_mhz / predicted:,.1f} FPS)"]
-        )
+        fps = f"{1e6 * config.clock_mhz / predicted:,.1f} FPS at the assumed {config.clocks}"
+        table.append(["predicted", f"{predicted:,} cycles ({fps})"])
         table.append(["simulation", "none for these files (hwgen simulate)"])
     else:
         table += _simulation(simulation)

@@ -154,6 +154,7 @@ class SimulationResult(Result):
     memory_latency: Positive  #: cycles
     memory_bandwidth: Rate  #: bytes per cycle
     image_source: str
+    dsp_clock_mhz: Rate | None = None  #: where DSP blocks run at twice the clock
     predicted_cycles: Positive | None = None
     changed_files: tuple[str, ...] = ()
     top1: Fraction | None = None  #: of the simulated images, if they have labels
@@ -200,6 +201,8 @@ class SimulationResult(Result):
         }
         if self.predicted_cycles is None:
             del values["predicted_cycles"]
+        if self.dsp_clock_mhz is not None:
+            values["dsp_clock_mhz"] = self.dsp_clock_mhz
         for name in ("top1", "top1_images"):
             if getattr(self, name) is not None:
                 values[name] = getattr(self, name)

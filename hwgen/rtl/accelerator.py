@@ -66,7 +66,8 @@ class Accelerator(wiring.Component):
     """The complete accelerator of a configuration.
 
     Ports: ``s_axil_*`` (AXI4-Lite registers), ``m_axi<p>_*`` (128-bit AXI4 masters; port 0 also
-    writes), ``interrupt``. Every unit of the core has a reset domain of its own, one cycle behind
+    writes), ``interrupt``; with columns of blocks at twice the clock ``clk2x``, whose edges are
+    aligned with ``clk``'s. Every unit of the core has a reset domain of its own, one cycle behind
     the masters and registers: a soft reset holds them in reset while the masters finish what is on
     the bus; what the host wrote survives. On-chip memory is never reset.
     """
@@ -84,6 +85,8 @@ class Accelerator(wiring.Component):
                 for name, (direction, bits) in channels.items()
             }
         ports["interrupt"] = Out(1)
+        if config.clk2x:
+            ports["clk2x"] = In(1)
         super().__init__(ports)
         self.memory = ActivationMemory(config)
         self.array = SystolicArray(
@@ -242,6 +245,7 @@ class Accelerator(wiring.Component):
             array.drain_offset.eq(drain.drain_offset),
             drain.drain_data.eq(array.drain_data),
             drain.bank_complete.eq(array.bank_complete),
+            *([array.clk2x.eq(self.clk2x)] if config.clk2x else []),
             matmul.bank_release.eq(drain.bank_release),
             matmul.stationary_full.eq(stationary.full),
             matmul.stationary_from_memory.eq(stationary.from_memory),

@@ -143,6 +143,7 @@ class ColumnStrip(wiring.Component):
                 "drain_row": In(bits_for(strip.tile_rows - 1)),
                 "drain_data": Out(strip.accumulator_bits),
                 "bank_complete": Out(2),
+                **({"clk2x": In(1)} if self.columns.clk2x else {}),
             }
         )
 
@@ -159,27 +160,37 @@ class ColumnStrip(wiring.Component):
     def _broadcast(self, m: Module) -> tuple[list[Signal], Value]:
         """Weights of a row for each stage of rows, and the load enables of all chain rows.
 
-        The row select travels with the data, one register a stage.
+        The row select travels with the data, one register a stage; enables that must be registers
+        are decoded in front of it.
         """
-        rows = self.columns.rows
+        columns = self.columns
+        rows, width, bits = columns.rows, columns.width, columns.cell_bits
         words: list[Signal] = []
         enables: list[Signal] = []
-        valid, select, word = self.weight_valid, self.weight_row, self.weights
+        valid, select = self.weight_valid, self.weight_row
+        cells = [self.weights.word_select(c, bits) for c in range(self.count)]
+        cells += [Const(0, bits)] * (-self.count % width)  # the last leaf may be used in part
+        leaves = range(0, len(cells), width)
+        word = Cat(columns.packed(cells[c : c + width]) for c in leaves)
         for s in range(broadcast_stages(rows)):
+            first = s * BROADCAST_ROWS
+            count = min(BROADCAST_ROWS, rows - first)
+            enable = Signal(count, name=f"weight_enable_{s}", reset_less=True)
+            before = Cat(valid & (select == first + k) for k in range(count))
             valid = register(m, valid, f"weight_valid_{s}", reset=True)
             select = register(m, select, f"weight_row_{s}")
             word = register(m, word, f"weight_word_{s}")
-            first = s * BROADCAST_ROWS
-            count = min(BROADCAST_ROWS, rows - first)
-            enable = Signal(count, name=f"weight_enable_{s}")
-            m.d.comb += enable.eq(Cat(valid & (select == first + k) for k in range(count)))
+            if columns.registered_enables:
+                m.d.sync += enable.eq(before)
+            else:
+                m.d.comb += enable.eq(Cat(valid & (select == first + k) for k in range(count)))
             words.append(word)
             enables.append(enable)
         return words, Cat(enables)
 
     def _multiply(self, m: Module) -> list[Value]:
         """The leaves; the sums of all columns, signed."""
-        columns, bits = self.columns, self.columns.cell_bits
+        columns = self.columns
         words, enables = self._broadcast(m)
         activation: Value = self.skewed
         values = columns.shared(
@@ -194,7 +205,7 @@ class ColumnStrip(wiring.Component):
             activation = Cat(shared)
         totals: list[Value] = []
         size = columns.sum_shape.width
-        for c in range(0, self.count, columns.width):  # the last leaf may be used in part
+        for c in range(0, self.count, columns.width):
             total = Signal(columns.width * size, name=f"total_{c}")
             m.submodules[f"column_{c}"] = Instance(
                 columns.module,
@@ -204,10 +215,9 @@ class ColumnStrip(wiring.Component):
                 i_swap=self.swap,
                 i_weight_enable=enables,
                 i_weight_in=Cat(
-                    word.word_select(d, bits) if d < self.count else Const(0, bits)
-                    for word in words
-                    for d in range(c, c + columns.width)
+                    word.word_select(c // columns.width, columns.packed_bits) for word in words
                 ),
+                **({"i_clk2x": self.clk2x} if columns.clk2x else {}),
                 o_total=total,
             )
             used = range(min(columns.width, self.count - c))
@@ -317,6 +327,8 @@ class SystolicArray(wiring.Component):
         #: An accumulator is written more than this many cycles after the entry of its row, and one
         #: cycle less at the earliest is it read for a pass that adds to it.
         self.first_write_delay = min(strip.columns.skew[-1] + 1 for strip in strips)
+        #: Whether there is a second clock of twice the frequency, ``clk2x``.
+        self.clk2x_used = any(strip.columns.clk2x for strip in strips)
         super().__init__(
             {
                 "activations": In(8 * rows),
@@ -338,6 +350,7 @@ class SystolicArray(wiring.Component):
                 "drain_offset": In(bits_for(lanes - 1)),
                 "drain_data": Out(32 * lanes),
                 "bank_complete": Out(2),
+                **({"clk2x": In(1)} if self.clk2x_used else {}),
             }
         )
 
@@ -412,6 +425,7 @@ class SystolicArray(wiring.Component):
                 i_weights=word,
                 i_drain_bank=self.drain_bank,
                 i_drain_row=self.drain_row,
+                **({"i_clk2x": self.clk2x} if strip.columns.clk2x else {}),
                 o_skewed_next=flow_next["skewed"],
                 o_swap_next=flow_next["swap"],
                 o_entry_next=flow_next["entry"],

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hwgen.boards import Board
-from hwgen.columns import Groups, dense
+from hwgen.columns import KINDS, Groups, dense
 from hwgen.config import PARAMETERS, AcceleratorConfig, softmax_fields, value_text
 from hwgen.errors import ConfigError, DoesNotFitError, UsageError
 from hwgen.graph.spec import ModelSpec
@@ -78,6 +78,8 @@ def configure(
     frames: Any = said.get("frames_per_start", 1)
     for name in ("row_blocks", "frames_per_start", "columns"):
         values.pop(name, None)
+    if values["groups"].clk2x:
+        notes += _second_clock(board, values, said)
     while True:
         try:
             config = sized_config(spec, blocks=blocks, frames=frames, **values)
@@ -129,6 +131,34 @@ def _check_said(
     ):
         if said.get(name, demand) < demand:
             _refuse(name, f"at least the model's {demand} {what}", said[name], demand)
+
+
+def _second_clock(board: Board, values: dict[str, Any], said: Mapping[str, Any]) -> list[str]:
+    """The clock of a design with DSP blocks at twice of it; what is to be said of it.
+
+    Raises:
+        UsageError: the board has no such blocks, or a faster clock than they take is stated.
+    """
+    most, groups = board.clock.dsp_mhz, values["groups"]
+    if board.dsp_primitive == "none" or most is None:
+        others = [replace(g, kind="dual") if KINDS[g.kind].clk2x else g for g in groups]
+        why = f"{board.name} has no DSP48E2" if most else "its board file has no clock.dsp_mhz"
+        legal = f"without columns at twice the clock on {board.name}"
+        _refuse("groups", legal, groups, Groups(others), why)
+    assert most is not None
+    clock = values["clock_mhz"]
+    if 2 * clock <= most:
+        return []
+    if "clock_mhz" in said:
+        legal = f"at most {most // 2} with columns at twice the clock"
+        why = f"{board.name} clocks DSP blocks at {most} MHz at most"
+        _refuse("clock_mhz", legal, clock, most // 2, why)
+    values["clock_mhz"] = most // 2
+    note = (
+        f"clock_mhz = {most // 2} is taken instead of {clock}: DSP blocks of {groups} run at twice"
+        f" of it, on {board.name} at {most} MHz at most"
+    )
+    return [note]
 
 
 def _check_banks(given: tuple[int, ...], needed: tuple[int, ...]) -> None:
@@ -233,9 +263,10 @@ def _check_placement(config: AcceleratorConfig, board: Board) -> None:
     left, fitting = bound, []
     for group in config.groups:
         if group.dsps:
-            columns = min(group.columns, 2 * left)
-            left -= columns // 2
-            group = replace(group, columns=max(2, columns))
+            wide = group.columns_step  # columns of a cascade
+            columns = min(group.columns, wide * left)
+            left -= columns // wide
+            group = replace(group, columns=max(wide, columns))
         fitting.append(group)
     levers = [f"fewer {BY_NAME['rows'].option}", "columns in the fabric"]
     with suppress(ConfigError):  # too few for attention with these rows

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
+from hwgen.emit.constraints import constraints
 from hwgen.emit.folder import check_replaceable, write_folder
 from hwgen.emit.manifest import Manifest, ProgramFacts, digest
 from hwgen.errors import FormatError
@@ -94,6 +95,8 @@ def emit(lowered: Lowered, path: Path, reporter: Reporter, *, force: bool = Fals
         if chosen.board.dsp_primitive == "DSP48E2":
             synthesis = f"{chosen.name}_dsp48e2.v"
             files[synthesis] = text.encode()
+        if chosen.config.clk2x:
+            files[f"{chosen.name}.xdc"] = constraints(chosen.config, chosen.name).encode()
         files |= {
             "program.bin": program.image,
             "boundaries.json": program.boundaries_bytes(),
@@ -136,6 +139,7 @@ def emit(lowered: Lowered, path: Path, reporter: Reporter, *, force: bool = Fals
                 "logit_saturation": dict(lowered.graph.metadata.logit_saturation),
                 **lowered.graph.metadata.quality(),
                 "assumed": assumptions_to_json(lowered.graph.metadata.assumed),
+                **({"dsp_clock_mhz": chosen.config.dsp_clock_mhz} if chosen.config.clk2x else {}),
             },
         )
         known = _known_synthesis(path)

@@ -255,7 +255,7 @@ class Exploration:
             "cost": point.cost,
             "cascades": {"used": point.cascades, "placeable": fits},
             "fabric_mhz": point.config.clock_mhz,
-            "dsp_mhz": None,
+            "dsp_mhz": point.config.dsp_clock_mhz if point.config.clk2x else None,
             "command": self.command(found),
         }
 

@@ -127,6 +127,7 @@ def simulate(
         frames_per_start=frames,
         latency_cycles=worst.cycles,
         clock_mhz=manifest.config.clock_mhz,
+        dsp_clock_mhz=manifest.config.dsp_clock_mhz if manifest.config.clk2x else None,
         macs=manifest.program.macs,
         weight_bytes=manifest.program.weight_bytes,
         macs_per_cycle=manifest.config.macs_per_cycle,

@@ -13,7 +13,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
-from hwgen.columns import parse_groups
+from hwgen.columns import KINDS, parse_groups
 from hwgen.emit.verilog import leaf_name
 from hwgen.errors import ConfigError, FormatError, UsageError
 from hwgen.numerics.formats import weight_format
@@ -75,7 +75,8 @@ class SystolicArrayTop(wiring.Component):
     ``o_stream``: accumulators int32 of as many columns as :func:`drained_columns` says; of each
     tile all rows in turn, of each row all columns. Two accumulator banks: one tile drains while the
     next streams. Back-pressure: ``o_stream`` may stall at will; then ``i_stream`` stops at the end
-    of the tile after. ``i_stream.ready`` does not depend on ``i_stream``.
+    of the tile after. ``i_stream.ready`` does not depend on ``i_stream``. ``clk2x`` with columns
+    that need it.
     """
 
     def __init__(self, rows: int, groups: Sequence[Group], tile_rows: int) -> None:
@@ -111,6 +112,7 @@ class SystolicArrayTop(wiring.Component):
             {
                 "i_stream": In(stream.Signature(word)),
                 "o_stream": Out(stream.Signature(32 * self.array.lanes)),
+                **({"clk2x": In(1)} if self.array.clk2x_used else {}),
             }
         )
 
@@ -118,6 +120,8 @@ class SystolicArrayTop(wiring.Component):
         """Bookkeeping of rows and banks in front, the drain behind."""
         m = Module()
         m.submodules.array = array = self.array
+        if array.clk2x_used:
+            m.d.comb += array.clk2x.eq(self.clk2x)
         row_bits = bits_for(self.tile_rows - 1)
 
         # In: at most two tiles are complete and not drained, so the bank of the current one is
@@ -276,10 +280,11 @@ class _SystolicArrayUnit(Unit):
         Parameter(
             name="cells",
             default="digits",
-            choices=("digits", "multiplier", "dual"),
+            choices=("digits", "multiplier", "dual", "pumped"),
             build=True,
             doc="digits: adders that select multiples, no DSP; multiplier: a DSP block a cell; "
-            "dual: two columns of 8 bits in a cascade of DSP blocks",
+            "dual: two columns of 8 bits in a cascade of DSP blocks; pumped: four, at twice the "
+            "clock (an even number of rows)",
         ),
         Parameter(
             name="groups",
@@ -297,13 +302,17 @@ class _SystolicArrayUnit(Unit):
     outputs = (Entry(name="accumulators", axes=("M", "N"), dtypes=("int32",)),)
 
     def check_together(self, values: Values) -> None:
-        """Dual columns have 8 bits; groups say what three other parameters say otherwise."""
+        """Columns of DSP cascades have 8 bits; groups say what three other parameters say."""
         if values["groups"] == NO_GROUPS:
-            if values["cells"] == "dual" and values["weight_bits"] != 8:
+            if values["cells"] in KINDS and (
+                values["weight_bits"] not in KINDS[str(values["cells"])].weight_bits
+            ):
                 raise UsageError(
-                    f"--weight-bits must be 8 with --cells dual, not {values['weight_bits']}",
+                    f"--weight-bits must be 8 with --cells {values['cells']}, "
+                    f"not {values['weight_bits']}",
                     nearest=8,
                 )
+            self._check_rows(values)
             return
         for parameter in self.parameters:
             given = values[parameter.name]
@@ -315,6 +324,14 @@ class _SystolicArrayUnit(Unit):
             parse_groups(str(values["groups"]))
         except ConfigError as error:
             raise UsageError(f"--groups: {error.what}", nearest=error.nearest) from error
+        self._check_rows(values)
+
+    def _check_rows(self, values: Values) -> None:
+        rows = integer(values, "rows")
+        if rows % 2 and any(group.kind == "pumped" for group in self.groups(values)):
+            raise UsageError(
+                f"--rows must be even with pumped columns, not {rows}", nearest=rows + 1
+            )
 
     def groups(self, values: Values) -> tuple[Group, ...]:
         """The groups of the array."""

@@ -361,6 +361,7 @@ memory_ports = 1
         ("lut = 0.5", 'lut = "half"', "budget.lut must be a number, not 'half'"),
         ("lut = 0.5", "lut = 1e-4", "budget.lut must leave at least 1 of 1000, not 0.0001 of it"),
         ("mhz = 300", "mhz = 1001", "clock.mhz must be at most 1000, not 1001; nearest"),
+        ("mhz = 300", "mhz = 300\ndsp_mhz = 1", "clock.dsp_mhz must be at least 2, not 1; nearest"),
         ("[clock]\nmhz = 300\n", "", "clock must be stated, and is missing"),
         (
             "[clock]\nmhz = 300\n",

@@ -22,12 +22,14 @@ def test_boards(hwgen: Command) -> None:
     assert values["zcu102"]["dsp_primitive"] == "DSP48E2"
     assert values["zcu102"]["cascades"] == {"16": 152, "32": 76, "64": 29, "128": 11}
     assert values["zcu104"]["cascades"] is None
+    assert (values["zcu102"]["clock_mhz"], values["zcu102"]["dsp_clock_mhz"]) == (300, 600)
     board = get_board("zcu102")
     assert values["zcu102"]["limits"]["lut"] == board.limit("lut")
     assert values["zcu102"]["memory_bytes_per_cycle"] == board.memory_bytes_per_cycle
     table = hwgen("boards", environment={"COLUMNS": "200"}).out
     assert "DSP48E2, 152/76/29/11" in table
     assert "DSP48E2, unknown" in table
+    assert "300/600 MHz" in table
     assert "cascades of 16/32/64/128" in table
 
 

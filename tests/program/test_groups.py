@@ -24,9 +24,13 @@ DESIGNS = 200
 
 
 def random_groups(rng: np.random.Generator, rows: int, most: int) -> Groups:
-    """One to four groups of at most ``most`` columns, first ``rows / 2`` of 8 bits or more."""
+    """One to four groups of at most ``most`` columns, first ``rows / 2`` of 8 bits or more.
+
+    Those of DSP blocks are at twice the clock where their number allows it.
+    """
     widths = sorted(rng.integers(1, 9, int(rng.integers(0, 4))).tolist(), reverse=True)
-    first = ColumnGroup("dual", 2 * int(rng.integers(rows // 4, most // 2 + 1)), 8)
+    columns = 2 * int(rng.integers(rows // 4, most // 2 + 1))
+    first = ColumnGroup("dual" if columns % 8 else "pumped", columns, 8)
     rest = [ColumnGroup("digits", 2 * int(rng.integers(1, most // 2 + 1)), bits) for bits in widths]
     return Groups((first, *rest))
 

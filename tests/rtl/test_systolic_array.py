@@ -90,24 +90,31 @@ class Shape:
         behind = longest - 1 + -(-self.rows // (longest * step)) - 1
         return max(behind, (self.rows - 1) // 8 + 1)
 
+    def last_row_of(self, group: ColumnGroup) -> int:
+        """The same of any columns: cascades of DSP blocks have a row a cycle, pumped ones two."""
+        if group.kind == "pumped":
+            return self.rows // 2
+        return self.rows - 1 if group.kind == "dual" else self.last_row(group.weight_bits)
+
     def delays(self) -> list[int]:
         """Cycles from a row's entry to its sums, of every column in order, from the definition.
 
         A strip is a cycle later than the one before it whose rows are as far apart.
         """
         delays: list[int] = []
-        strips = {8: 0, 2: 0, 1: 0}
+        strips = {"dual": 0, "pumped": 0, 2: 0, 1: 0}
         before: tuple[int, int] | None = None
         joined = self.rows > 16
         for g, group in enumerate(self.parts):
-            apart = 8 if group.kind == "dual" else min(group.weight_bits, 2)
+            fabric = group.kind == "digits"
+            apart = min(group.weight_bits, 2) if fabric else group.kind
             latency = {1: 2, 2: 2, 3: 3, 4: 3, 5: 4, 6: 4, 7: 4, 8: 4}[group.weight_bits]
-            latency += joined and group.kind == "digits"
+            latency += joined and fabric
             for _ in range(group.columns):
                 strip = (g, len(delays) // self.lanes)
                 strips[apart] += strip != before
                 before = strip
-                last = self.rows - 1 if group.kind == "dual" else self.last_row(group.weight_bits)
+                last = self.last_row_of(group)
                 delays.append(strips[apart] - 1 + last + latency)
         return delays
 
@@ -136,7 +143,7 @@ def compiled(shape: Shape) -> Compiled:
     )
     text = convert(array, "array", array.leaves())
     ports = module_ports(text, "array").values()
-    given = [p for p in ports if p.direction == "input" and p.name not in ("clk", "rst")]
+    given = [p for p in ports if p.direction == "input" and p.name not in ("clk", "clk2x", "rst")]
     taken = [p for p in ports if p.direction == "output"]
     harness = HARNESS % {
         "given": sum(port.bytes for port in given),
@@ -419,6 +426,7 @@ SHAPES = [
     Shape(33, "dual:4:8,digits:2:3,digits:4:1", 8),
     Shape(9, "digits:2:7,digits:4:5,digits:2:1", 4, 3),
     Shape(7, "dual:10:8", 4),
+    Shape(10, "pumped:8:8,dual:2:8,digits:4:4", 4),
 ]
 
 
@@ -460,13 +468,16 @@ def test_every_row_has_its_weights_when_it_swaps_them(bits: int) -> None:
 def random_shape(rng: np.random.Generator) -> Shape:
     """Rows 4..32, one to four groups of mixed kinds and widths."""
     rows = int(rng.integers(4, 33))
-    count = int(rng.integers(1, 5))
+    pumped = rows % 2 == 0 and rng.integers(2)
+    count = int(rng.integers(1, 5 - pumped))
     widths = sorted(rng.integers(1, 9, count).tolist(), reverse=True)
     parts = [
         f"{rng.choice(['dual', 'digits']) if bits == 8 else 'digits'}"
         f":{2 * rng.integers(1, 8)}:{bits}"
         for bits in widths
     ]
+    if pumped:
+        parts.insert(0, f"pumped:{4 * rng.integers(1, 5)}:8")
     lanes = int(rng.integers(1, 13))
     return Shape(rows, ",".join(parts), lanes, int(rng.integers(3, 40)))
 
@@ -483,15 +494,14 @@ def test_random_arrays(seed: int) -> None:
 def test_what_the_array_says_of_itself(shape: Shape) -> None:
     array = compiled(shape).array
     groups = shape.parts
-    last_rows = [
-        shape.rows - 1 if group.kind == "dual" else shape.last_row(group.weight_bits)
-        for group in groups
-    ]
+    last_rows = [shape.last_row_of(group) for group in groups]
     assert array.first_write_delay == min(last_rows) + 1
     assert array.minimum_pass_rows == (4 if shape.slice_widths else 3)
     strips = [piece.strip for piece in array.pieces]
     assert sum(strip.count for strip in strips) == sum(group.columns for group in groups)
     texts = {name: convert_leaf(leaf, "x", name) for name, leaf in array.synthesis_leaves().items()}
-    dual = columns_of("dual", rows=shape.rows, weight_bits=8).module
-    assert list(texts) == [dual] * any(group.kind == "dual" for group in groups)
+    cascades = dict.fromkeys(group.kind for group in groups if group.kind != "digits")
+    assert list(texts) == [
+        columns_of(kind, rows=shape.rows, weight_bits=8).module for kind in cascades
+    ]
     assert all(external_modules(text) == {"DSP48E2"} for text in texts.values())

@@ -230,6 +230,44 @@ def test_cascades_that_cannot_be_placed_are_refused() -> None:
     check_fits(TINY, unknown, DesignOptions(values={"rows": 64, "columns": 60}), DEFAULT_FUNCTION)
 
 
+def test_columns_at_twice_the_clock_are_half_as_many_cascades() -> None:
+    pumped = parse_groups("pumped:116:8,digits:20:4")
+    assert fits(TINY, rows=64, groups=pumped).config.clocks == "300 MHz, DSP blocks 600 MHz"
+    with pytest.raises(DoesNotFitError) as caught:
+        fits(TINY, rows=64, groups=parse_groups("pumped:120:8,digits:20:4"))
+    error = caught.value
+    assert (error.resource, error.demand, error.bound) == ("DSP cascades", 30, 29)
+    assert error.levers[0] == "--groups pumped:116:8,digits:20:4"
+    both = parse_groups("pumped:40:8,dual:40:8")
+    with pytest.raises(DoesNotFitError, match="dual:38:8"):
+        fits(TINY, rows=64, groups=both)
+
+
+def test_the_clock_of_dsp_blocks_is_bounded() -> None:
+    """What is said is refused beyond it; the board's own clock gives way, with a note."""
+    groups = parse_groups("pumped:32:8")
+    slow = ZCU102.model_copy(update={"clock": ZCU102.clock.model_copy(update={"dsp_mhz": 500})})
+
+    def of(board: Board, **values: object) -> Hardware:
+        options = DesignOptions(values={"rows": 64, "groups": groups, **values})
+        return check_fits(TINY, board, options, DEFAULT_FUNCTION)
+
+    chosen = of(slow)
+    assert chosen.config.clock_mhz == 250
+    assert any("clock_mhz = 250 is taken instead of 300" in note for note in chosen.notes)
+    assert of(slow, clock_mhz=200).config.dsp_clock_mhz == 400
+    with pytest.raises(UsageError, match=r"--clock must be at most 250 .* not 251") as caught:
+        of(slow, clock_mhz=251)
+    assert caught.value.nearest == 250
+    unsaid = ZCU102.model_copy(update={"clock": ZCU102.clock.model_copy(update={"dsp_mhz": None})})
+    without = ZCU102.model_copy(update={"dsp_primitive": "none", "dsp_column_heights": None})
+    for board, why in ((unsaid, "no clock.dsp_mhz"), (without, "no DSP48E2")):
+        with pytest.raises(UsageError, match="without columns at twice the clock") as caught:
+            of(board)
+        assert why in str(caught.value)
+        assert caught.value.nearest == parse_groups("dual:32:8")
+
+
 def test_too_large_banks_are_no_fault_of_the_image() -> None:
     with pytest.raises(DoesNotFitError, match=r"try: a larger patch; .*; smaller --bank-words"):
         fits(DIGITS, bank_words=(1 << 17,) * 7)

@@ -63,6 +63,31 @@ def test_options_are_spelt_with_hyphens() -> None:
         ),
         (
             "systolic-array",
+            {"cells": "pumped", "weight_bits": 6},
+            "--weight-bits must be 8 with --cells pumped, not 6.*: 8",
+        ),
+        (
+            "systolic-array",
+            {"cells": "pumped", "rows": 7},
+            "--rows must be even with pumped columns, not 7.*: 8",
+        ),
+        (
+            "systolic-array",
+            {"groups": "pumped:4:8,digits:2:4", "rows": 1},
+            "--rows must be even with pumped columns, not 1.*: 2",
+        ),
+        (
+            "systolic-array",
+            {"groups": "pumped:6:8"},
+            "--groups: columns of a pumped group must be a multiple of 4 in 4..1024, not 6.*: 8",
+        ),
+        (
+            "systolic-array",
+            {"groups": "dual:2:8,pumped:4:8,digits:2:4"},
+            "those at twice the clock in front .*nearest .*: pumped:4:8,dual:2:8,digits:2:4",
+        ),
+        (
+            "systolic-array",
             {"groups": "dual"},
             "--groups: a column group must be KIND:COLUMNS:BITS",
         ),

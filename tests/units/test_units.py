@@ -99,6 +99,7 @@ def check_array(rows: int, columns: int, bits: int, cells: str, *, tile_rows: in
         (9, 4, 8, "multiplier"),
         (1, 3, 4, "digits"),
         (6, 5, 8, "dual"),
+        (10, 6, 8, "pumped"),
     ],
 )
 def test_array(rows: int, columns: int, bits: int, cells: str) -> None:

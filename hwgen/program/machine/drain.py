@@ -209,9 +209,9 @@ def timeline(model: Timeline) -> Process:
     """When instructions are taken and done."""
     config = model.config
     settle = CONSTANTS_SETTLE + config.rotation_stages
-    # Rows that may be left when a bank is given back; sign columns write sooner.
-    signs = any(group.weight_bits == 1 for group in config.groups)
-    distance = config.rows + config.rows // (2 if signs else 1)
+    # Rows that may be left when a bank is given back; sign columns and pumped ones write sooner.
+    sooner = config.clk2x or any(group.weight_bits == 1 for group in config.groups)
+    distance = config.rows + config.rows // (2 if sooner else 1)
     tile = 0
     time = 0
     filled = 0  # when the next group's constants are in their registers, at the earliest

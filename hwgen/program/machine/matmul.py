@@ -18,7 +18,7 @@ from hwgen.program.machine.timeline import HANDOVER, Process, Timeline
 
 #: Row of activations: granted read -> entered the array (swap of the weights).
 READ = 5
-#: Last row granted -> all sums in the accumulators: READ + rows + groups + this.
+#: Last row granted -> all sums in the accumulators: READ + depth + pieces + this.
 ARRAY = 3
 
 
@@ -78,7 +78,7 @@ def accesses(config: AcceleratorConfig, opcode: str, fields: Fields) -> tuple[Ac
 def timeline(model: Timeline) -> Process:
     """When instructions are taken and done."""
     config = model.config
-    latency = READ + config.rows + config.pieces + ARRAY
+    latency = READ + config.array_depth + config.pieces + ARRAY
     full, bank_free, swapped = model.full, model.bank_free, model.swapped
     stalls = model.stalls
     number_of_pass = 0
