@@ -89,7 +89,7 @@ def lower_linear(op: Linear, low: Lowering) -> None:
     elif isinstance(before, LayerNorm):
         # LayerNorm and drain of the second block, and something to do beside the last softmax.
         wanted = low.layernorm_cycles(blocks[-1]) + low.drain_tail(blocks[-1])
-        head = ceil_div(2 * wanted, first)
+        head = ceil_div(wanted, first)
     elif isinstance(before, Linear):
         head = ceil_div(low.drain_tail(blocks[-1]), first)
     if isinstance(after, LayerNorm):
