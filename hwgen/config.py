@@ -361,8 +361,8 @@ class AcceleratorConfig:
         return -(-self.columns // self.requantise_lanes)
 
     @property
-    def pieces(self) -> int:
-        """Pieces of the array, one cycle apart: it is cut at the ends of segments and of groups."""
+    def strips(self) -> int:
+        """Strips of the array, one cycle apart: it is cut at the ends of segments and of groups."""
         return len({*self.prefixes, *range(step := self.requantise_lanes, self.columns, step)})
 
     @property

@@ -154,12 +154,12 @@ def test_what_follows_from_groups() -> None:
     assert (config.attention_columns, config.value_columns) == (16, 16)
     assert config.slice_widths == (4,)
     assert config.segments == 7  # of 8 columns
-    assert config.pieces == 8  # at 8, 10, 16, 24, 32, 40, 48, 54
+    assert config.strips == 8  # at 8, 10, 16, 24, 32, 40, 48, 54
     assert [group.cell_bits for group in config.groups] == [8, 8, 5, 1]
     assert AcceleratorConfig.from_json(config.to_json()) == config
     assert (config.requantise_lanes, config.rotation_step) == (8, 2)
     words = config.replace(requantise_lanes=16)
-    assert (words.segments, words.pieces) == (4, 6)  # at 10, 16, 24, 32, 48, 54
+    assert (words.segments, words.strips) == (4, 6)  # at 10, 16, 24, 32, 48, 54
     assert [words.chunk_channels(wide=wide) for wide in (False, True)] == [16, 8]
     assert [config.chunk_channels(wide=wide) for wide in (False, True)] == [8, 8]
 

@@ -112,7 +112,7 @@ def parse_weight_bits(text: str) -> WeightBits:
 def _width(text: str, whose: str = "") -> Width:
     if ":" not in text:
         return _bits(text, whose)
-    chunks = []
+    period = []
     for part in text.split("+"):
         bits, _, count = (piece.strip() for piece in part.partition(":"))
         channels = int(count) if count.isascii() and count.isdecimal() and len(count) < 6 else 0
@@ -121,10 +121,10 @@ def _width(text: str, whose: str = "") -> Width:
                 f"Channels {whose}must be BITS:CHANNELS+BITS:CHANNELS, an even number in"
                 f" 2..{MAXIMUM_COLUMNS} each, as in 8:58+4:70, not {show(text)}"
             )
-        chunks.append((_bits(bits, whose), channels))
-    if len({bits for bits, _ in chunks}) == 1:
-        return chunks[0][0]
-    return tuple(chunks)
+        period.append((_bits(bits, whose), channels))
+    if len({bits for bits, _ in period}) == 1:
+        return period[0][0]
+    return tuple(period)
 
 
 def _bits(text: str, whose: str = "") -> int:

@@ -10,8 +10,8 @@ import numpy.typing as npt
 NARROWEST, WIDEST = 1, 8
 
 #: Widths of a layer's output channels, over and over: (bits, channels), at least two.
-Chunks = tuple[tuple[int, int], ...]
-Width = int | Chunks
+Period = tuple[tuple[int, int], ...]
+Width = int | Period
 
 
 def widest(width: Width) -> int:
@@ -24,7 +24,7 @@ def narrowest(width: Width) -> int:
     return width if isinstance(width, int) else min(bits for bits, _ in width)
 
 
-def channel_bits(chunks: Chunks, channels: int, *, parts: int = 1) -> npt.NDArray[np.uint8]:
+def channel_bits(own: Period, channels: int, *, parts: int = 1) -> npt.NDArray[np.uint8]:
     """Widths of a layer's output channels, uint8 [channels]; every one of ``parts`` begins anew."""
-    period = np.concatenate([np.full(count, bits, np.uint8) for bits, count in chunks])
+    period = np.concatenate([np.full(count, bits, np.uint8) for bits, count in own])
     return np.tile(np.resize(period, channels // parts), parts)

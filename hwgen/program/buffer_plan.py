@@ -11,7 +11,18 @@ from typing import Any, Protocol
 from hwgen.columns import Groups
 from hwgen.config import BANK_ROLES, PARAMETERS, AcceleratorConfig, softmax_fields
 from hwgen.errors import ConfigError, DoesNotFitError
-from hwgen.graph.ops import Op, Softmax, Tensor
+from hwgen.graph.network import network_of
+from hwgen.graph.ops import (
+    AttentionValues,
+    ImageCodes,
+    LayerNorm,
+    Linear,
+    MeanPool,
+    Op,
+    QueryKeyValue,
+    Softmax,
+    Tensor,
+)
 from hwgen.graph.spec import ModelSpec
 from hwgen.isa.instructions import OFFSET_BITS
 
@@ -124,18 +135,10 @@ class BufferPlan:
     """Placements of all tensors of a model on a design, and the words that each bank needs."""
 
     blocks: tuple[tuple[int, int], ...]  #: token ranges
-    image: Placement
-    residual: Placement
-    normalised: Placement
-    query: Placement
-    key_value: Placement
-    key: Placement
-    value: Placement
-    scores: tuple[Placement, Placement]
-    hidden: Placement
-    pooled: Placement
-    ones: Placement
-    logits: Placement
+    #: by tensor; attention logits and codes lie in ``scores``, rows' shifts in no bank
+    places: Mapping[str, Placement]
+    constants: Mapping[str, Placement]  #: operands that are no tensors, by operation
+    scores: tuple[Placement, Placement]  #: of one head and block each, alternately
     words: tuple[int, ...]  #: per bank
 
     def check(self, config: AcceleratorConfig) -> None:
@@ -160,7 +163,7 @@ class BufferPlan:
 
 
 def plan_buffers(
-    spec: ModelSpec,
+    graph: GraphLike,
     *,
     rows: int,
     value_columns: int,
@@ -171,8 +174,11 @@ def plan_buffers(
 ) -> BufferPlan:
     """Place all tensors of a model; needs shapes only, no weights.
 
+    A tensor's bank follows from the engines that need it at the same time as others; there it has
+    the lowest words that are free from the operation that makes it to the last one that reads it.
+
     Args:
-        spec: geometry of the model.
+        graph: the model.
         rows: R of the array.
         value_columns: columns of a tile whose stationary operand is read by rows (V).
         tile_rows: rows of an accumulator bank.
@@ -181,76 +187,20 @@ def plan_buffers(
         frames: of a START; with several the next frame's image has a place of its own.
 
     Raises:
+        ConfigError: an operation that adds to a tensor which another one reads later.
         DoesNotFitError: more words than an address can name.
     """
-    tokens = spec.tokens
+    tokens = graph.spec.tokens
     ranges = row_blocks(tokens, rows, tile_rows, blocks)
     longest = max(stop - start for start, stop in ranges)
-
-    def int8(role: str, base: int, count: int, channels: int, heads: int = 0) -> Placement:
-        return Placement(
-            role=role,
-            base=base,
-            stride=count,
-            groups=max(1, heads),
-            filled=heads > 0,
-            channels=channels,
-            padded=round_up(channels, rows),
-            per_word=rows,
-        )
-
-    def int16(base: int, count: int, channels: int) -> Placement:
-        return Placement(
-            role="residual",
-            base=base,
-            stride=count,
-            groups=1,
-            channels=channels,
-            padded=round_up(channels, rows // 2),
-            per_word=rows // 2,
-            wide=True,
-        )
-
-    def words(placement: Placement, count: int) -> int:
-        return placement.base + placement.slices * count
-
-    image = int8("hidden", 0, spec.patches, spec.patch_values)
-    residual = int16(0, tokens, spec.width)
-    normalised = int8("normalised", 0, tokens, spec.width)
-    query = int8("query", 0, tokens, spec.head_dim, spec.heads)
-    # Side by side, so that both are written as one layer.
-    key_value = int8("key_value", 0, tokens, spec.head_dim, 2 * spec.heads)
-    key = replace(key_value, groups=spec.heads)
-    value = replace(key, base=key.slices * tokens)
     keys = word_keys or rows
-    scores0 = replace(
-        int8("scores0", 0, longest, tokens), padded=round_up(tokens, keys), per_word=keys
-    )
+    scores0 = replace(_placement("scores0", (longest, tokens), rows), per_word=keys)
+    scores0 = replace(scores0, padded=round_up(tokens, keys))
     scores = scores0, replace(scores0, role="scores1")
-    hidden = int8("hidden", 0, tokens, spec.mlp_hidden)
-    pooled = int8("hidden", 0, 1, spec.width)
-    if frames > 1:
-        image = replace(image, base=max(hidden.slices * tokens, pooled.slices))
-    large = max(words(image, spec.patches), words(hidden, tokens), words(pooled, 1))
-    ones = int8("hidden", large, 1, tokens)
-    logits = replace(int16(0, 1, spec.classes), filled=True)
-
-    # A stationary operand from rows is read in whole tiles: the last ones of the last head may
-    # reach beyond it; what is read there is never written out, but must exist.
-    tile_slices = max(1, value_columns // rows)
-    beyond = round_up(value.group_slices, tile_slices) - value.group_slices
-    demand = {
-        "residual": max(words(residual, tokens), words(logits, 1)),
-        "normalised": words(normalised, tokens),
-        "query": words(query, tokens),
-        "key_value": max(words(key, tokens), words(value, tokens) + beyond * tokens),
-        "scores0": words(scores[0], longest),
-        "scores1": words(scores[1], longest),
-        "hidden": large,
-    }
-    if spec.pooling == "mean":
-        demand["normalised"] = round_up(normalised.slices, tile_slices) * tokens
-        demand["hidden"] = words(ones, 1)
+    banks = _Banks(graph, rows, resident_image=frames > 1)
+    banks.place()
+    demand = banks.demand(max(1, value_columns // rows))
+    demand |= {scores.role: scores.slices * longest for scores in scores}
     for role, count in demand.items():
         if count > _BANK_MAXIMUM:
             raise DoesNotFitError(
@@ -260,26 +210,164 @@ def plan_buffers(
                 "words",
                 ("more array rows (longer words)", "a model with fewer tokens or channels"),
             )
-    if max(tokens, spec.patches) > _STRIDE_MAXIMUM:
+    stride = max(place.stride for place in banks.places.values())
+    if stride > _STRIDE_MAXIMUM:
         raise DoesNotFitError(
-            "tokens", tokens, _STRIDE_MAXIMUM, "tokens", ("a larger patch", "a smaller image")
+            "tokens", stride, _STRIDE_MAXIMUM, "tokens", ("a larger patch", "a smaller image")
         )
     return BufferPlan(
         blocks=ranges,
-        image=image,
-        residual=residual,
-        normalised=normalised,
-        query=query,
-        key_value=key_value,
-        key=key,
-        value=value,
+        places=banks.places,
+        constants=banks.constants,
         scores=scores,
-        hidden=hidden,
-        pooled=pooled,
-        ones=ones,
-        logits=logits,
         words=tuple(demand[role] for role in BANK_ROLES),
     )
+
+
+def _placement(role: str, shape: tuple[int, int], rows: int, *, wide: bool = False) -> Placement:
+    """A tensor of a shape at the beginning of its bank."""
+    count, channels = shape
+    per_word = rows // 2 if wide else rows
+    return Placement(
+        role=role,
+        base=0,
+        stride=count,
+        groups=1,
+        channels=channels,
+        padded=round_up(channels, per_word),
+        per_word=per_word,
+        wide=wide,
+    )
+
+
+def _role(op: Op, output: str, *, wide: bool) -> str:
+    """The bank of an operation's output.
+
+    LayerNorm writes while the array reads the stream of another block; q, k and v are operands of
+    each other, k and v stationary ones; of what remains nothing is read and written at a time.
+    """
+    match op:
+        case LayerNorm():
+            return "normalised"
+        case QueryKeyValue() if output != op.outputs[0]:
+            return "key_value"
+        case QueryKeyValue() | AttentionValues():
+            return "query"
+        case _:
+            return "residual" if wide else "hidden"
+
+
+class _Banks:
+    """Places tensors in the order of the operations; no two share words while both are needed."""
+
+    def __init__(self, graph: GraphLike, rows: int, *, resident_image: bool) -> None:
+        """``resident_image``: the next image comes while the bank's other tensors are needed."""
+        self.graph = graph
+        self.rows = rows
+        self.resident_image = resident_image
+        self.places: dict[str, Placement] = {}
+        self.constants: dict[str, Placement] = {}
+        self._last = {name: n for n, op in enumerate(graph.ops) for name in op.inputs}
+        self._last[graph.ops[-1].output] = len(graph.ops)
+        #: words that are taken, by bank: last operation that needs them, first word, end
+        self._taken: dict[str, list[tuple[int, int, int]]] = {role: [] for role in BANK_ROLES}
+        self._ends = dict.fromkeys(BANK_ROLES, 0)
+
+    def place(self) -> None:
+        """All tensors; behind them what the whole program needs."""
+        ops = self.graph.ops
+        for number, op in enumerate(ops):
+            tensors = [self.graph.tensors[name] for name in op.outputs]
+            if any(tensor.dtype == "uint8" or len(tensor.shape) == 3 for tensor in tensors):
+                continue  # of a head and block at a time: scores, rows' shifts
+            match op:
+                case ImageCodes() if self.resident_image:
+                    pass  # below
+                case Linear() if op.residual is not None:
+                    self.places[op.output] = self._in_place(op, op.residual, number)
+                case QueryKeyValue():
+                    # k and v side by side, so that both are written as one layer.
+                    query, key, value = (self._of(op, name) for name in op.outputs)
+                    both = replace(key, groups=key.groups + value.groups)
+                    first = self._fit(both, op.outputs[1:], number).base
+                    self.places |= {
+                        op.outputs[0]: self._fit(query, op.outputs[:1], number),
+                        op.outputs[1]: replace(key, base=first),
+                        op.outputs[2]: replace(value, base=first + key.slices * key.stride),
+                    }
+                case _:
+                    place = self._of(op, op.output)
+                    self.places[op.output] = self._fit(place, op.outputs, number)
+        for op in ops:
+            if isinstance(op, ImageCodes) and self.resident_image:
+                self.places[op.output] = self._behind(self._of(op, op.output))
+            elif isinstance(op, MeanPool):
+                tokens = self.graph.tensors[op.input].shape[0]
+                ones = _placement("hidden", (1, tokens), self.rows)
+                self.constants[op.name] = self._behind(ones)
+
+    def demand(self, tile_slices: int) -> dict[str, int]:
+        """Words of each bank that are written or read.
+
+        A stationary operand from rows is read in whole tiles of ``tile_slices``: the last ones of
+        the last head may reach beyond it; what is read there is never written out, but must exist.
+        """
+        demand = dict(self._ends)
+        for op in self.graph.ops:
+            if isinstance(op, AttentionValues | MeanPool):
+                place = self.places[op.value if isinstance(op, AttentionValues) else op.input]
+                beyond = round_up(place.group_slices, tile_slices) - place.group_slices
+                end = place.base + (place.slices + beyond) * place.stride
+                demand[place.role] = max(demand[place.role], end)
+        return demand
+
+    def _of(self, op: Op, output: str) -> Placement:
+        """An output at the beginning of its bank."""
+        tensor = self.graph.tensors[output]
+        count, channels = tensor.shape
+        if isinstance(op, LayerNorm):
+            count = self.places[op.input].stride  # its first rows lie as all of them do
+        wide, heads = tensor.dtype == "int16", op.output_heads
+        place = _placement(
+            *(_role(op, output, wide=wide), (count, channels // max(1, heads)), self.rows),
+            wide=wide,
+        )
+        last = output == self.graph.ops[-1].output
+        return replace(place, groups=max(1, heads), filled=heads > 0 or last)
+
+    def _fit(self, place: Placement, names: tuple[str, ...], number: int) -> Placement:
+        """The lowest free words for tensors that operation ``number`` makes."""
+        taken, size = self._taken[place.role], place.slices * place.stride
+        taken[:] = [words for words in taken if words[0] >= number]
+        base = 0
+        for _, first, end in sorted(taken, key=lambda words: words[1]):
+            if first - base >= size:
+                break
+            base = max(base, end)
+        last = max(self._last.get(name, number) for name in names)
+        taken.append((last, base, base + size))
+        self._ends[place.role] = max(self._ends[place.role], base + size)
+        return replace(place, base=base)
+
+    def _in_place(self, op: Op, tensor: str, number: int) -> Placement:
+        """The words of a tensor that an operation adds to."""
+        if self._last[tensor] > number:
+            reader = self.graph.ops[self._last[tensor]].name
+            raise ConfigError(
+                f"{tensor} must be read for the last time by {op.name}, not by {reader}",
+                where=op.name,
+                why="it is added to in place",
+            )
+        place = self.places[tensor]
+        end = place.base + place.slices * place.stride
+        self._taken[place.role].append((self._last.get(op.output, number), place.base, end))
+        return place
+
+    def _behind(self, place: Placement) -> Placement:
+        """Words behind all others, needed from the first operation to the last."""
+        base = self._ends[place.role]
+        self._ends[place.role] += place.slices * place.stride
+        return replace(place, base=base)
 
 
 def default_tile_rows(tokens: int) -> int:
@@ -306,7 +394,7 @@ def bank_words_for(
     """
     spec = graph.spec
     plan = plan_buffers(
-        spec,
+        graph,
         rows=rows,
         value_columns=value_columns or rows,
         tile_rows=tile_rows or default_tile_rows(spec.tokens),
@@ -371,7 +459,7 @@ def sized_config(
     if "bank_words" in options:
         return config
     plan = plan_buffers(
-        spec,
+        network_of(spec),
         rows=rows,
         value_columns=config.value_columns,
         tile_rows=config.tile_rows,

@@ -16,6 +16,7 @@ from hwgen.boards import Board
 from hwgen.columns import KINDS, Groups, dense
 from hwgen.config import PARAMETERS, AcceleratorConfig, softmax_fields, value_text
 from hwgen.errors import ConfigError, DoesNotFitError, UsageError
+from hwgen.graph.network import network_of
 from hwgen.graph.spec import ModelSpec
 from hwgen.numerics.softmax import SoftmaxFunction
 from hwgen.stages.options import BY_NAME, DesignOptions
@@ -89,7 +90,7 @@ def configure(
             notes.append(_give_way(error, values, said))
     if "bank_words" in said:
         plan = plan_buffers(
-            spec,
+            network_of(spec),
             rows=config.rows,
             value_columns=config.value_columns,
             tile_rows=config.tile_rows,

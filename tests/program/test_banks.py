@@ -94,8 +94,9 @@ def test_the_interpreter_refuses_other_paths(opcode: str, field: str, bank: int,
 def test_the_compiler_refuses_other_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     def misplaced(*args: Any, **options: Any) -> object:
         plan = plan_buffers(*args, **options)
-        place = dataclasses.replace(plan.normalised, role="residual", base=0)
-        return dataclasses.replace(plan, normalised=place)
+        name = "blocks.0.norm1"
+        place = dataclasses.replace(plan.places[name], role="residual", base=0)
+        return dataclasses.replace(plan, places={**plan.places, name: place})
 
     monkeypatch.setattr(lowering, "plan_buffers", misplaced)
     with pytest.raises(ProgramError, match=r"norm1: LAYERNORM\.destination must be in bank 1"):

@@ -18,7 +18,7 @@ from hwgen.graph.ops import Linear
 from hwgen.isa.build import begin
 from hwgen.isa.instructions import DrainMode, Engine, Instruction, decode, encode
 from hwgen.numerics.softmax import SoftmaxFunction
-from hwgen.program.buffer_plan import bank_words_for, plan_buffers, preset_config, row_blocks
+from hwgen.program.buffer_plan import bank_words_for, preset_config, row_blocks
 from hwgen.program.cycle_model import MemoryModel, predict
 from hwgen.program.interpreter import run_program
 from hwgen.program.lower import lower, product
@@ -425,10 +425,3 @@ def test_row_blocks() -> None:
     assert len(row_blocks(577, 32, 197)) == 3
     with pytest.raises(ConfigError, match=r"row_blocks must be in 2\.\.17 for 17 tokens, not 1"):
         row_blocks(17, 16, 9, 1)
-
-
-def test_placements_do_not_overlap() -> None:
-    plan = plan_buffers(MODELS["odd"], rows=16, value_columns=16, tile_rows=17)
-    assert plan.key.base == 0 and plan.value.base == plan.key.slices * 17
-    assert plan.key_value.slices == plan.key.slices + plan.value.slices
-    assert plan.query.slices == 3 * plan.query.group_slices

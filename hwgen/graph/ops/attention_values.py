@@ -42,8 +42,8 @@ class AttentionValues(Op):
         return (self.codes, self.value, *(() if self.shifts is None else (self.shifts,)))
 
     @property
-    def groups(self) -> int:
-        """The heads."""
+    def output_heads(self) -> int:
+        """All of them."""
         return self.heads
 
     @property

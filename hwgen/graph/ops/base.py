@@ -153,9 +153,9 @@ class Op:
         return (self.output,)
 
     @property
-    def groups(self) -> int:
-        """Groups (heads) that its outputs' channels consist of."""
-        return 1
+    def output_heads(self) -> int:
+        """Heads that the channels of its outputs consist of; 0 where they are no heads'."""
+        return 0
 
     @property
     def edges(self) -> tuple[int, ...]:

@@ -36,8 +36,8 @@ class QueryKeyValue(Weighted):
         return (f"{self.output}.q", f"{self.output}.k", f"{self.output}.v")
 
     @property
-    def groups(self) -> int:
-        """The heads."""
+    def output_heads(self) -> int:
+        """All of them."""
         return self.heads
 
     @property

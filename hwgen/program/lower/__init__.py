@@ -54,7 +54,7 @@ def lower(
     """
     _check(graph, config)
     plan = plan_buffers(
-        graph.spec,
+        graph,
         rows=config.rows,
         value_columns=config.value_columns,
         tile_rows=config.tile_rows,

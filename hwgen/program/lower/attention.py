@@ -50,7 +50,8 @@ def lower_attention(
 ) -> None:
     """Two score buffers: the logits of a head are made before the values of the head before."""
     plan, config = low.plan, low.config
-    query, key, value = (low.produced[n] for n in (logits.query, logits.key, values.value))
+    query, key, value = (plan.places[n] for n in (logits.query, logits.key, values.value))
+    assert plan.places[values.output] == query  # head by head, behind the head's logits
     tokens, padded = low.tokens, query.padded
     keys = plan.scores[0]
     apart = keys.per_word != config.rows
@@ -199,4 +200,3 @@ def lower_attention(
         low.items += [dot, soft, work[number][2]]
     low.items.append(work[-1][2])
     low.pending_value = []
-    low.produced[values.output] = query

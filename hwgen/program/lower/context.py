@@ -76,8 +76,6 @@ class Lowering:
         self.items: list[Item] = []
         self.layernorms = [op for op in graph.ops if isinstance(op, LayerNorm)]
         self.tables = [op for op in graph.ops if isinstance(op, Linear) and op.table is not None]
-        #: where the tensors that are made lie, by name
-        self.produced: dict[str, Placement] = {}
         #: items of v, issued behind the first attention logits
         self.pending_value: list[Item] = []
         self.output_words = 0

@@ -10,7 +10,7 @@ from hwgen.graph.ops import Embedding, ImageCodes
 from hwgen.isa.instructions import BEAT_BYTES, BY_NAME, DrainMode, Engine
 from hwgen.program.buffer_plan import ceil_div
 from hwgen.program.lower.context import Lowering, lower_operation
-from hwgen.program.lower.layer import layer_item, segments, weight_layer
+from hwgen.program.lower.layer import layer_item, layer_pieces, weight_layer
 from hwgen.program.lower.layer_norm import load_layernorm
 from hwgen.program.lower.mean_pool import load_ones
 from hwgen.program.packing import words_of_int16
@@ -27,7 +27,7 @@ def lower_image_codes(op: ImageCodes, low: Lowering) -> None:
     Raises:
         ConfigError: image or patch beyond what the load unit counts.
     """
-    spec, placement = low.graph.spec, low.plan.image
+    spec, placement = low.graph.spec, low.plan.places[op.output]
     across = spec.image_size // spec.patch
     line = spec.patch * spec.channels
     size = min(16, gcd(line, 16))
@@ -49,7 +49,6 @@ def lower_image_codes(op: ImageCodes, low: Lowering) -> None:
                 where=op.name,
                 why="image size and patch are beyond what the load unit counts",
             )
-    low.produced[op.output] = placement
     frame_beats = fields["beats"]
 
     def load(first: int, count: int) -> Draft:
@@ -79,9 +78,10 @@ def lower_image_codes(op: ImageCodes, low: Lowering) -> None:
 @lower_operation.register
 def lower_embedding(op: Embedding, low: Lowering) -> None:
     """Patches x weights, added to the position constants, which are loaded before."""
-    spec, residual, rows_bytes = low.graph.spec, low.plan.residual, low.config.rows
+    spec, rows_bytes = low.graph.spec, low.config.rows
+    source, residual = low.plan.places[op.input], low.plan.places[op.output]
     first = int(op.class_token)
-    layer = weight_layer(low, op, op.weights, op.requantise, low.plan.image, residual)
+    layer = weight_layer(low, op, op.weights, op.requantise, source, residual)
     layer.mode, layer.token_offset = DrainMode.RESIDUAL, first
     position = None if low.skeleton else words_of_int16(op.position, low.config).tobytes()
     address = low.image.add(residual.slices * low.tokens * rows_bytes, position)
@@ -90,13 +90,13 @@ def lower_embedding(op: Embedding, low: Lowering) -> None:
         (max(0, start - first), stop - first) for start, stop in low.plan.blocks if stop - first > 0
     ]
     tail = low.layernorm_cycles(blocks[0]) + low.drain_tail(blocks[0], wide=True)
-    pieces = segments(
+    pieces = layer_pieces(
         low,
         layer,
         blocks,
         head=0,
         tail=ceil_div(tail, layer.tile_cycles(low, blocks[-1])),
-        chunks=12,
+        middle_pieces=12,
         single=12,
     )
     loaded = 0
@@ -128,4 +128,3 @@ def lower_embedding(op: Embedding, low: Lowering) -> None:
     if spec.pooling == "mean":
         # Behind the tiles' STATIONARY: a queue of two holds no third load in front of it.
         low.items[-1].drafts.append(load_ones(low))
-    low.produced[op.output] = residual

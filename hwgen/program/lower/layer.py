@@ -184,7 +184,7 @@ def _parts(low: Lowering, layer: Layer, tokens: tuple[int, int], columns: tuple[
     return found
 
 
-def segments(
+def layer_pieces(
     low: Lowering,
     layer: Layer,
     blocks: tuple[tuple[int, int], ...] | list[tuple[int, int]],
@@ -192,7 +192,7 @@ def segments(
     span: tuple[int, int] | None = None,
     head: int,
     tail: int,
-    chunks: int = 3,
+    middle_pieces: int = 3,
     single: int = 1,
 ) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """(token range, tile range) of a layer's matmuls in canonical order.
@@ -204,27 +204,27 @@ def segments(
         span: range of its tiles; all by default.
         head: tiles that are issued block by block at the start.
         tail: tiles that are issued block by block at the end.
-        chunks: pieces of the tiles between.
+        middle_pieces: pieces of the tiles between.
         single: pieces of the whole layer when there is one block only.
     """
     whole = (blocks[0][0], blocks[-1][1])
     start, stop = span or (0, layer.tiles)
     if len(blocks) == 1:
-        return [(whole, tiles) for tiles in _chunks((start, stop), single)]
+        return [(whole, tiles) for tiles in _cut((start, stop), single)]
     if whole[1] - whole[0] > low.config.tile_rows:
-        return [(rows, tiles) for rows in blocks for tiles in _chunks((start, stop), chunks)]
+        return [(rows, tiles) for rows in blocks for tiles in _cut((start, stop), middle_pieces)]
     head = min(stop, start + head)
     middle = max(head, stop - tail)
     out = []
     for rows in blocks:
-        out += [(rows, tiles) for tiles in _chunks((start, head), 6)]
-    out += [(whole, tiles) for tiles in _chunks((head, middle), chunks)]
+        out += [(rows, tiles) for tiles in _cut((start, head), 6)]
+    out += [(whole, tiles) for tiles in _cut((head, middle), middle_pieces)]
     for rows in blocks:
-        out += [(rows, tiles) for tiles in _chunks((middle, stop), 6)]
+        out += [(rows, tiles) for tiles in _cut((middle, stop), 6)]
     return out
 
 
-def _chunks(span: tuple[int, int], count: int) -> list[tuple[int, int]]:
+def _cut(span: tuple[int, int], count: int) -> list[tuple[int, int]]:
     """Cut a range of tiles into at most ``count`` pieces."""
     start, stop = span
     if stop <= start:

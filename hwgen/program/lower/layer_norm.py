@@ -45,7 +45,7 @@ def _load_table(low: Lowering, op: Linear) -> Draft:
 def lower_layer_norm(op: LayerNorm, low: Lowering) -> None:
     """One instruction per block of tokens."""
     number, ops = low.layernorms.index(op), low.graph.ops
-    residual, normalised = low.plan.residual, low.plan.normalised
+    residual, normalised = low.plan.places[op.input], low.plan.places[op.output]
     ranges = low.plan.blocks if op.rows is None else clip_ranges(low.plan.blocks, op.rows)
     for index, rows in enumerate(ranges):
         start, stop = rows
@@ -80,4 +80,3 @@ def lower_layer_norm(op: LayerNorm, low: Lowering) -> None:
         low.items.append(
             Item(engine=Engine.LAYERNORM, drafts=drafts, cycles=low.layernorm_cycles(rows))
         )
-    low.produced[op.output] = normalised

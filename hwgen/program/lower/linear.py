@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hwgen.graph.ops import AttentionValues, LayerNorm, Linear, QueryKeyValue, Requantise
 from hwgen.isa.instructions import DrainMode
 from hwgen.program.buffer_plan import ceil_div
 from hwgen.program.lower.context import Lowering, clip_ranges, lower_operation
-from hwgen.program.lower.layer import layer_item, segments, weight_layer
+from hwgen.program.lower.layer import layer_item, layer_pieces, weight_layer
 
 
 @lower_operation.register
@@ -16,16 +18,16 @@ def lower_query_key_value(op: QueryKeyValue, low: Lowering) -> None:
 
     A tile that is not full costs as much as one that is: k and v share one where k ends.
     """
-    source = low.produced[op.input]
     plan = low.plan
+    source = plan.places[op.input]
     width = op.heads * op.head_dim
-    places = (plan.query, plan.key, plan.value)
-    results = dict(zip(op.outputs, places, strict=True))
-    low.produced |= results
+    results = {name: plan.places[name] for name in op.outputs}
+    query_place, key_place, value_place = results.values()
+    both = replace(key_place, groups=key_place.groups + value_place.groups)
     layers = []
     for columns, place in (
-        (slice(0, width), plan.query),
-        (slice(width, 3 * width), plan.key_value),
+        (slice(0, width), query_place),
+        (slice(width, 3 * width), both),
     ):
         r = op.requantise
         part = Requantise(
@@ -38,10 +40,10 @@ def lower_query_key_value(op: QueryKeyValue, low: Lowering) -> None:
         )
         layers.append(weight_layer(low, op, op.weights[:, columns], part, source, place, columns))
     query, key_value = layers
-    query.name, query.results = op.outputs[0], ((op.outputs[0], plan.query),)
+    query.name, query.results = op.outputs[0], ((op.outputs[0], query_place),)
     key_value.results = tuple((name, results[name]) for name in op.outputs[1:])
     blocks = plan.blocks
-    keys = ceil_div(plan.key.used, key_value.form.columns)
+    keys = ceil_div(key_place.used, key_value.form.columns)
     # The head hides the LayerNorm of the second block: as many tiles of k, then q, as it takes.
     wanted = low.layernorm_cycles(blocks[-1]) + low.drain_tail(blocks[-1])
     for name, layer, span in (
@@ -55,7 +57,7 @@ def lower_query_key_value(op: QueryKeyValue, low: Lowering) -> None:
         wanted -= head * tile_cycles
         items = [
             layer_item(low, layer, rows, tiles)
-            for rows, tiles in segments(low, layer, blocks, span=span, head=head, tail=0)
+            for rows, tiles in layer_pieces(low, layer, blocks, span=span, head=head, tail=0)
         ]
         if name == op.outputs[2]:
             low.pending_value = items
@@ -67,13 +69,8 @@ def lower_query_key_value(op: QueryKeyValue, low: Lowering) -> None:
 def lower_linear(op: Linear, low: Lowering) -> None:
     """Head and tail by what comes before and after."""
     before, after = low.neighbours(op)
-    source = low.produced[op.input]
+    source, destination = low.plan.places[op.input], low.plan.places[op.output]
     rows = low.graph.tensors[op.input].shape[0]
-    destination = low.plan.hidden
-    if op.residual is not None:
-        destination = low.plan.residual
-    elif op.wide:
-        destination = low.plan.logits
     layer = weight_layer(low, op, op.weights, op.requantise, source, destination)
     if op.residual is not None:
         layer.mode = DrainMode.RESIDUAL
@@ -97,6 +94,5 @@ def lower_linear(op: Linear, low: Lowering) -> None:
         tail = max(tail, ceil_div(5 * wanted // 4, last))
     elif isinstance(after, Linear):
         tail = max(tail, ceil_div(low.drain_tail(blocks[0]), last))
-    for segment_rows, tiles in segments(low, layer, blocks, head=head, tail=tail):
-        low.items.append(layer_item(low, layer, segment_rows, tiles))
-    low.produced[op.output] = destination
+    for piece_rows, tiles in layer_pieces(low, layer, blocks, head=head, tail=tail):
+        low.items.append(layer_item(low, layer, piece_rows, tiles))

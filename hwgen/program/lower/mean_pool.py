@@ -22,8 +22,8 @@ from hwgen.program.schedule import Draft
 
 def load_ones(low: Lowering) -> Draft:
     """The row of ones, zero for tokens that do not count."""
-    ones = low.plan.ones
     pool = next(op for op in low.graph.ops if isinstance(op, MeanPool))
+    ones = low.plan.constants[pool.name]
     values = np.zeros((1, low.tokens), np.uint8)
     values[:, pool.first :] = 1
     data = None if low.skeleton else words_of_bytes(values, low.config).tobytes()
@@ -42,7 +42,8 @@ def load_ones(low: Lowering) -> Draft:
 @lower_operation.register
 def lower_mean_pool(op: MeanPool, low: Lowering) -> None:
     """One row."""
-    source, ones, pooled = low.produced[op.input], low.plan.ones, low.plan.pooled
+    source, pooled = low.plan.places[op.input], low.plan.places[op.output]
+    ones = low.plan.constants[op.name]
     config = low.config
     form = attention_format(config.value_columns)
     tiles = ceil_div(source.channels, form.columns)
@@ -75,4 +76,3 @@ def lower_mean_pool(op: MeanPool, low: Lowering) -> None:
         cycles=tiles * ones.slices * (config.rows + INJECTION_CYCLES),
     )
     low.items.append(item)
-    low.produced[op.output] = pooled

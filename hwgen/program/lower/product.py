@@ -285,7 +285,7 @@ def product(
 
 def store(low: Lowering) -> None:
     """The logits go out."""
-    logits = low.plan.logits
+    logits = low.plan.places[low.graph.ops[-1].output]
     low.output_words = logits.slices
     draft = Draft(
         opcode="STORE",

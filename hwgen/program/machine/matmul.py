@@ -78,7 +78,7 @@ def accesses(config: AcceleratorConfig, opcode: str, fields: Fields) -> tuple[Ac
 def timeline(model: Timeline) -> Process:
     """When instructions are taken and done."""
     config = model.config
-    latency = READ + config.array_depth + config.pieces + ARRAY
+    latency = READ + config.array_depth + config.strips + ARRAY
     full, bank_free, swapped = model.full, model.bank_free, model.swapped
     stalls = model.stalls
     number_of_pass = 0
