@@ -140,6 +140,8 @@ class BufferPlan:
     constants: Mapping[str, Placement]  #: operands that are no tensors, by operation
     scores: tuple[Placement, Placement]  #: of one head and block each, alternately
     words: tuple[int, ...]  #: per bank
+    #: per bank: how much further the buffers of a second image in flight lie
+    second_words: tuple[int, ...] = (0,) * len(BANK_ROLES)
 
     def check(self, config: AcceleratorConfig) -> None:
         """Every bank must hold what is placed in it.
@@ -171,6 +173,7 @@ def plan_buffers(
     word_keys: int | None = None,
     blocks: int | None = None,
     frames: int = 1,
+    in_flight: int = 1,
 ) -> BufferPlan:
     """Place all tensors of a model; needs shapes only, no weights.
 
@@ -185,6 +188,7 @@ def plan_buffers(
         word_keys: of the configuration; ``rows`` if None.
         blocks: row blocks, None for the rule.
         frames: of a START; with several the next frame's image has a place of its own.
+        in_flight: how many have buffers; they share the scores.
 
     Raises:
         ConfigError: an operation that adds to a tensor which another one reads later.
@@ -201,6 +205,10 @@ def plan_buffers(
     banks.place()
     demand = banks.demand(max(1, value_columns // rows))
     demand |= {scores.role: scores.slices * longest for scores in scores}
+    shared = {place.role for place in scores}
+    second = {role: 0 if role in shared else count for role, count in demand.items()}
+    if in_flight > 1:
+        demand = {role: count + second[role] for role, count in demand.items()}
     for role, count in demand.items():
         if count > _BANK_MAXIMUM:
             raise DoesNotFitError(
@@ -221,6 +229,7 @@ def plan_buffers(
         constants=banks.constants,
         scores=scores,
         words=tuple(demand[role] for role in BANK_ROLES),
+        second_words=tuple(second[role] for role in BANK_ROLES),
     )
 
 
@@ -419,6 +428,7 @@ def sized_config(
     groups: Groups,
     blocks: int | None = None,
     frames: int = 1,
+    in_flight: int = 1,
     **options: Any,
 ) -> AcceleratorConfig:
     """A design whose memories fit a model exactly.
@@ -429,6 +439,7 @@ def sized_config(
         groups: column groups of the array.
         blocks: row blocks, None for the rule.
         frames: of a START.
+        in_flight: how many of them are worked on at a time.
         options: further fields of :class:`AcceleratorConfig`; they win over computed ones.
 
     Raises:
@@ -466,5 +477,6 @@ def sized_config(
         word_keys=config.word_keys,
         blocks=blocks,
         frames=frames,
+        in_flight=in_flight,
     )
     return config.replace(bank_words=plan.words)

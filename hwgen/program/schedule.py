@@ -90,6 +90,7 @@ def schedule(items: list[Item]) -> list[int]:
     read_end: dict[int, int] = {}  # when the item's operands have been read
     write_end: dict[int, int] = {}  # when its results are there
     order: list[int] = []
+    stuck = False  # there is no matmul that could go out
     waiting = list(range(len(items)))
 
     def earliest(item: Item) -> int:
@@ -112,12 +113,14 @@ def schedule(items: list[Item]) -> list[int]:
                     write_end[other] if at_start else read_end[other]
                     for other, at_start in item.predecessors
                 ]
+                if item.engine == Engine.LOAD and max(ends, default=0) > matmul_free and not stuck:
+                    continue  # it would keep the loads behind it waiting
                 start = max([vector_free[item.engine], *ends]) + _HANDOVER
                 vector_free[item.engine] = start + item.cycles
                 read_end[number] = write_end[number] = start + item.cycles
                 order.append(number)
                 waiting.remove(number)
-                changed = True
+                changed, stuck = True, False
                 break
         best: tuple[int, int] | None = None
         for number in waiting[:_WINDOW]:
@@ -129,6 +132,7 @@ def schedule(items: list[Item]) -> list[int]:
                 best = (start, number)
             if start <= matmul_free + _HANDOVER:
                 break
+        stuck = best is None
         if best is None:
             continue
         start, number = best

@@ -20,6 +20,7 @@ from hwgen.errors import ConfigError
 from hwgen.graph.ops import Softmax
 from hwgen.program.buffer_plan import GraphLike, plan_buffers
 from hwgen.program.lower.context import Lowering, lower_operation
+from hwgen.program.lower.frames import repeat
 from hwgen.program.lower.product import store
 from hwgen.program.program import Program
 
@@ -35,6 +36,7 @@ def lower(
     skeleton: bool = False,
     blocks: int | None = None,
     frames: int = 1,
+    in_flight: int = 1,
 ) -> Program:
     """Compile a graph for a design.
 
@@ -43,7 +45,8 @@ def lower(
         config: the design.
         skeleton: leave the memory image out (for the cycle model).
         blocks: row blocks; None: by the rule.
-        frames: images of a START, one behind the other.
+        frames: images of a START.
+        in_flight: how many of them are worked on at a time, 1 or 2.
 
     Raises:
         ConfigError: the design cannot run the model: another softmax, no columns for a layer's
@@ -61,13 +64,15 @@ def lower(
         word_keys=config.word_keys,
         blocks=blocks,
         frames=frames,
+        in_flight=in_flight,
     )
     plan.check(config)
     low = Lowering(graph, config, plan, skeleton)
     for op in graph.ops:
+        low.starts.append(len(low.items))
         lower_operation(op, low)
     store(low)
-    low.repeat(frames)
+    repeat(low, frames, in_flight)
     return low.finish()
 
 

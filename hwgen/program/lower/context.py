@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import singledispatch
 from typing import Any
 
@@ -21,9 +21,7 @@ from hwgen.isa.instructions import (
     INSTRUCTION_BYTES,
     OFFSET_BITS,
     WAIT_BITS,
-    Engine,
     Instruction,
-    StationarySource,
     encode,
 )
 from hwgen.numerics.requantise import BIASED_BITS, fits_lanes
@@ -82,6 +80,8 @@ class Lowering:
         #: the image in pieces, for the frames of a START behind the first one
         self.image_pieces: list[Draft] = []
         self.frames = 1
+        #: where the items of each operation of the graph begin
+        self.starts: list[int] = []
 
     def neighbours(self, op: Op) -> tuple[Op | None, Op | None]:
         """The operations before and after one."""
@@ -170,43 +170,6 @@ class Lowering:
         groups = ceil_div(self.graph.spec.width, self.config.layernorm_lanes)
         return (rows[1] - rows[0]) * groups + VECTOR_LATENCY
 
-    # Frames -------------------------------------------------------------------------------
-
-    def repeat(self, frames: int) -> None:
-        """The same work for several images, one behind the other in memory.
-
-        A frame's image is loaded in pieces beside the attention of the frame before, whose matmuls
-        need no weights.
-        """
-        self.frames = frames
-        if frames == 1:
-            return
-        once = self.items
-        beside = [
-            number
-            for number, item in enumerate(once)
-            if any(
-                draft.opcode == "STATIONARY" and draft.fields["source"] == StationarySource.COLUMNS
-                for draft in item.drafts
-            )
-        ]
-        pieces = self.image_pieces
-        # Piece k goes with attention matmul `places[k]`, evenly through the frame.
-        places = [beside[k * len(beside) // len(pieces)] for k in range(len(pieces))]
-        self.items = []
-        for frame in range(frames):
-            for number, item in enumerate(once):
-                if frame and item.engine == Engine.LOAD and item.drafts[0].opcode == "LOAD_IMAGE":
-                    continue
-                drafts = [_of_frame(draft, frame) for draft in item.drafts]
-                if frame + 1 < frames:
-                    drafts += [
-                        _of_frame(piece, frame + 1)
-                        for piece, place in zip(pieces, places, strict=True)
-                        if place == number
-                    ]
-                self.items.append(replace(item, drafts=drafts, predecessors=[]))
-
     # Finish ---------------------------------------------------------------------------------
 
     def _check_counts(self) -> None:
@@ -285,18 +248,6 @@ class Lowering:
             macs=self.graph.macs(),
             labels=tuple(labels),
         )
-
-
-def _of_frame(draft: Draft, frame: int) -> Draft:
-    """The same of another frame of several."""
-    fields = draft.fields
-    if draft.frame_stride:
-        fields = fields | {"address": fields["address"] + frame * draft.frame_stride}
-    parts = tuple(
-        (tensor, values | {"index": (frame, *values.get("index", ()))})
-        for tensor, values in draft.parts
-    )
-    return replace(draft, fields=fields, parts=parts)
 
 
 @singledispatch
