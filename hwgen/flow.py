@@ -353,10 +353,10 @@ def _check_hardware(request: Request, settings: Settings) -> None:
     spec, chosen = request.spec, settings.design
     if chosen is None:
         hardware = check_fits(spec, settings.board, settings.options, request.softmax)
-        check_runs(spec, hardware.config, hardware.row_blocks, hardware.frames_per_start)
+        check_runs(spec, hardware)
     else:
         chosen.shapes.check(Shapes.of(spec, request.softmax), f"model {spec.name!r}")
-        check_runs(spec, chosen.config, chosen.row_blocks, chosen.frames_per_start)
+        check_runs(spec, chosen)
 
 
 def generate_all(
@@ -425,6 +425,7 @@ def describe_evidence(evidence: Evidence) -> dict[str, Any]:
         "config": manifest.config.to_json(),
         "row_blocks": manifest.row_blocks,
         "frames_per_start": manifest.frames_per_start,
+        "frames_in_flight": manifest.frames_in_flight,
         "notes": list(manifest.notes),
         "predicted_cycles": manifest.program.predicted_cycles,
         "macs": manifest.program.macs,

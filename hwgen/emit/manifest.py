@@ -64,6 +64,8 @@ ConfigTable = Annotated[AcceleratorConfig, PlainValidator(AcceleratorConfig.from
 RowBlocks = Annotated[int, Field(ge=1, le=PARAMETERS["max_row_length"].high)]
 #: How many images a START works on.
 FramesPerStart = Annotated[int, Field(ge=1, le=64)]
+#: How many of them at a time.
+FramesInFlight = Annotated[int, Field(ge=1, le=2)]
 
 
 def digest(data: bytes) -> str:
@@ -171,6 +173,7 @@ class Manifest:
     config: ConfigTable
     row_blocks: RowBlocks  #: ranges of tokens that the program processes one behind the other
     frames_per_start: FramesPerStart  #: images that a START works on
+    frames_in_flight: FramesInFlight  #: at a time
     program: ProgramFacts
     simulation: tuple[str, ...]  #: Verilog files for simulation
     synthesis: tuple[str, ...]  #: Verilog files for synthesis
@@ -231,6 +234,7 @@ class Manifest:
             "build": _build(self.config),
             "row_blocks": self.row_blocks,
             "frames_per_start": self.frames_per_start,
+            "frames_in_flight": self.frames_in_flight,
             "notes": list(self.notes),
             "program": asdict(self.program) | {"input_shape": list(self.program.input_shape)},
             "simulation": list(self.simulation),

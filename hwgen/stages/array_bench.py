@@ -24,14 +24,13 @@ from hwgen.graph.network import network_of
 from hwgen.graph.safetensors_file import write_safetensors
 from hwgen.graph.weight_bits import parse_weight_bits
 from hwgen.numerics.softmax import DEFAULT_FUNCTION
-from hwgen.program.lower import lower as lower_graph
 from hwgen.report.regions import PageTable
 from hwgen.report.terminal import Reporter
 from hwgen.stages.configure import check_fits
 from hwgen.stages.design import design as make_design
 from hwgen.stages.emit import emit
 from hwgen.stages.load import Request, held_out_images, load
-from hwgen.stages.lower import board_memory, lower, prediction
+from hwgen.stages.lower import board_memory, compiled, lower, prediction
 from hwgen.stages.options import DesignOptions
 from hwgen.stages.quantise import quantise
 from hwgen.stages.simulate import simulate
@@ -163,9 +162,7 @@ def frame_figures(chosen: FrameDesign, board: Board) -> FrameFigures:
     hardware = check_fits(spec, board, chosen.options, DEFAULT_FUNCTION)
     config = hardware.config
     graph = network_of(spec, weight_bits=parse_weight_bits(chosen.weight_bits).of(spec))
-    program = lower_graph(
-        graph, config, skeleton=True, blocks=hardware.row_blocks, frames=hardware.frames_per_start
-    )
+    program = compiled(graph, hardware, skeleton=True)
     predicted = prediction(program, board_memory(board, config.clock_mhz))
     try:
         estimate: ResourceEstimate | None = estimate_resources(config)

@@ -32,7 +32,8 @@ _GIVES_WAY = {"groups": "rows", "read_fifo_beats": "burst_beats"}
 class Hardware:
     """A configuration, how the program runs on it, and what is to be said.
 
-    ``row_blocks``: how many the program cuts the tokens into; ``frames_per_start``: its images.
+    ``row_blocks``: how many the program cuts the tokens into; ``frames_per_start``: its images;
+    ``frames_in_flight``: as many of them at a time.
 
     ``notes``: one sentence for every value that is not the preset's although nobody asked for it.
     """
@@ -40,6 +41,7 @@ class Hardware:
     config: AcceleratorConfig
     row_blocks: int
     frames_per_start: int = 1
+    frames_in_flight: int = 1
     notes: tuple[str, ...] = ()
 
 
@@ -77,13 +79,18 @@ def configure(
     blocks: Any = said.get("row_blocks")
     values: dict[str, Any] = preset | said | softmax_fields(softmax)
     frames: Any = said.get("frames_per_start", 1)
-    for name in ("row_blocks", "frames_per_start", "columns"):
+    in_flight: Any = said.get("frames_in_flight", 1)
+    if frames % in_flight:
+        nearest = frames + frames % in_flight
+        legal = f"a multiple of --frames-in-flight {in_flight}"
+        _refuse("frames_per_start", legal, frames, nearest, "frames are worked on in pairs")
+    for name in ("row_blocks", "frames_per_start", "frames_in_flight", "columns"):
         values.pop(name, None)
     if values["groups"].clk2x:
         notes += _second_clock(board, values, said)
     while True:
         try:
-            config = sized_config(spec, blocks=blocks, frames=frames, **values)
+            config = sized_config(spec, blocks=blocks, frames=frames, in_flight=in_flight, **values)
             ranges = row_blocks(spec.tokens, config.rows, config.tile_rows, blocks)
             break
         except ConfigError as error:
@@ -97,6 +104,7 @@ def configure(
             word_keys=config.word_keys,
             blocks=len(ranges),
             frames=frames,
+            in_flight=in_flight,
         )
         _check_banks(config.bank_words, plan.words)
     if "tile_rows" not in said and blocks is not None:
@@ -107,7 +115,11 @@ def configure(
                 f" with {spec.tokens} tokens needs it"
             )
     return Hardware(
-        config=config, row_blocks=len(ranges), frames_per_start=frames, notes=tuple(notes)
+        config=config,
+        row_blocks=len(ranges),
+        frames_per_start=frames,
+        frames_in_flight=in_flight,
+        notes=tuple(notes),
     )
 
 

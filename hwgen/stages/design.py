@@ -19,7 +19,7 @@ from pydantic import with_config
 
 from hwgen.boards import Board
 from hwgen.config import AcceleratorConfig
-from hwgen.emit.manifest import ConfigTable, FramesPerStart, RowBlocks
+from hwgen.emit.manifest import ConfigTable, FramesInFlight, FramesPerStart, RowBlocks
 from hwgen.errors import FormatError, ModelError, UsageError
 from hwgen.frontend.models import model_names
 from hwgen.graph.graph import METADATA_KEY, IntegerGraph
@@ -155,6 +155,7 @@ class _Document:
     config: ConfigTable
     row_blocks: RowBlocks
     frames_per_start: FramesPerStart
+    frames_in_flight: FramesInFlight
     notes: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -178,6 +179,7 @@ class Design:
     config: AcceleratorConfig
     row_blocks: int  #: ranges of tokens that a program processes one behind the other
     frames_per_start: int = 1  #: images that a START works on
+    frames_in_flight: int = 1  #: at a time
     board: Board
     notes: tuple[str, ...] = ()  #: what was chosen although nobody asked for it, and why
     graph: IntegerGraph | None = None
@@ -200,6 +202,7 @@ class Design:
             "columns": self.config.columns,
             "row_blocks": self.row_blocks,
             "frames_per_start": self.frames_per_start,
+            "frames_in_flight": self.frames_in_flight,
         }
 
     def describe(self) -> dict[str, Any]:
@@ -209,6 +212,7 @@ class Design:
             "config": self.config.to_json(),
             "row_blocks": self.row_blocks,
             "frames_per_start": self.frames_per_start,
+            "frames_in_flight": self.frames_in_flight,
         }
 
     def with_graph(self, graph: IntegerGraph) -> Design:
@@ -234,6 +238,7 @@ class Design:
             "config": self.config.to_json(),
             "row_blocks": self.row_blocks,
             "frames_per_start": self.frames_per_start,
+            "frames_in_flight": self.frames_in_flight,
             "notes": list(self.notes),
         }
         text = json.dumps(document, sort_keys=True, separators=(",", ":"))
@@ -270,6 +275,7 @@ class Design:
             config=document.config,
             row_blocks=document.row_blocks,
             frames_per_start=document.frames_per_start,
+            frames_in_flight=document.frames_in_flight,
             board=document.board,
             notes=document.notes,
             graph=graph,
@@ -295,6 +301,7 @@ def design(graph: IntegerGraph, board: Board, options: DesignOptions, reporter: 
             config=hardware.config,
             row_blocks=hardware.row_blocks,
             frames_per_start=hardware.frames_per_start,
+            frames_in_flight=hardware.frames_in_flight,
             board=board,
             notes=hardware.notes,
             graph=graph,

@@ -112,6 +112,7 @@ def emit(lowered: Lowered, path: Path, reporter: Reporter, *, force: bool = Fals
             config=chosen.config,
             row_blocks=chosen.row_blocks,
             frames_per_start=chosen.frames_per_start,
+            frames_in_flight=chosen.frames_in_flight,
             notes=chosen.notes,
             program=ProgramFacts(
                 image="program.bin",

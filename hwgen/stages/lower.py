@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from hwgen.boards import Board
-from hwgen.config import AcceleratorConfig
 from hwgen.errors import UsageError
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.interpreter import run_boundaries
@@ -21,11 +20,13 @@ from hwgen.program.program import Program
 from hwgen.report.terminal import Reporter
 from hwgen.sim.compare import compare
 from hwgen.sim.frame import Memory
+from hwgen.stages.configure import Hardware
 from hwgen.stages.design import Design
 from hwgen.stages.load import held_out_images
 
 if TYPE_CHECKING:
     from hwgen.isa.instructions import Engine
+    from hwgen.program.buffer_plan import GraphLike
     from hwgen.program.cycle_model import CyclePrediction
 
 
@@ -49,7 +50,6 @@ def lower(chosen: Design, reporter: Reporter, *, check: bool = True) -> Lowered:
         MismatchError: the program does not compute what the graph does.
     """
     from hwgen.program.interpreter import run_program
-    from hwgen.program.lower import lower as lower_graph
 
     graph = chosen.graph
     if graph is None:
@@ -57,7 +57,7 @@ def lower(chosen: Design, reporter: Reporter, *, check: bool = True) -> Lowered:
     with reporter.stage("lower"):
         reporter("compiling the graph", 0.0)
         frames = chosen.frames_per_start
-        program = lower_graph(graph, chosen.config, blocks=chosen.row_blocks, frames=frames)
+        program = compiled(graph, chosen, skeleton=False)
         memory = board_memory(chosen.board, chosen.config.clock_mhz)
         predicted = prediction(program, memory)
         if check:
@@ -91,10 +91,8 @@ def frame_boundaries(
     return {name: values[number] for name, values in boundaries.items()}
 
 
-def check_runs(
-    spec: ModelSpec, config: AcceleratorConfig, row_blocks: int, frames_per_start: int = 1
-) -> None:
-    """Refuse hardware that cannot run a model; needs shapes only, so it costs a second at most.
+def compiled(graph: GraphLike, hardware: Design | Hardware, *, skeleton: bool) -> Program:
+    """The program of a graph, as a design has it run.
 
     Raises:
         ConfigError: another softmax, or rows or channels beyond a unit's size.
@@ -103,8 +101,24 @@ def check_runs(
     """
     from hwgen.program.lower import lower as lower_graph
 
-    network = network_of(spec, softmax=config.softmax)
-    lower_graph(network, config, skeleton=True, blocks=row_blocks, frames=frames_per_start)
+    return lower_graph(
+        graph,
+        hardware.config,
+        skeleton=skeleton,
+        blocks=hardware.row_blocks,
+        frames=hardware.frames_per_start,
+        in_flight=hardware.frames_in_flight,
+    )
+
+
+def check_runs(spec: ModelSpec, hardware: Design | Hardware) -> None:
+    """Refuse hardware that cannot run a model; needs shapes only, so it costs a second at most.
+
+    Raises:
+        HwgenError: as :func:`compiled`.
+    """
+    network = network_of(spec, softmax=hardware.config.softmax)
+    compiled(network, hardware, skeleton=True)
 
 
 def prediction(program: Program, memory: Memory) -> CyclePrediction:

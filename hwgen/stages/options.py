@@ -37,6 +37,12 @@ FRAMES_PER_START = Parameter(
     low=1,
     high=64,
 )
+FRAMES_IN_FLIGHT = Parameter(
+    doc="images of a START that are worked on at a time: vector units of one hide behind the array"
+    " working on the other, which has buffers of its own",
+    low=1,
+    high=2,
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class DesignOption:
         apart = {
             "row_blocks": ROW_BLOCKS,
             "frames_per_start": FRAMES_PER_START,
+            "frames_in_flight": FRAMES_IN_FLIGHT,
             "columns": COLUMNS,
         }
         return apart.get(self.name) or PARAMETERS[self.name]
@@ -122,6 +129,7 @@ OPTIONS: tuple[DesignOption, ...] = (
     DesignOption("constant_fifo_beats", _ON_CHIP, default="by columns and ports"),
     DesignOption("queue_depth", _ON_CHIP, default=_usual("queue_depth")),
     DesignOption("frames_per_start", _CONTROL, default="1"),
+    DesignOption("frames_in_flight", _CONTROL, default="1"),
     DesignOption("instruction_check", _CONTROL, default=_usual("instruction_check")),
     DesignOption("memory_ports", _EXTERNAL, "--ports"),
     DesignOption("read_fifo_beats", _EXTERNAL, default=_usual("read_fifo_beats")),

@@ -159,6 +159,7 @@ def test_options_decide_the_design(graph: str, call: Command) -> None:
         "--columns",
         "--row-blocks",
         "--frames-per-start",
+        "--frames-in-flight",
     }
 
 
@@ -224,3 +225,16 @@ def test_frames_of_a_start_decide_the_program(graph: str, call: Command) -> None
     assert three.program.input_bytes == 3 * one.program.input_bytes
     assert three.program.output_bytes == 3 * one.program.output_bytes
     assert three.program.macs == one.program.macs
+
+
+def test_two_frames_in_flight(graph: str, call: Command) -> None:
+    one = Manifest.load(Path(call("generate", graph, "-o", "one").json["out"]))
+    both = ("--frames-per-start", 4, "--frames-in-flight", 2)
+    assert call("generate", graph, *both, "-o", "two").json["frames_in_flight"] == 2
+    two = Manifest.load(Path("two"))
+    assert (two.frames_per_start, two.frames_in_flight) == (4, 2)
+    assert two.config.bank_words[0] == 2 * one.config.bank_words[0]
+    refused = call("generate", graph, "--frames-per-start", 3, "--frames-in-flight", 2)
+    assert refused.status == 2
+    assert "--frames-per-start must be a multiple of --frames-in-flight 2, not 3" in refused.err
+    assert "nearest legal value: 4" in refused.err

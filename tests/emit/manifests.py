@@ -20,6 +20,7 @@ def manifest(files: Mapping[str, str], **extra: object) -> Manifest:
         config=AcceleratorConfig(),
         row_blocks=1,
         frames_per_start=1,
+        frames_in_flight=1,
         program=ProgramFacts(
             image="program.bin",
             boundaries="b.json",

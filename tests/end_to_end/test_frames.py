@@ -32,7 +32,7 @@ MODEL_ERROR = 0.02
 STARVED_ERROR = 0.07
 
 #: Images of a START, where one works on several; the memories hold those of such programs.
-FRAMES = 3
+FRAMES = 4
 
 DESIGNS = {
     # 197 tokens in two row blocks: tiles of 98, 99 and 197 rows follow each other, so that an
@@ -58,7 +58,7 @@ def test_every_boundary_equals_the_reference(name: str) -> None:
     softmax = SoftmaxFunction.sole() if name in SOLE else SoftmaxFunction.fractional()
     graph = random_graph(model, seed=7, softmax=softmax)
     config = preset_config(
-        graph, rows=rows, groups=dense(columns), memory_ports=ports, frames=FRAMES
+        graph, rows=rows, groups=dense(columns), memory_ports=ports, frames=FRAMES, in_flight=2
     )
     program = lower(graph, config)
     setup = frame_setup(program, config)
@@ -83,15 +83,16 @@ def test_every_boundary_equals_the_reference(name: str) -> None:
 
 
 @pytest.mark.verilator
-def test_several_frames_of_a_start() -> None:
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_several_frames_of_a_start(in_flight: int) -> None:
     """Twice, on the hardware of the test above; the next image comes beside the attention."""
     changes, (rows, columns, ports) = DESIGNS["blocks"]
     model = spec(**changes)
     graph = random_graph(model, seed=7, softmax=SoftmaxFunction.fractional())
     config = preset_config(
-        graph, rows=rows, groups=dense(columns), memory_ports=ports, frames=FRAMES
+        graph, rows=rows, groups=dense(columns), memory_ports=ports, frames=FRAMES, in_flight=2
     )
-    program = lower(graph, config, frames=FRAMES)
+    program = lower(graph, config, frames=FRAMES, in_flight=in_flight)
     setup = frame_setup(program, config)
     images = np.stack([random_image(model, seed) for seed in range(2 * FRAMES)])
     inputs = start_inputs(setup, images, FRAMES)

@@ -54,6 +54,47 @@ def test_every_boundary_of_every_frame(
     assert predict(program, MemoryModel(bytes_per_cycle=16, latency=20)).frames == FRAMES
 
 
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("rows", "columns", "blocks"), DESIGNS[:4])
+def test_two_frames_in_flight(model: str, rows: int, columns: int, blocks: int | None) -> None:
+    """With the smallest queues and FIFOs, and random orders of events."""
+    graph = random_graph(MODELS[model], 1)
+    config = preset_config(
+        graph, rows=rows, groups=dense(columns), blocks=blocks, frames=4, in_flight=2,
+        queue_depth=2, burst_beats=1, read_fifo_beats=2, outstanding=1,
+    )  # fmt: skip
+    least = max(2 * config.constant_beats, PARAMETERS["constant_fifo_beats"].low)
+    config = config.replace(constant_fifo_beats=least)
+    program = lower(graph, config, blocks=blocks, frames=4, in_flight=2)
+    check(graph, program, seeds=(None, 1))
+    assert predict(program, MemoryModel(bytes_per_cycle=16, latency=20)).frames == 4
+
+
+def test_parameters_and_tables_are_loaded_once_for_both_in_flight() -> None:
+    graph = random_graph(MODELS["tiny"], 1)
+    config = preset_config(graph, rows=16, groups=dense(16), frames=4, in_flight=2)
+    one, four = (
+        lower(graph, config, frames=4, in_flight=in_flight).instructions for in_flight in (1, 2)
+    )
+    for opcode in ("LOAD_LAYERNORM", "LOAD_TABLE"):
+        counts = [sum(i.opcode == opcode for i in program) for program in (one, four)]
+        assert counts[0] == 2 * counts[1] > 0
+
+
+def test_one_hides_behind_the_other() -> None:
+    """One row block: LayerNorm and softmax of an image have nothing of its own to hide behind."""
+    graph = random_graph(MODELS["long"], 1)
+    config = preset_config(graph, rows=16, groups=dense(16), blocks=1, frames=4, in_flight=2)
+    memory = MemoryModel(bytes_per_cycle=16, latency=20)
+    one, two = (
+        predict(lower(graph, config, blocks=1, frames=4, in_flight=in_flight), memory)
+        for in_flight in (1, 2)
+    )
+    waits = ("STALL_LAYERNORM", "STALL_SOFTMAX")
+    assert sum(two.stalls[name] for name in waits) < sum(one.stalls[name] for name in waits) / 2
+    assert two.cycles < one.cycles
+
+
 def test_images_come_in_pieces_beside_attention() -> None:
     graph = random_graph(MODELS["colour"], 1)
     config = preset_config(graph, rows=16, groups=dense(16), frames=2)

@@ -19,6 +19,7 @@ from hwgen.graph.safetensors_file import read_safetensors, write_safetensors
 from hwgen.graph.spec import ModelSpec
 from hwgen.numerics.softmax import SoftmaxFunction
 from hwgen.report.terminal import Reporter
+from hwgen.stages.configure import Hardware
 from hwgen.stages.design import (
     Design,
     Shapes,
@@ -66,6 +67,7 @@ def equal(first: Design, second: Design) -> bool:
             "config",
             "row_blocks",
             "frames_per_start",
+            "frames_in_flight",
             "board",
             "notes",
         )
@@ -162,7 +164,10 @@ SHAPES = Shapes.of(spec(), FRACTIONAL)
         ({"board": "zcu102"}, "board must be a table, not 'zcu102'"),
         ({"config": 7}, "config must be a table, not 7"),
         ({"config": {"k" * 5000: 1}}, "config: 'kkkkkkkkkk"),
-        ({"rows": 7}, "rows must be a known key (board, config, frames_per_start, model, notes,"),
+        (
+            {"rows": 7},
+            "rows must be a known key (board, config, frames_in_flight, frames_per_start, model,",
+        ),
         ({"row_blocks": 0}, "row_blocks must be at least 1, not 0"),
         ({"row_blocks": "2"}, "row_blocks must be an integer, not '2'"),
         ({"row_blocks": 5000}, "row_blocks must be at most 4095, not 5000"),
@@ -372,11 +377,12 @@ def test_row_blocks_reach_the_program(whole: Design) -> None:
 
 def test_hardware_that_cannot_run_the_model_is_refused_from_shapes(whole: Design) -> None:
     config = whole.config
-    check_runs(spec(), config, 3)
+    check_runs(spec(), Hardware(config=config, row_blocks=3))
     with pytest.raises(ValueError, match="max_row_length must be at least the model's 17"):
-        check_runs(spec(), config.replace(max_row_length=16), 3)
+        short = config.replace(max_row_length=16)
+        check_runs(spec(), Hardware(config=short, row_blocks=3))
     with pytest.raises(ValueError, match=r"row_blocks must be in 1\.\.17"):
-        check_runs(spec(), config, 18)
+        check_runs(spec(), Hardware(config=config, row_blocks=18))
 
 
 def test_the_hardware_as_plain_values(whole: Design) -> None:
@@ -385,6 +391,7 @@ def test_the_hardware_as_plain_values(whole: Design) -> None:
         "config": whole.config.to_json(),
         "row_blocks": 3,
         "frames_per_start": 1,
+        "frames_in_flight": 1,
     }
 
 

@@ -19,6 +19,7 @@ def test_every_parameter_but_the_function_is_an_option() -> None:
         "groups",
         "row_blocks",
         "frames_per_start",
+        "frames_in_flight",
     }
     assert len({option.option for option in OPTIONS}) == len(OPTIONS)
     assert {o.name: o.option for o in OPTIONS if o.option != f"--{o.name.replace('_', '-')}"} == {

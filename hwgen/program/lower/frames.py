@@ -83,9 +83,9 @@ def _items(
         for piece in beside.get(number, ()):
             if frame + in_flight < frames:
                 moved.append(of_frame(piece, frame + in_flight, offsets))
-        if in_flight > 1 and item.engine == Engine.LAYERNORM:
+        loads = [draft for draft in moved if draft.opcode in _SHARED]
+        if in_flight > 1 and 0 < len(loads) < len(moved):
             # Apart, so that it need not wait until the other image has used what they replace.
-            loads = [draft for draft in moved if draft.opcode in _SHARED]
             moved = [draft for draft in moved if draft.opcode not in _SHARED]
             yield replace(item, drafts=moved, predecessors=[])
             item, moved = Item(engine=Engine.LOAD, drafts=loads), loads
