@@ -338,6 +338,11 @@ class AcceleratorConfig:
         return tokens + (words - 1) * (self.rows - self.word_keys)
 
     @property
+    def unsigned_columns(self) -> int:
+        """Columns that take uint8 activations, the softmax's codes: groups that V reaches."""
+        return next(columns for columns in self.prefixes if columns >= self.value_columns)
+
+    @property
     def slice_widths(self) -> tuple[int, ...]:
         """Left shifts between weight slices that the accumulators can do."""
         return tuple(sorted({g.weight_bits for g in self.groups if g.takes_slices}))

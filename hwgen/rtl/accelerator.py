@@ -95,6 +95,7 @@ class Accelerator(wiring.Component):
             lanes=config.requantise_lanes,
             tile_rows=config.tile_rows,
             slice_widths=config.slice_widths,
+            unsigned_columns=config.unsigned_columns,
         )
         self.drain = DrainEngine(config, first_write_delay=self.array.first_write_delay)
 

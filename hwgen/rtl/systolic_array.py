@@ -130,10 +130,10 @@ class ColumnStrip(wiring.Component):
         rows = self.columns.rows
         super().__init__(
             {
-                "skewed": In(9 * rows),
+                "skewed": In(self.columns.code_bits * rows),
                 "swap": In(rows),
                 "entry": In(self.layout),
-                "skewed_next": Out(9 * rows),
+                "skewed_next": Out(self.columns.code_bits * rows),
                 "swap_next": Out(rows),
                 "entry_next": Out(self.layout),
                 "weight_valid": In(1),
@@ -190,11 +190,11 @@ class ColumnStrip(wiring.Component):
 
     def _multiply(self, m: Module) -> list[Value]:
         """The leaves; the sums of all columns, signed."""
-        columns = self.columns
+        columns, code = self.columns, self.columns.code_bits
         words, enables = self._broadcast(m)
         activation: Value = self.skewed
         values = columns.shared(
-            [self.skewed.word_select(p, 9).as_signed() for p in range(columns.rows)]
+            [self.skewed.word_select(p, code).as_signed() for p in range(columns.rows)]
         )
         if values is not None:
             shared = [
@@ -294,10 +294,11 @@ class SystolicArray(wiring.Component):
     ``activations`` (R bytes, byte r is reduction index r) with ``signed_codes`` and ``swap`` (first
     row of a pass: take the shadow weights) enter with ``entry``; one row a cycle, at least
     :attr:`minimum_pass_rows` cycles from a pass's first row to the next one's. ``slice_widths``
-    (ascending): shifts of the accumulators between weight slices. Weights of group g:
-    ``weight_valid{g}`` with ``weights{g}`` (column 0 lowest) for reduction indices R-1 ... 0, which
-    are the chain rows 0 ... R-1 of ``weight_row{g}``, not before the swap of the pass before has
-    entered. ``bank_complete[b]``: all strips have written the tile's last row.
+    (ascending): shifts of the accumulators between weight slices. While ``signed_codes`` is low,
+    sums are right in the first ``unsigned_columns`` columns and the rest of their groups. Weights
+    of group g: ``weight_valid{g}`` with ``weights{g}`` (column 0 lowest) for reduction indices R-1
+    ... 0, which are the chain rows 0 ... R-1 of ``weight_row{g}``, not before the swap of the pass
+    before has entered. ``bank_complete[b]``: all strips have written the tile's last row.
 
     The columns ``drain_segment * lanes + l`` of a row appear on the lanes l of ``drain_data`` three
     cycles after ``drain_row``; lanes below ``drain_offset`` show the segment after that. A lane
@@ -312,11 +313,13 @@ class SystolicArray(wiring.Component):
         lanes: int,
         tile_rows: int,
         slice_widths: Sequence[int] = (),
+        unsigned_columns: int | None = None,
     ) -> None:
         self.rows = rows
         self.lanes = lanes
         self.groups = tuple(groups)
         self.columns = sum(group.columns for group in groups)
+        self.unsigned_columns = self.columns if unsigned_columns is None else unsigned_columns
         self.segments = -(-self.columns // lanes)
         self.tile_rows = tile_rows
         self.layout = entry_layout(tile_rows, slice_widths)
@@ -341,7 +344,7 @@ class SystolicArray(wiring.Component):
                     for name, bits in (
                         ("weight_valid", 1),
                         ("weight_row", bits_for(rows - 1)),
-                        ("weights", group.columns * self._columns_of(group).cell_bits),
+                        ("weights", group.columns * self._columns_of(g).cell_bits),
                     )
                 },
                 "drain_bank": In(1),
@@ -354,9 +357,14 @@ class SystolicArray(wiring.Component):
             }
         )
 
-    def _columns_of(self, group: Group) -> Columns:
+    def _columns_of(self, g: int) -> Columns:
+        group = self.groups[g]
         return columns_of(
-            group.kind, rows=self.rows, weight_bits=group.weight_bits, carry=group.takes_slices
+            group.kind,
+            rows=self.rows,
+            weight_bits=group.weight_bits,
+            carry=group.takes_slices,
+            unsigned=sum(before.columns for before in self.groups[:g]) < self.unsigned_columns,
         )
 
     def _cut(self, slice_widths: tuple[int, ...]) -> list[_Piece]:
@@ -365,7 +373,7 @@ class SystolicArray(wiring.Component):
         places: dict[tuple[int, ...], int] = {}  # strips so far, by their skew
         start = 0  # of the group
         for g, group in enumerate(self.groups):
-            columns = self._columns_of(group)
+            columns = self._columns_of(g)
             first = 0
             while first < group.columns:
                 count = min(self.lanes - (start + first) % self.lanes, group.columns - first)
@@ -399,14 +407,25 @@ class SystolicArray(wiring.Component):
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
         skews = sorted({piece.strip.columns.skew for piece in self.pieces}, reverse=True)
-        flows = {skew: self._skew(m, skew, i) for i, skew in enumerate(skews)}
+        # Only the first groups take uint8: an activation loses its ninth bit on the way, if any.
+        widths = {
+            skew: max(
+                piece.strip.columns.code_bits
+                for piece in self.pieces
+                if piece.strip.columns.skew == skew
+            )
+            for skew in skews
+        }
+        flows = {skew: self._skew(m, skew, widths[skew], i) for i, skew in enumerate(skews)}
         columns: list[Value] = []  # 32 bits each, in order
         slowest = max(self.pieces, key=lambda piece: piece.place + piece.strip.columns.delay)
         for s, piece in enumerate(self.pieces):
             strip = piece.strip
-            flow = flows[strip.columns.skew]
+            flow, code = flows[strip.columns.skew], strip.columns.code_bits
+            given = len(flow["skewed"]) // self.rows
+            skewed = Cat(flow["skewed"].word_select(p, given)[:code] for p in range(self.rows))
             flow_next = {
-                "skewed": Signal(9 * self.rows, name=f"skewed_{s}"),
+                "skewed": Signal(code * self.rows, name=f"skewed_{s}"),
                 "swap": Signal(self.rows, name=f"swap_{s}_next"),
                 "entry": Signal(self.layout.size, name=f"entry_{s}"),
             }
@@ -417,7 +436,7 @@ class SystolicArray(wiring.Component):
                 strip.module,
                 i_clk=ClockSignal(),
                 i_rst=ResetSignal(),
-                i_skewed=flow["skewed"],
+                i_skewed=skewed,
                 i_swap=flow["swap"],
                 i_entry=flow["entry"],
                 i_weight_valid=valid,
@@ -439,25 +458,25 @@ class SystolicArray(wiring.Component):
         self._drain(m, columns)
         return m
 
-    def _skew(self, m: Module, skew: Sequence[int], index: int) -> dict[str, Value]:
-        """Activations (9 bits each, signed) and swaps of chain row p, ``skew[p]`` cycles behind.
+    def _skew(self, m: Module, skew: Sequence[int], code: int, index: int) -> dict[str, Value]:
+        """Activations (signed, 9 or 8 bits) and swaps of chain row p, ``skew[p]`` cycles behind.
 
         Chain row p holds reduction index R-1-p.
         """
         rows = self.rows
-        skewed = Signal(9 * rows, name=f"skewed_by_{index}")
+        skewed = Signal(code * rows, name=f"skewed_by_{index}")
         swaps = Signal(rows, name=f"swaps_by_{index}")
         swap: list[Value] = [self.swap]  # by cycles
         for d in range(max(skew)):
             swap.append(register(m, swap[-1], f"swap_by_{index}_{d + 1}", reset=True))
         for p, behind in enumerate(skew):
             byte = self.activations.word_select(rows - 1 - p, 8)
-            value = Cat(byte, byte[7] & self.signed_codes)
+            value = Cat(byte, byte[7] & self.signed_codes)[:code]
             if behind:
-                line = Signal(9 * behind, name=f"skew_{p}_by_{index}", reset_less=True)
-                m.d.sync += line.eq(Cat(value, line)[: 9 * behind])
-                value = line[-9:]
-            m.d.comb += [skewed.word_select(p, 9).eq(value), swaps[p].eq(swap[behind])]
+                line = Signal(code * behind, name=f"skew_{p}_by_{index}", reset_less=True)
+                m.d.sync += line.eq(Cat(value, line)[: code * behind])
+                value = line[-code:]
+            m.d.comb += [skewed.word_select(p, code).eq(value), swaps[p].eq(swap[behind])]
         return {"skewed": skewed, "swap": swaps, "entry": self.entry.as_value()}
 
     def _weights(self, m: Module, s: int) -> tuple[Value, Value, Value]:

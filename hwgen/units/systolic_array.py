@@ -79,8 +79,10 @@ class SystolicArrayTop(wiring.Component):
     that need it.
     """
 
-    def __init__(self, rows: int, groups: Sequence[Group], tile_rows: int) -> None:
-        """Choose the columns that are drained together."""
+    def __init__(
+        self, rows: int, groups: Sequence[Group], tile_rows: int, *, unsigned: bool = True
+    ) -> None:
+        """Choose the columns that are drained together; ``unsigned``: uint8 activations, too."""
         self.rows = rows
         self.tile_rows = tile_rows
         columns = sum(group.columns for group in groups)
@@ -93,6 +95,7 @@ class SystolicArrayTop(wiring.Component):
             lanes=drained_columns(rows, columns),
             tile_rows=tile_rows,
             slice_widths=sorted(widths),
+            unsigned_columns=None if unsigned else 0,
         )
         weight_bits = sum(len(getattr(self.array, f"weights{g}")) for g in range(len(groups)))
         word = data.StructLayout(
@@ -294,6 +297,14 @@ class _SystolicArrayUnit(Unit):
             doc="several groups of columns as an accelerator has them, the widest first, in the "
             "place of columns, weight_bits and cells: dual:4:8,digits:4:4",
         ),
+        Parameter(
+            name="activations",
+            default="any",
+            choices=("any", "int8"),
+            build=True,
+            doc="any: int8 or uint8; int8: digits columns are a bit narrower, as those of an "
+            "accelerator that attention does not run on, and uint8 is refused",
+        ),
     )
     inputs = (
         Entry(name="activations", axes=("M", "K"), dtypes=("int8", "uint8")),
@@ -348,7 +359,13 @@ class _SystolicArrayUnit(Unit):
         """The columns of each group."""
         rows = integer(values, "rows")
         return [
-            columns_of(g.kind, rows=rows, weight_bits=g.weight_bits, carry=g.takes_slices)
+            columns_of(
+                g.kind,
+                rows=rows,
+                weight_bits=g.weight_bits,
+                carry=g.takes_slices,
+                unsigned=values["activations"] == "any",
+            )
             for g in self.groups(values)
         ]
 
@@ -364,7 +381,8 @@ class _SystolicArrayUnit(Unit):
     def component(self, values: Values) -> wiring.Component:
         """The array between its streams."""
         rows, tile_rows = integer(values, "rows"), integer(values, "tile_rows")
-        return SystolicArrayTop(rows, self.groups(values), tile_rows)
+        unsigned = values["activations"] == "any"
+        return SystolicArrayTop(rows, self.groups(values), tile_rows, unsigned=unsigned)
 
     def parts(self, component: wiring.Component) -> dict[str, wiring.Component]:
         """Columns, strips and their memories."""
@@ -379,6 +397,10 @@ class _SystolicArrayUnit(Unit):
     def reference(self, vectors: Vectors, values: Values) -> dict[str, npt.NDArray[Any]]:
         """By :func:`hwgen.numerics.matmul.matmul`, every column at its own width."""
         activations, weights = vectors["activations"], vectors["weights"]
+        if values["activations"] == "int8" and activations.dtype != np.int8:
+            raise FormatError(
+                f"activations must be int8 with --activations int8, not {activations.dtype}"
+            )
         out = np.zeros((len(activations), weights.shape[1]), np.int32)
         members = self._members(values, weights.shape[1])
         for group, inside in members:

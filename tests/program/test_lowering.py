@@ -8,8 +8,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hwgen.columns import dense
-from hwgen.config import PARAMETERS
+from hwgen.columns import dense, parse_groups
+from hwgen.config import PARAMETERS, AcceleratorConfig
 from hwgen.errors import ConfigError, DoesNotFitError, MismatchError, ProgramError
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.interpreter import run_boundaries
@@ -402,6 +402,29 @@ def test_accumulators_fit_the_requantise_lanes(monkeypatch: pytest.MonkeyPatch) 
     far = _with_bias(graph, name, 3, 2 * limit)
     with pytest.raises(ProgramError, match="Accumulators with their bias must fit 27 bits"):
         run_program(lower(far, config), random_image(graph.spec))
+
+
+def test_uint8_stays_on_the_columns_that_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns that V does not reach take int8 only."""
+    graph = random_graph(spec(depth=1), 2, weight_bits=4)
+    groups = parse_groups("dual:16:8,digits:8:8,digits:8:4")
+    config = preset_config(graph, rows=16, groups=groups)
+    assert (config.attention_columns, config.unsigned_columns) == (24, 16)
+    program = lower(graph, config)
+    instructions = list(program.instructions)
+    number = next(
+        n
+        for n, i in enumerate(instructions)
+        if i.opcode == "MATMUL" and program.labels[n] == "blocks.0.fc1"
+    )
+    given = instructions[number]
+    instructions[number] = dataclasses.replace(given, fields={**given.fields, "signed": 0})
+    message = "uint8 activations must stay on the first 16 columns, not 24"
+    with pytest.raises(ProgramError, match=message):
+        run_program(_with_instructions(program, instructions), random_image(graph.spec))
+    monkeypatch.setattr(AcceleratorConfig, "unsigned_columns", 8)
+    with pytest.raises(ProgramError, match="must stay on the first 8 columns, not 16"):
+        lower(graph, config)
 
 
 @pytest.mark.parametrize("vec", [8, 64])

@@ -68,6 +68,7 @@ class Shape:
     groups: str
     lanes: int
     tile_rows: int = 16
+    unsigned: int = 1 << 20  #: columns that may get uint8; the rest of their groups may, too
 
     @property
     def parts(self) -> tuple[ColumnGroup, ...]:
@@ -76,6 +77,11 @@ class Shape:
     @property
     def slice_widths(self) -> tuple[int, ...]:
         return tuple(sorted({group.weight_bits for group in self.parts if group.takes_slices}))
+
+    def takes_unsigned(self, used: int) -> bool:
+        """Whether a layer on so many groups may have uint8 activations."""
+        before = sum(group.columns for group in self.parts[: used - 1])
+        return before < self.unsigned or all(group.kind == "dual" for group in self.parts[:used])
 
     def last_row(self, bits: int) -> int:
         """Cycles that the last chain row of fabric columns is behind the row's entry.
@@ -140,6 +146,7 @@ def compiled(shape: Shape) -> Compiled:
         lanes=shape.lanes,
         tile_rows=shape.tile_rows,
         slice_widths=shape.slice_widths,
+        unsigned_columns=shape.unsigned,
     )
     text = convert(array, "array", array.leaves())
     ports = module_ports(text, "array").values()
@@ -404,13 +411,16 @@ def random_layer(shape: Shape, rng: np.random.Generator) -> Layer:
     m = int(rng.choice([1, 2, shape.tile_rows - 1, shape.tile_rows]))
     k = int(rng.choice([1, shape.rows, 2 * shape.rows + 1, 3 * shape.rows - 1]))
     n = sum(group.columns for group in groups[:used]) - int(rng.choice([0, 0, 1]))
-    dtype = (np.int8, np.uint8)[rng.integers(2)]
+    dtype = (np.int8, np.uint8)[rng.integers(2)] if shape.takes_unsigned(used) else np.int8
     limits = np.iinfo(dtype)
     largest = weight_format(bits).maximum
     weights = rng.integers(-largest, largest + 1, (k, n))
     activations = rng.integers(limits.min, limits.max + 1, (m, k)).astype(dtype)
     if bits == 1:
         weights = rng.choice([-1, 1], (k, n))
+        if rng.random() < 0.3:
+            weights = np.tile(weights[0], (k, 1))
+            activations[:] = rng.choice([limits.min, limits.max])
     elif rng.random() < 0.3:  # whole columns at the ends of all slices
         ends = [-largest, largest, largest // 2 + 1, -(largest // 2) - 1, 0x55 & largest]
         weights = np.tile(rng.choice(ends, n), (k, 1))
@@ -422,9 +432,9 @@ SHAPES = [
     Shape(4, "dual:6:8,digits:4:4,digits:6:1", 2),
     Shape(16, "digits:10:4", 8),
     Shape(5, "digits:4:3,digits:6:2", 3),
-    Shape(8, "dual:2:8,digits:2:8,digits:8:2", 4),
-    Shape(33, "dual:4:8,digits:2:3,digits:4:1", 8),
-    Shape(9, "digits:2:7,digits:4:5,digits:2:1", 4, 3),
+    Shape(8, "dual:2:8,digits:2:8,digits:8:2", 4, unsigned=3),
+    Shape(33, "dual:4:8,digits:2:3,digits:4:1", 8, unsigned=4),
+    Shape(9, "digits:2:7,digits:4:5,digits:2:1", 4, 3, unsigned=0),
     Shape(7, "dual:10:8", 4),
     Shape(10, "pumped:8:8,dual:2:8,digits:4:4", 4),
 ]
@@ -438,15 +448,19 @@ def test_layers_follow_each_other(shape: Shape) -> None:
 
 @pytest.mark.parametrize(("groups", "slices"), [("4", 2), ("3", 3), ("2", 4)])
 def test_every_weight_of_eight_bits_in_slices(groups: str, slices: int) -> None:
-    """All 256 weights, -128 too, on cells of their own; then whole columns of each."""
-    shape = Shape(16, f"dual:2:8,digits:14:{groups}", 8)
-    weights = np.arange(-128, 128).reshape(16, 16)
-    layers = [Layer(np.eye(16, dtype=np.int8), weights, 8, 2)]
+    """All 256 weights, -128 too, on cells of their own; then whole columns of each.
+
+    The second group of fabric columns takes int8 only.
+    """
+    shape = Shape(16, f"dual:2:8,digits:14:{groups},digits:14:{groups}", 8, unsigned=3)
+    columns = [*range(16), *range(2, 16)]
+    weights = np.arange(-128, 128).reshape(16, 16)[:, columns]
+    layers = [Layer(np.eye(16, dtype=np.int8), weights, 8, 3)]
     for first in range(-128, 128, 16):
-        columns = np.tile(np.arange(first, first + 16), (32, 1))
+        weights = np.tile(first + np.array(columns), (32, 1))
         ends = np.repeat(np.array([[-128], [127]], np.int8), 32, axis=1)
-        layers.append(Layer(ends, columns, 8, 2))
-        layers.append(Layer(np.full((3, 32), 255, np.uint8), columns, 8, 2))
+        layers.append(Layer(ends, weights, 8, 3))
+        layers.append(Layer(np.full((3, 32), 255, np.uint8), weights[:, :16], 8, 2))
     rng = np.random.default_rng(1)
     passes = passes_of(shape, layers[0], rng)
     assert len(passes) == slices

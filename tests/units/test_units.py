@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from hwgen.columns import parse_groups
+from hwgen.errors import FormatError
 from hwgen.numerics.formats import weight_format
 from hwgen.sim.unit_bench import HANDSHAKES, run_unit
 from hwgen.units import UNITS, UnitResult, simulate, unit_verilog
@@ -132,6 +133,22 @@ def check_groups(rows: int, groups: str, *, tile_rows: int = 16) -> None:
 )
 def test_array_of_groups(rows: int, groups: str) -> None:
     check_groups(rows, groups)
+
+
+@pytest.mark.parametrize(("rows", "bits"), [(5, 1), (3, 4)])
+def test_array_of_int8_only(rows: int, bits: int) -> None:
+    """Columns a bit narrower; all -128 times the ends of the weights."""
+    parameters: dict[str, object] = {
+        "rows": rows, "columns": 4, "weight_bits": bits, "tile_rows": 8, "activations": "int8",
+    }  # fmt: skip
+    largest = (1 << (bits - 1)) - 1 or 1
+    vectors = product(np.random.default_rng(bits), 9, 2 * rows, 7, bits, np.int8)
+    vectors["activations"][0] = -128
+    vectors["weights"][:, 0], vectors["weights"][:, 1] = -largest, largest
+    check("systolic-array", parameters, vectors)
+    vectors["activations"] = vectors["activations"].view(np.uint8)
+    with pytest.raises(FormatError, match="must be int8 with --activations int8, not uint8"):
+        check("systolic-array", parameters, vectors)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from hwgen.columns import MAXIMUM_GROUPS
+from hwgen.errors import ProgramError
 from hwgen.isa.instructions import BEAT_BYTES, DrainMode, Engine, StationarySource
 from hwgen.program.buffer_plan import Placement, ceil_div
 from hwgen.program.lower.context import Lowering, Parts
@@ -202,7 +203,16 @@ def product(
         result: what becomes of the accumulators; ``first`` and ``columns`` count from the range's
             first tile.
         cycles: estimate for the array.
+
+    Raises:
+        ProgramError: uint8 activations on columns that take int8 only.
     """
+    if not moving.signed and form.columns > low.config.unsigned_columns:
+        raise ProgramError(
+            f"uint8 activations must stay on the first {low.config.unsigned_columns} columns,"
+            f" not {form.columns}",
+            where=label,
+        )
     count = tiles[1] - tiles[0]
     beats = records.constant_beats + records.weight_beats
     placement, tokens = result.placement, result.tokens

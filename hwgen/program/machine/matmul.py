@@ -30,6 +30,12 @@ def execute(machine: Machine, i: Instruction) -> Step:
     for _ in range(i["tiles"]):
         yield lambda: bool(machine.operands) and len(machine.accumulators) < ACCUMULATOR_BANKS
         operand = machine.operands.popleft()
+        columns = operand.weights.shape[2]
+        if not i["signed"] and columns > config.unsigned_columns:
+            legal = config.unsigned_columns
+            raise machine.fail(
+                f"uint8 activations must stay on the first {legal} columns, not {columns}", i
+            )
         data, valid = machine.read(i["base"], i["stride"], i["passes"], i["rows"])
         if operand.weights.shape[1] != data.shape[1] or len(operand.weights) != i["slices"]:
             raise machine.fail(

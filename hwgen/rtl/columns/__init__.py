@@ -28,9 +28,20 @@ _KINDS: Mapping[str, Callable[[int, int, bool], Columns]] = {
 }
 
 
-def columns_of(kind: str, *, rows: int, weight_bits: int, carry: bool = False) -> Columns:
-    """Columns of a kind; ``carry``: cells have a bit for the carry of a weight slice."""
-    return _KINDS[kind](rows, weight_bits, carry)
+def columns_of(
+    kind: str, *, rows: int, weight_bits: int, carry: bool = False, unsigned: bool = True
+) -> Columns:
+    """Columns of a kind.
+
+    Args:
+        kind: a name.
+        rows: of the array.
+        weight_bits: of a weight.
+        carry: cells have a bit for the carry of a weight slice.
+        unsigned: activations may be uint8.
+    """
+    columns = _KINDS[kind](rows, weight_bits, carry)
+    return columns if unsigned else columns.int8_only()
 
 
 __all__ = ["BROADCAST_ROWS", "Columns", "broadcast_stages", "columns_of"]

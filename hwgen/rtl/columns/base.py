@@ -56,6 +56,15 @@ class Columns(ABC):
         return Cat(cells)
 
     @property
+    def code_bits(self) -> int:
+        """Bits of an activation: 9 for -128..255, 8 for int8 alone."""
+        return 9
+
+    def int8_only(self) -> Columns:
+        """The same columns for activations that are never uint8, where those cost less."""
+        return self
+
+    @property
     def cascades(self) -> tuple[range, ...]:
         """Chain rows of each cascade: as even as whole stages allow, the first ones longer."""
         step = self.rows_per_stage
@@ -104,13 +113,18 @@ class Columns(ABC):
 
     @property
     def sum_shape(self) -> Shape:
-        """Exact width of a column's sum: R products, 9-bit activation x W-bit weight."""
+        """Width of a column's sum: R products of an activation and a weight of W bits.
+
+        Activations are below 2^8 in size, cells 2^(W-1) at most, so the sum is below 2^(W+7) R.
+        With int8 alone it is 2^(W+6) R at most, which is reached (all -128 and -2^(W-1)) and takes
+        as many bits.
+        """
         return signed(9 + max(self.weight_bits, 2) - 1 + ceil_log2(self.rows))
 
     @property
     def activation_bits(self) -> int:
         """Bits of the activations as a leaf takes them."""
-        return 9 * self.rows
+        return self.code_bits * self.rows
 
     @property
     @abstractmethod
@@ -145,10 +159,10 @@ class Leaf(wiring.Component):
     first column's lower, as :meth:`Columns.packed` makes them; ``weight_enable[p]`` loads the
     shadow registers of chain row p from its stage's; ``swap[p]`` copies them to the active ones in
     the cycle in which chain row p registers the first activation of a pass. ``activation``: skewed,
-    9 bits per chain row (signed, -128..255), or what :meth:`Columns.shared` makes of them,
-    registered. ``total`` holds the sums, the first column's lower, :attr:`Columns.latency` cycles
-    after the activation of the last chain row. One row of activations a cycle; no back-pressure.
-    ``clk2x`` where :attr:`Columns.clk2x`.
+    :attr:`Columns.code_bits` per chain row, signed (9 bits: -128..255), or what
+    :meth:`Columns.shared` makes of them, registered. ``total`` holds the sums, the first column's
+    lower, :attr:`Columns.latency` cycles after the activation of the last chain row. One row of
+    activations a cycle; no back-pressure. ``clk2x`` where :attr:`Columns.clk2x`.
     """
 
     def __init__(self, columns: Columns) -> None:

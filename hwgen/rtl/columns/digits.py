@@ -3,13 +3,19 @@
 
 Several bits: the weight's radix-4 digits select; one bit: pairs of weights -1 and +1 select the sum
 or the difference of two activations.
+
+Activations are 9 bits, -128..255, or 8 bits where they are never uint8 (``unsigned``): then every
+activation is 128 at most in size instead of 255, and so is what n rows add up to, 128 n times the
+largest digit. Sums of 2 digits in size take 1 + bits(256 n) bits instead of 1 + bits(510 n): one
+less for n = 3, 5..7, 9..15 rows of a cascade, as many for powers of two, since -128 times -2 is
++256.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
@@ -19,7 +25,28 @@ from hwgen.rtl.columns.base import Columns, Leaf
 
 
 @dataclass(frozen=True)
-class DigitColumns(Columns):
+class _FabricColumns(Columns):
+    """What both have in common."""
+
+    unsigned: bool = field(default=True, kw_only=True)
+
+    @property
+    def code_bits(self) -> int:
+        """9 for -128..255, 8 for int8."""
+        return 8 + self.unsigned
+
+    @property
+    def largest_code(self) -> int:
+        """Largest magnitude of an activation."""
+        return 255 if self.unsigned else 128
+
+    def int8_only(self) -> Columns:
+        """With an activation's bit less."""
+        return replace(self, unsigned=False)
+
+
+@dataclass(frozen=True)
+class DigitColumns(_FabricColumns):
     """Weights of 2 to 8 bits, two's complement.
 
     With ``carry`` a cell has one bit more, above the weight, that counts 1: what a slice of a wider
@@ -48,8 +75,9 @@ class DigitColumns(Columns):
 
     @property
     def name(self) -> str:
-        """By rows and width."""
-        return f"digits_r{self.rows}_w{self.weight_bits}{'c' * self.carry}"
+        """By rows, width and activations."""
+        signed = "s" * (not self.unsigned)
+        return f"digits_r{self.rows}_w{self.weight_bits}{'c' * self.carry}{signed}"
 
     def leaf(self) -> Leaf:
         """A cascade per digit."""
@@ -61,7 +89,7 @@ class DigitColumns(Columns):
 
 
 @dataclass(frozen=True)
-class SignColumns(Columns):
+class SignColumns(_FabricColumns):
     """Weights -1 and +1; a set bit is -1. Two pairs of rows share a register and are in step."""
 
     weight_bits: int = 1
@@ -77,25 +105,26 @@ class SignColumns(Columns):
     @property
     def activation_bits(self) -> int:
         """A sum and a difference for each pair of rows."""
-        return 20 * -(-self.rows // 2)
+        return 2 * (self.code_bits + 1) * -(-self.rows // 2)
 
     @property
     def name(self) -> str:
-        """By rows."""
-        return f"digits_r{self.rows}_w1"
+        """By rows and activations."""
+        return f"digits_r{self.rows}_w1{'s' * (not self.unsigned)}"
 
     def leaf(self) -> Leaf:
         """A cascade of pairs."""
         return SignColumn(self)
 
     def shared(self, activations: Sequence[Value]) -> list[Value]:
-        """Per pair of chain rows their sum and, above it, their difference, 10 bits each.
+        """Per pair of chain rows their sum and, above it, their difference, a bit more each.
 
         With an odd number of rows the last one is paired with 0.
         """
-        padded = [*activations, Const(0, signed(9))]
+        bits = self.code_bits + 1
+        padded = [*activations, Const(0, signed(self.code_bits))]
         pairs = [(padded[p], padded[p + 1]) for p in range(0, self.rows, 2)]
-        return [Cat((a + b)[:10], (a - b)[:10]) for a, b in pairs]
+        return [Cat((a + b)[:bits], (a - b)[:bits]) for a, b in pairs]
 
 
 def _accumulate(previous: Value, term: Value, negate: Value, largest: int) -> Value:
@@ -164,21 +193,22 @@ class DigitColumn(_FabricColumn):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        bits = self.columns.weight_bits
+        bits, code = self.columns.weight_bits, self.columns.code_bits
+        largest = self.columns.largest_code
         cells = [self.weight(m, p) for p in range(self.rows)]
 
         def digit(k: int, previous: Value, p: int, rows: int) -> Value:
-            active, held = cells[p], self.activation.word_select(p, 9).as_signed()
+            active, held = cells[p], self.activation.word_select(p, code).as_signed()
             carry = active[bits] if self.columns.carry else Const(0, 1)
             below = active[2 * k - 1] if k else carry
             low = active[2 * k]
             if 2 * k + 1 < bits:
                 high = active[2 * k + 1]
                 chosen = Mux(low ^ below, held, Mux(high ^ low, held << 1, 0))
-                return _accumulate(previous, chosen, high, 2 * 255 * rows)
+                return _accumulate(previous, chosen, high, 2 * largest * rows)
             # The sign bit repeats: -1, 0 or 1.
-            chosen = Mux(low ^ below, held, Const(0, signed(9)))
-            return _accumulate(previous, chosen, low, 255 * rows)
+            chosen = Mux(low ^ below, held, Const(0, signed(code)))
+            return _accumulate(previous, chosen, low, largest * rows)
 
         sums = [
             self._total(m, functools.partial(digit, k), 1, f"digit_{k}")
@@ -206,16 +236,19 @@ class SignColumn(_FabricColumn):
     +-a0 +-a1 is the sum or the difference of the pair, or its negative.
     """
 
+    columns: SignColumns
+
     def elaborate(self, platform: object) -> Module:
         m = Module()
         signs = [self.weight(m, p) for p in range(self.rows)]
+        bits, largest = self.columns.code_bits + 1, self.columns.largest_code
 
         def pair(previous: Value, p: int, rows: int) -> Value:
-            both = self.activation.word_select(p // 2, 20)
+            both = self.activation.word_select(p // 2, 2 * bits)
             negative = signs[p]
             other = signs[p + 1] if p + 1 < self.rows else negative
-            chosen = Mux(negative ^ other, both[10:].as_signed(), both[:10].as_signed())
-            return _accumulate(previous, chosen, negative, 255 * rows)
+            chosen = Mux(negative ^ other, both[bits:].as_signed(), both[:bits].as_signed())
+            return _accumulate(previous, chosen, negative, largest * rows)
 
         m.d.comb += self.total.eq(self._total(m, pair, 2, "sum"))
         return m
