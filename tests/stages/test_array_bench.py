@@ -70,8 +70,8 @@ def test_a_simulation_holds_as_long_as_the_prediction_does() -> None:
 @pytest.mark.verilator
 def test_a_frame_in_rtl(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(array_bench, "COMMON", {**COMMON, "rows": 16, "memory_ports": 1,
-                        "requantise_lanes": 16, "layernorm_lanes": 8})  # fmt: skip
-    small = FrameDesign("digits", "4", "dual:8:8,digits:24:4")
+                        "requantise_lanes": 16})  # fmt: skip
+    small = FrameDesign("digits", "4", "dual:8:8,digits:24:4", 8)
     figures = array_bench.simulated(frame_figures(small, ZCU102), ZCU102, Reporter(quiet=True))
     assert figures.macs > MODELS["digits"].depth
     assert figures.boundaries_equal == 52
