@@ -76,6 +76,8 @@ def test_a_whole_frame_is_the_same_with_blocks(tmp_path: Path, groups: str) -> N
     options = ["-o", str(design), "--rows", "16", "--groups", groups, "--json"]
     assert main(["generate", str(graph), *options]) == 0
     setup, manifest, _ = load_setup(design)
+    assert f"{manifest.name}.xdc" in manifest.files
+    assert manifest.extra["dsp_clock_mhz"] == 600
     blocks = [Source.of(design / name) for name in manifest.synthesis]
     assert any(b"DSP48E2" in source.data for source in blocks)
     image = digits_dataset()[2][0]

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from amaranth import Module, Value
@@ -96,14 +98,18 @@ def test_wrong_leaves_are_seen(simulated: Simulated, kind: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("late", [False, True], ids=["early", "late"])
-@pytest.mark.parametrize("most", [64, 128, 256])
-def test_every_number_of_rows(most: int, late: bool) -> None:
-    """All even R up to 64, all cascades of the configuration, swaps at every distance."""
-    rows = [*range(2, 65, 2)] if most == 64 else [most]
-    given = stimulus(most, most, tuple(range(1, most + 9)), repeat=4)
-    outputs = simulate(leaves_of(*rows), given, late=late)
-    for r in rows:
-        wanted = expected(r, given)[given.settled :]
+@pytest.mark.parametrize(
+    "sizes",
+    [range(2, 33, 2), range(34, 65, 10), (64,), (128,), (256,)],
+    ids=lambda sizes: f"{min(sizes)}-{max(sizes)}",
+)
+def test_every_number_of_rows(sizes: Sequence[int], late: bool) -> None:
+    """Even R, those of every accelerator among them; swaps at every distance."""
+    most = max(sizes)
+    given = stimulus(most, most, tuple(range(1, most + 9)), repeat=3)
+    outputs = simulate(leaves_of(*sizes), given, late=late)
+    for rows in sizes:
+        wanted = expected(rows, given)[given.settled :]
         for kind in ("twin", "dsp"):
-            found = outputs[f"{kind}_{r}"][given.settled :]
-            np.testing.assert_array_equal(found, wanted, err_msg=f"{kind}_{r}")
+            found = outputs[f"{kind}_{rows}"][given.settled :]
+            np.testing.assert_array_equal(found, wanted, err_msg=f"{kind}_{rows}")
