@@ -104,8 +104,10 @@ def mass_text(mass: Mapping[str, Mapping[str, float]]) -> str:
 
 def _simulation(result: SimulationResult) -> list[list[str]]:
     cycles = result.cycles
+    dsp = f", DSP blocks {result.dsp_clock_mhz:g} MHz" if result.dsp_clock_mhz else ""
+    clocks = f"{result.clock_mhz:g} MHz{dsp}"
     table = [
-        ["FPS", f"{result.fps:,.1f} (simulated cycles at the assumed clock)"],
+        ["FPS", f"{result.fps:,.1f} (simulated cycles at the assumed {clocks})"],
         ["cycles per frame", f"{cycles:,}"],
     ]
     if result.frames_per_start > 1:
