@@ -31,7 +31,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
-from hwgen.rtl.columns import BROADCAST_ROWS, Columns, broadcast_stages, columns_of
+from hwgen.rtl.columns import Columns, columns_of
 from hwgen.rtl.pipeline import register
 from hwgen.rtl.ram import Ram, ram_name, ram_verilog
 
@@ -172,9 +172,9 @@ class ColumnStrip(wiring.Component):
         cells += [Const(0, bits)] * (-self.count % width)  # the last leaf may be used in part
         leaves = range(0, len(cells), width)
         word = Cat(columns.packed(cells[c : c + width]) for c in leaves)
-        for s in range(broadcast_stages(rows)):
-            first = s * BROADCAST_ROWS
-            count = min(BROADCAST_ROWS, rows - first)
+        for s in range(columns.broadcast_stages):
+            first = s * columns.broadcast_rows
+            count = min(columns.broadcast_rows, rows - first)
             enable = Signal(count, name=f"weight_enable_{s}", reset_less=True)
             before = Cat(valid & (select == first + k) for k in range(count))
             valid = register(m, valid, f"weight_valid_{s}", reset=True)

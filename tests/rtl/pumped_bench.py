@@ -18,6 +18,8 @@ from hwgen.sim.verilator import Build, Source, build
 
 #: Cycles from the activation of the last chain row to the sums.
 LATENCY = 4
+#: Rows that share the weights of a stage of the broadcast.
+STAGE_ROWS = 16
 
 Array = npt.NDArray[np.int64]
 
@@ -100,7 +102,7 @@ def stimulus(seed: int, rows: int, swap_distances: tuple[int, ...], repeat: int 
     Weights load all the time, by chain row in turn or anywhere, but no row in its swap's cycle.
     """
     rng = np.random.default_rng(seed)
-    stages = -(-rows // 8)
+    stages = -(-rows // STAGE_ROWS)
     entered, swapped, weights, enables = [], [], [], []
 
     def values(kind: str, shape: tuple[int, ...]) -> Array:
@@ -127,9 +129,7 @@ def stimulus(seed: int, rows: int, swap_distances: tuple[int, ...], repeat: int 
                 if rng.integers(2):
                     enable = np.zeros((cycles, rows), np.int64)
                     enable[np.arange(cycles), np.arange(cycles) % rows] = 1
-                    enable[:rows] |= np.tile(np.eye(8, dtype=np.int64), (stages, stages))[
-                        :rows, :rows
-                    ]
+                    enable[:rows] |= np.tile(np.eye(8, dtype=np.int64), (rows, rows))[:rows, :rows]
                 else:
                     enable = rng.integers(0, 2, (cycles, rows))
                 enables.append(enable)
@@ -153,7 +153,7 @@ def expected(rows: int, given: Stimulus) -> Array:
         before = np.concatenate([[-1], load[:-1]])
         at_swap = np.maximum.accumulate(np.where(given.swaps[:, p], steps, -1))
         taken = np.where(at_swap >= 0, before[at_swap], -1)
-        weight = np.where(taken[:, None] >= 0, given.weights[taken, p // 8], 0)
+        weight = np.where(taken[:, None] >= 0, given.weights[taken, p // STAGE_ROWS], 0)
         start = skew[rows - 1] - skew[p] + LATENCY
         sums[start : start + cycles] += given.activations[:, p, None] * weight
     return sums[:cycles]
@@ -188,7 +188,7 @@ def simulate(
             sign, low = (c + 1) * bits - 1, c * bits
             value = f"{{{{{32 - bits}{{of_{i}[{sign}]}}}}, of_{i}[{sign}:{low}]}}"
             body.append(f"  assign total_{i}[{32 * c + 31}:{32 * c}] = {value};")
-    widths = {"activation": 9 * most, "swap": most, "weight_in": 34 * -(-most // 8)}
+    widths = {"activation": 9 * most, "swap": most, "weight_in": 34 * -(-most // STAGE_ROWS)}
     widths["weight_enable"] = most
     inputs = ", ".join(f"input [{widths[port] - 1}:0] {port}" for port in columns)
     bench = ["module bench(", *ports, f"  input clk, input clk2x, {inputs});", *body, "endmodule\n"]

@@ -96,6 +96,15 @@ def test_wrong_leaves_are_seen(simulated: Simulated, kind: str) -> None:
     assert (outputs[kind][given.settled :] != wanted).any()
 
 
+def test_no_row_is_loaded_in_the_cycle_of_its_swap() -> None:
+    """Weights given a row a cycle, the swap in the cycle after the last; the next begin with it."""
+    for rows in range(2, 257, 2):
+        for p, behind in enumerate(PumpedColumns(rows).skew):
+            loaded = p + p // 16 + 1  # after the first row was given
+            assert loaded < rows + behind, (rows, p)
+            assert behind < loaded, (rows, p)  # of the pass behind, given from the swap on
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("late", [False, True], ids=["early", "late"])
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from hwgen.rtl.columns.base import BROADCAST_ROWS, Columns, broadcast_stages
+from hwgen.rtl.columns.base import Columns
 from hwgen.rtl.columns.digits import DigitColumns, SignColumns
 from hwgen.rtl.columns.dual import DualColumns
 from hwgen.rtl.columns.multiplier import MultiplierColumns
@@ -44,4 +44,4 @@ def columns_of(
     return columns if unsigned else columns.int8_only()
 
 
-__all__ = ["BROADCAST_ROWS", "Columns", "broadcast_stages", "columns_of"]
+__all__ = ["Columns", "columns_of"]

@@ -13,13 +13,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-#: Rows that share one register stage of the weight broadcast.
+#: Rows that share one register stage of the weight broadcast, where a kind does not say others.
 BROADCAST_ROWS = 8
-
-
-def broadcast_stages(rows: int) -> int:
-    """Register stages of the weight broadcast."""
-    return -(-rows // BROADCAST_ROWS)
 
 
 @dataclass(frozen=True)
@@ -36,6 +31,8 @@ class Columns(ABC):
     #: Most rows of a cascade; those of a column's cascades are summed one behind the other. None:
     #: one cascade of all rows.
     cascade_rows: ClassVar[int | None] = None
+    #: Rows that share one register stage of the weight broadcast.
+    broadcast_rows: ClassVar[int] = BROADCAST_ROWS
     #: Whether leaves have a second clock of twice the frequency, ``clk2x``, with aligned edges.
     clk2x: ClassVar[bool] = False
     #: Whether the load enables come from registers: those of a block at ``clk2x`` must.
@@ -45,6 +42,11 @@ class Columns(ABC):
     def cell_bits(self) -> int:
         """Bits that a cell stores of a weight."""
         return self.weight_bits
+
+    @property
+    def broadcast_stages(self) -> int:
+        """Register stages of the weight broadcast."""
+        return -(-self.rows // self.broadcast_rows)
 
     @property
     def packed_bits(self) -> int:
@@ -86,7 +88,7 @@ class Columns(ABC):
             stages = -(-len(rows) // self.rows_per_stage)
             end = max(stages - 1, ends[-1] + 1 if ends else 0)
             for k, p in enumerate(rows):
-                arrival = p // BROADCAST_ROWS + 1 - (self.rows - 1 - p)
+                arrival = p // self.broadcast_rows + 1 - (self.rows - 1 - p)
                 end = max(end, arrival + stages - 1 - k // self.rows_per_stage)
             ends.append(end)
         return tuple(ends)
@@ -155,7 +157,7 @@ class Columns(ABC):
 class Leaf(wiring.Component):
     """Ports of every leaf: R multiply-accumulate cells in a cascade, weights double-buffered.
 
-    ``weight_in`` holds the cells of a row for every stage of the weight broadcast (8 rows), the
+    ``weight_in`` holds the cells of a row for every stage of the weight broadcast, the
     first column's lower, as :meth:`Columns.packed` makes them; ``weight_enable[p]`` loads the
     shadow registers of chain row p from its stage's; ``swap[p]`` copies them to the active ones in
     the cycle in which chain row p registers the first activation of a pass. ``activation``: skewed,
@@ -173,7 +175,7 @@ class Leaf(wiring.Component):
             {
                 "activation": In(columns.activation_bits),
                 "swap": In(rows),
-                "weight_in": In(columns.packed_bits * broadcast_stages(rows)),
+                "weight_in": In(columns.packed_bits * columns.broadcast_stages),
                 "weight_enable": In(rows),
                 **({"clk2x": In(1)} if columns.clk2x else {}),
                 "total": Out(
@@ -188,7 +190,8 @@ class Leaf(wiring.Component):
         name = f"{p}" if width == 1 else f"{column}_{p}"
         shadow = Signal(bits, name=f"shadow_{name}", reset_less=True)
         active = Signal(bits, name=f"active_{name}", reset_less=True)
-        given = self.weight_in.word_select(p // BROADCAST_ROWS * width + column, bits)
+        stage = p // self.columns.broadcast_rows
+        given = self.weight_in.word_select(stage * width + column, bits)
         with m.If(self.weight_enable[p]):
             m.d.sync += shadow.eq(given)
         with m.If(self.swap[p]):

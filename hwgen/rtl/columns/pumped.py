@@ -32,7 +32,7 @@ from typing import ClassVar
 
 from amaranth import Cat, ClockDomain, ClockSignal, Const, Module, Signal, Value, signed
 
-from hwgen.rtl.columns.base import BROADCAST_ROWS, Columns, Leaf
+from hwgen.rtl.columns.base import Columns, Leaf
 from hwgen.rtl.columns.dsp48e2 import dsp48e2
 from hwgen.rtl.columns.dual import LANE, PRODUCT
 
@@ -44,6 +44,8 @@ FIRST_TAP_ROWS = 4
 _TAP_BITS = 3
 #: Bits of a packed pair of weights: 9 of the upper, 8 of the lower.
 PAIR_BITS = 17
+#: Rows that share a register of the phase: 24 loads.
+PHASE_ROWS = 8
 #: Of registers at twice the clock: flip-flops, since a LUT as shift register is slow at its output.
 _FLIP_FLOPS = {"keep": "true", "shreg_extract": "no"}
 #: Of registers that are several of the same for the sake of their loads.
@@ -59,6 +61,8 @@ class PumpedColumns(Columns):
     width: ClassVar[int] = 4
     clk2x: ClassVar[bool] = True
     registered_enables: ClassVar[bool] = True
+    #: Weights have a whole cycle to their block, and a register a pair of each stage.
+    broadcast_rows: ClassVar[int] = 16
 
     @property
     def skew(self) -> tuple[int, ...]:
@@ -119,7 +123,7 @@ class PumpedTwin(Leaf):
                     active = Signal(signed(8), name=f"active_{c}_{p}", reset_less=True)
                     product = Signal(signed(16), name=f"product_{c}_{p}", reset_less=True)
                     with m.If(self.weight_enable[p]):
-                        m.d.sync += shadow.eq(codes[p // BROADCAST_ROWS][c])
+                        m.d.sync += shadow.eq(codes[p // self.columns.broadcast_rows][c])
                     with m.If(self.swap[p]):
                         m.d.sync += active.eq(shadow)
                     m.d.sync += product.eq(held * active)
@@ -164,10 +168,10 @@ class PumpedDspColumn(Leaf):
         above: Value | None = None
         for p in range(self.rows):
             now, below = Signal(48, name=f"p_{p}"), Signal(48, name=f"cascade_{p}")
-            b, enables = self._activation(p, second[p // BROADCAST_ROWS])
+            b, enables = self._activation(p, second[p // PHASE_ROWS])
             a, d, weight_enables = self._weights(m, p, late_swap)
             inverted = 0b00110 if p % 2 else 0
-            phase = second[p // BROADCAST_ROWS]
+            phase = second[p // PHASE_ROWS]
             m.submodules[f"cell_{p}"] = dsp48e2(
                 clock=ClockSignal("fast"),
                 a=a,
@@ -204,7 +208,7 @@ class PumpedDspColumn(Leaf):
         m.d.sync += toggle.eq(~toggle)
         m.d.fast += [seen.eq(toggle), first.eq(toggle == seen)]
         second = []
-        for k in range(-(-self.rows // BROADCAST_ROWS)):
+        for k in range(-(-self.rows // PHASE_ROWS)):
             half = Signal(name=f"second_half_{k}", reset_less=True, attrs=_COPIES)
             m.d.fast += half.eq(first)
             second.append(half)
@@ -226,9 +230,8 @@ class PumpedDspColumn(Leaf):
         Row p swaps in cycle n. In an even row the multiplier takes the new weights in intervals
         2n + 3 and 2n + 4, an odd one is an interval ahead; AD takes them one before.
         """
-        pairs = [
-            self.weight_in.word_select(2 * (p // BROADCAST_ROWS) + s, PAIR_BITS) for s in range(2)
-        ]
+        stage = p // self.columns.broadcast_rows
+        pairs = [self.weight_in.word_select(2 * stage + s, PAIR_BITS) for s in range(2)]
         shadow = Signal(PAIR_BITS, name=f"shadow_{p}", reset_less=True)
         load = self.weight_enable[p]
         with m.If(load):
