@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -200,7 +200,12 @@ def synthesise(
 
     fill_once(folder, make)
     report("synthesis done", 1.0)
-    return read_json(folder / "report.json", SynthesisReport)
+    kept = read_json(folder / "report.json", SynthesisReport)
+    if kept.logic_levels is None:
+        return kept
+    # A path that lies within a submodule is no path of the top's.
+    levels = [kept.logic_levels, *(module.logic_levels for module in kept.modules)]
+    return replace(kept, logic_levels=max(levels))
 
 
 def _fpga(

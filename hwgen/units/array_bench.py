@@ -89,7 +89,7 @@ def column_figures(name: str, reporter: Reporter) -> ColumnFigures:
         macs_per_dsp=round(macs / report.dsp, 3) if report.dsp else None,
         column_lut_per_mac=per_mac(leaf.instances * leaf.total["lut"]),
         column_ff_per_mac=per_mac(leaf.instances * leaf.total["ff"]),
-        logic_levels=max(module.logic_levels for module in report.modules),
+        logic_levels=report.logic_levels or 0,
     )
 
 

@@ -57,6 +57,7 @@ def test_counts_by_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert lane.instances == 4
     assert (lane.own["lut"], lane.own["ff"]) == (16, 16)
     assert lane.logic_levels == 1  # from the shift register to the flip-flop
+    assert report.modules[0].logic_levels == 0 and report.logic_levels == 1  # the lane's
     assert report.bram36 == 1
     assert report.dsp == 1
     assert report.lut == 64
