@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
-from hwgen.columns import dense
+from hwgen.columns import dense, parse_groups
 from hwgen.config import COLUMNS, PARAMETERS, AcceleratorConfig, check_parameter
 from hwgen.errors import ConfigError, FormatError
 from hwgen.reading import STRICT, printable, read_toml, show, validate
@@ -129,28 +129,46 @@ class ExternalMemory(_Section):
     port_bits: Literal[128]  #: the data width of the accelerator's masters
 
 
-class Preset(_Section):
-    """The array for a graph without a design: fields of the configuration."""
+class _Array(_Section):
+    """An array: fields of the configuration."""
 
     rows: int
-    columns: int = Field(ge=8, le=1024)
+    columns: int | None = Field(None, ge=8, le=1024)  #: 8-bit DSP columns
+    groups: str | None = None  #: in the place of ``columns``, as ``--groups`` takes them
     memory_ports: int
+    requantise_lanes: int | None = None  #: rows / 2 if they are not stated
+    layernorm_lanes: int | None = None
 
     @model_validator(mode="after")
-    def _check(self) -> Preset:
+    def _check(self) -> _Array:
+        if (self.columns is None) == (self.groups is None):
+            raise FormatError("columns or groups must be stated, one of them")
+        if self.columns is not None:
+            check_parameter("columns", COLUMNS, self.columns)
         # The stage that sizes the memories sizes this FIFO, too: here it must only suffice.
         fifo = PARAMETERS["constant_fifo_beats"].high
-        check_parameter("columns", COLUMNS, self.columns)
         AcceleratorConfig(**self.fields(), constant_fifo_beats=fifo)
         return self
 
     def fields(self) -> dict[str, Any]:
         """Fields of the configuration."""
-        return {
-            "rows": self.rows,
-            "groups": dense(self.columns),
-            "memory_ports": self.memory_ports,
-        }
+        if self.groups is not None:
+            groups = parse_groups(self.groups)
+        else:
+            assert self.columns is not None
+            groups = dense(self.columns)
+        values = {"rows": self.rows, "groups": groups, "memory_ports": self.memory_ports}
+        for name in ("requantise_lanes", "layernorm_lanes"):
+            if (lanes := getattr(self, name)) is not None:
+                values[name] = lanes
+        return values
+
+
+class Preset(_Array):
+    """The array for a graph without a design."""
+
+    #: That of models which would leave the other one idle.
+    small: _Array = _Array(rows=16, columns=16, memory_ports=1)
 
 
 class Board(_Section):
@@ -180,12 +198,13 @@ class Board(_Section):
                     f"budget.{resource} must leave at least 1 of {self.resources[resource]},"
                     f" not {self.budget[resource]!r} of it"
                 )
-        if self.preset.memory_ports > self.memory.ports:
-            raise FormatError(
-                f"preset.memory_ports must be at most memory.ports = {self.memory.ports},"
-                f" not {self.preset.memory_ports}",
-                nearest=self.memory.ports,
-            )
+        for name, preset in (("preset", self.preset), ("preset.small", self.preset.small)):
+            if preset.memory_ports > self.memory.ports:
+                raise FormatError(
+                    f"{name}.memory_ports must be at most memory.ports = {self.memory.ports},"
+                    f" not {preset.memory_ports}",
+                    nearest=self.memory.ports,
+                )
         return self
 
     def _check_family(self) -> None:

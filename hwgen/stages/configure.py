@@ -21,9 +21,10 @@ from hwgen.graph.spec import ModelSpec
 from hwgen.numerics.softmax import SoftmaxFunction
 from hwgen.stages.options import BY_NAME, DesignOptions
 
-#: A layer that fills an array's rows fewer times than this spends most of its cycles on loading
-#: and skew.
-_FILLS = 4
+#: A layer that fills an array's rows fewer times than this leaves it idle most of the time.
+_FILLS = 3
+#: Fields of a preset that depend on its rows.
+_LANES = ("requantise_lanes", "layernorm_lanes")
 #: The unsaid parameter that gives way to a said one; every other one depends on said ones only.
 _GIVES_WAY = {"groups": "rows", "read_fifo_beats": "burst_beats"}
 
@@ -186,36 +187,32 @@ def _preset(
 ) -> tuple[dict[str, Any], list[str]]:
     """The board's preset as fields of the configuration, and what is to be said of it.
 
-    A narrow model gets half the rows, columns and ports, down to 16 rows, where the user does not
-    choose the rows.
+    A narrow model gets the board's small one, where the user does not choose the rows.
     """
-    before: dict[str, int] = dict(board.preset)
-    values = {**before, "clock_mhz": board.clock.mhz}
-
-    def fields() -> dict[str, Any]:
-        """Columns by their number are a group of DSP columns."""
-        others = {name: value for name, value in values.items() if name != "columns"}
-        return others | {"groups": dense(values["columns"])}
-
-    if "rows" in said:
-        return fields(), []
-    least = PARAMETERS["rows"].low
-    while values["rows"] > least and spec.width < _FILLS * values["rows"]:
-        for name, by in (("rows", "rows"), ("columns", "groups"), ("memory_ports",) * 2):
-            if by not in said:
-                values[name] = max(1, values[name] // 2)
+    usual = board.preset.fields()
+    clock = {"clock_mhz": board.clock.mhz}
+    if "rows" in said or spec.width >= _FILLS * board.preset.rows:
+        if said.get("rows", board.preset.rows) != board.preset.rows:
+            # Its lanes are parts of its rows.
+            usual = {name: value for name, value in usual.items() if name not in _LANES}
+        return usual | clock, []
+    small = board.preset.small.fields()
     changes = [
-        f"{name} = {value} instead of {before[name]}"
-        for name, value in values.items()
-        if value != before.get(name, value)
+        f"{name} = {_shown(small[name])} instead of {_shown(usual[name])}"
+        for name in ("rows", "groups", "memory_ports")
+        if name not in said and small[name] != usual[name]
     ]
     if not changes:
-        return fields(), []
+        return small | clock, []
     note = (
         f"The preset of {board.name} is changed for this model: {', '.join(changes)}, because its"
-        f" width {spec.width} fills an array of {before['rows']} rows fewer than {_FILLS} times"
+        f" width {spec.width} fills an array of {usual['rows']} rows fewer than {_FILLS} times"
     )
-    return fields(), [note]
+    return small | clock, [note]
+
+
+def _shown(value: object) -> str:
+    return str(value) if isinstance(value, Groups) else value_text(value)
 
 
 def _give_way(error: ConfigError, values: dict[str, Any], said: Mapping[str, Any]) -> str:

@@ -141,13 +141,14 @@ def test_cascades_that_fit(name: str, cascades: tuple[int | None, ...]) -> None:
 def test_presets_can_be_built(name: str) -> None:
     """Two columns share a cascade; what stands beside the array needs DSPs, too."""
     board = get_board(name)
-    rows, columns = board.preset.rows, board.preset.columns
-    fit = board.cascades(rows)
-    assert fit is None or columns // 2 <= fit
-    assert rows * columns // 2 < board.limit("dsp")
-    assert board.preset.memory_ports <= board.memory.ports
-    # As many ports as the memory feeds, not more.
-    assert 16 * (board.preset.memory_ports - 1) < board.memory_bytes_per_cycle
+    for preset in (board.preset, board.preset.small):
+        groups = preset.fields()["groups"]
+        cascades, fit = sum(group.dsps for group in groups), board.cascades(preset.rows)
+        assert fit is None or cascades <= fit
+        assert preset.rows * cascades < board.limit("dsp")
+        assert preset.memory_ports <= board.memory.ports
+        # As many ports as the memory feeds, not more.
+        assert 16 * (preset.memory_ports - 1) < board.memory_bytes_per_cycle
 
 
 def edited(**changes: Any) -> dict[str, Any]:
@@ -385,8 +386,9 @@ memory_ports = 1
             "rows = 16",
             "ro7s = 16",
             (
-                "preset.ro7s must be a known key (columns, memory_ports, rows) (and 1 more fault);"
-                " nearest legal value: preset.rows"
+                "preset.ro7s must be a known key (columns, groups, layernorm_lanes, memory_ports,"
+                " requantise_lanes, rows, small) (and 1 more fault); nearest legal value:"
+                " preset.rows"
             ),
         ),
         (
@@ -400,7 +402,20 @@ memory_ports = 1
             "memory_ports = 3",
             "preset.memory_ports must be at most memory.ports = 2, not 3; nearest legal value: 2",
         ),
-        ("[preset]", "[preset.more]", "preset.more must be a known key (columns, memory_ports, ro"),
+        ("[preset]", "[preset.more]", "preset.more must be a known key (columns, groups, layerno"),
+        ("columns = 16", "", "preset: columns or groups must be stated, one of them"),
+        (
+            "columns = 16",
+            'columns = 16\ngroups = "dual:16:8"',
+            "preset: columns or groups must be stated",
+        ),
+        ("columns = 16", 'groups = "dual:17:8"', "preset: columns of a group must be an even numb"),
+        ("columns = 16", 'groups = "digits:16:4"', "preset.groups must be at least 8 columns of 8"),
+        (
+            "[preset]",
+            "[preset.small]\nrows = 16\ncolumns = 8\nmemory_ports = 3\n[preset]",
+            "preset.small.memory_ports must be at most memory.ports = 2, not 3; nearest legal",
+        ),
         (
             "[preset]",
             "[presets]",

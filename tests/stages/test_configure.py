@@ -56,9 +56,9 @@ def test_a_narrow_model_changes_the_preset_and_it_is_said() -> None:
     assert (config.rows, config.columns, config.memory_ports) == (16, 16, 1)
     assert hardware.notes == (
         (
-            "The preset of zcu102 is changed for this model: rows = 16 instead of 32, columns = 16"
-            " instead of 32, memory_ports = 1 instead of 2, because its width 64 fills an array of"
-            " 32 rows fewer than 4 times"
+            "The preset of zcu102 is changed for this model: rows = 16 instead of 32, groups ="
+            " dual:16:8 instead of dual:32:8, memory_ports = 1 instead of 2, because its width 64"
+            " fills an array of 32 rows fewer than 3 times"
         ),
     )
 
@@ -73,6 +73,31 @@ def test_stated_rows_are_taken_and_the_rule_of_narrow_models_is_left() -> None:
     assert (config.rows, config.columns, config.memory_ports) == (16, 64, 1)
     (note,) = hardware.notes
     assert ": rows = 16 instead of 32, memory_ports = 1 instead of 2, because" in note
+
+
+def test_a_preset_of_groups_and_lanes() -> None:
+    large = board(
+        preset={
+            **{"rows": 64, "columns": None, "groups": "dual:56:8,digits:8:8", "memory_ports": 4},
+            **{"requantise_lanes": 64, "layernorm_lanes": 16},
+            "small": {"rows": 16, "columns": 32, "memory_ports": 1},
+        }
+    )
+    config = given(TINY, large).config
+    assert str(config.groups) == "dual:56:8,digits:8:8"
+    assert (config.rows, config.requantise_lanes, config.layernorm_lanes) == (64, 64, 16)
+    assert given(TINY, large, requantise_lanes=32).config.requantise_lanes == 32
+    # Other rows have lanes of their own.
+    hardware = given(TINY, large, rows=32)
+    assert hardware.notes == ()
+    assert (hardware.config.requantise_lanes, hardware.config.layernorm_lanes) == (16, 16)
+    hardware = given(DIGITS, large)
+    assert (hardware.config.rows, hardware.config.columns) == (16, 32)
+    assert hardware.config.requantise_lanes == 8
+    (note,) = hardware.notes
+    assert "groups = dual:32:8 instead of dual:56:8,digits:8:8, memory_ports" in note
+    # A model between the two arrays takes the small one, too.
+    assert given(replace(TINY, width=184, heads=2), large).config.rows == 16
 
 
 def test_memories_follow_the_stated_array() -> None:
