@@ -59,7 +59,7 @@ KINDS: Mapping[str, ColumnKind] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class ColumnGroup:
     """Neighbouring columns of one kind and width; ``dual:58:8`` in words."""
 

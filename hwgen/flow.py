@@ -34,9 +34,10 @@ from hwgen.frontend.images import ImageSet, digits_dataset
 from hwgen.frontend.models import MODELS
 from hwgen.graph.assumption import assumptions_to_json
 from hwgen.graph.graph import IntegerGraph
-from hwgen.graph.network import network_of
+from hwgen.graph.network import layer_names
 from hwgen.graph.ops import Softmax
 from hwgen.graph.spec import ModelSpec
+from hwgen.graph.widths import WIDEST
 from hwgen.outputs import check_distinct
 from hwgen.reading import printable, show
 from hwgen.report.results import AccuracyResult, SimulationResult, SynthesisResult, design_digest
@@ -262,7 +263,7 @@ def find_design(
 ) -> tuple[Request, Settings, dict[str, Any]]:
     """``hwgen run --fps``: the cheapest design that meets a frame rate takes the preset's place.
 
-    Rows, columns, ports, softmax lanes and row blocks that the user states are kept to; what else
+    Rows, columns or groups, ports, lanes and row blocks that the user states are kept to; what else
     he states is the same for every design.
 
     Returns:
@@ -277,13 +278,17 @@ def find_design(
     stated = dict(settings.options.values)
     clock = stated.pop("clock_mhz", settings.board.clock.mhz)
     assert isinstance(clock, int)
+    frames: Any = stated.pop("frames_per_start", 1)
+    in_flight: Any = stated.pop("frames_in_flight", 1)
     varied: dict[str, Any] = {name: (stated.pop(name),) for name in VARIED if name in stated}
-    network = network_of(request.spec, weight_bits=request.weight_bits)
+    widths = {name: request.weight_bits.get(name, WIDEST) for name in layer_names(request.spec)}
     question = ExploreRequest(
         spec=request.spec,
         source=source,
         softmax=request.softmax,
-        weight_bits=layer_bits(network.ops),
+        weight_bits=widths,
+        frames_per_start=frames,
+        frames_in_flight=in_flight,
         board=settings.board,
         board_source=board_source,
         fps=fps,

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from hwgen.cli.design_options import Words
+from hwgen.cli.design_options import ColumnGroups, Words
 from hwgen.cli.group import commands
 from hwgen.cli.options import (
     BOARD_SOURCE,
@@ -22,6 +22,7 @@ from hwgen.cli.options import (
     force_option,
     json_option,
     latency_option,
+    widths_option,
 )
 from hwgen.cli.output import INTERRUPTED, Output, describe_error
 from hwgen.errors import UsageError
@@ -44,6 +45,14 @@ class _Several(click.ParamType[Any]):
         return numbers
 
 
+class _Groups(ColumnGroups):
+    """Groups of one array."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The groups as the only value of a tuple, as :class:`_Several` gives them."""
+        return (super().convert(value, param, ctx),)
+
+
 def _choice_option(parameter: str) -> Callable[..., Any]:
     option = BY_NAME[parameter]
     return click.option(
@@ -53,6 +62,13 @@ def _choice_option(parameter: str) -> Callable[..., Any]:
         multiple=True,
         metavar="N[,N...]",
         help=f"Try these only ({option.parameter.doc}). Default: all that are legal.",
+    )
+
+
+def _frames_option(parameter: str) -> Callable[..., Any]:
+    option = BY_NAME[parameter]
+    return click.option(
+        option.option, parameter, type=int, default=1, metavar="N", help=option.help
     )
 
 
@@ -83,10 +99,12 @@ def _budget_option(name: str, parameter: str, what: str) -> Callable[..., Any]:
     "With --fps: the cheapest design that meets it, by the mean share of the limits of LUT, FF, DSP"
     " and block RAM. Without: the Pareto front over frame rate, LUT, DSP and block RAM. Cycles are"
     " predicted by the event-driven model, LUT and FF estimated, DSP and block RAM as Yosys counts"
-    " them.\n\n"
+    " them. Fewer bits only where --weight-bits (or the graph) says so: the search finds the"
+    " columns for them.\n\n"
     + examples(
         "hwgen explore deit_tiny --fps 400 -o tiny400.design",
         "hwgen explore deit_base --board zcu102 --csv front.csv",
+        "hwgen explore deit_small --weight-bits 4 --rows 64 --fps 350",
         "hwgen explore digits.graph --fps 20000 --dsp 0.1 --rows 16,32 --json",
         "hwgen explore deit_small --board ./my_board.toml --clock 250 --bram 600",
     )
@@ -99,6 +117,7 @@ def _budget_option(name: str, parameter: str, what: str) -> Callable[..., Any]:
     metavar="N",
     help="Frames per second that the design must reach. Default: none, the Pareto front.",
 )
+@widths_option
 @click.option(
     "--clock",
     "clock_mhz",
@@ -112,9 +131,22 @@ def _budget_option(name: str, parameter: str, what: str) -> Callable[..., Any]:
 @_budget_option("bram", "bram36", "Block RAMs of 36 Kbit")
 @_choice_option("rows")
 @_choice_option("columns")
+@click.option(
+    "--groups",
+    type=_Groups(),
+    multiple=True,
+    metavar="KIND:COLUMNS:BITS,...",
+    help="Try these column groups only; again for others. Default: 8-bit DSP columns, as many as"
+    " can be placed filled up by 8-bit columns in the fabric, and behind each columns as narrow as"
+    " the model's weights.",
+)
 @_choice_option("memory_ports")
+@_choice_option("requantise_lanes")
+@_choice_option("layernorm_lanes")
 @_choice_option("softmax_vec")
 @_choice_option("row_blocks")
+@_frames_option("frames_per_start")
+@_frames_option("frames_in_flight")
 @latency_option
 @bandwidth_option
 @click.option(
@@ -142,7 +174,10 @@ def explore(
     source: str,
     board: Any,
     fps: float | None,
+    weight_bits: Any,
     clock_mhz: int | None,
+    frames_per_start: int,
+    frames_in_flight: int,
     memory_latency: int | None,
     memory_bandwidth: float | None,
     workers: int | None,
@@ -172,6 +207,8 @@ def explore(
     reporter = Reporter()
     if clock_mhz is not None:
         BY_NAME["clock_mhz"].check(clock_mhz)
+    BY_NAME["frames_per_start"].check(frames_per_start)
+    BY_NAME["frames_in_flight"].check(frames_in_flight)
     request = ExploreRequest.of(
         source,
         board=board or get_board(DEFAULT_BOARD),
@@ -182,9 +219,14 @@ def explore(
         memory_bandwidth=memory_bandwidth,
         budget={name: given[name] for name in ("lut", "ff", "dsp", "bram36") if given[name]},
         choices={name: sum(given[name], ()) for name in VARIED if given[name]},
+        weight_bits=weight_bits,
+        frames_per_start=frames_per_start,
+        frames_in_flight=frames_in_flight,
         workers=workers,
     )
-    inputs = existing(source, context.meta.get(BOARD_SOURCE))
+    inputs = existing(
+        source, context.meta.get(BOARD_SOURCE), None if weight_bits is None else weight_bits.source
+    )
     check_distinct((design_path, csv_path))
     if design_path is not None:
         check_file(design_path, recognise_design, inputs=inputs, force=force)

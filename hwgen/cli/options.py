@@ -102,6 +102,13 @@ weight_bits_option = click.option(
     " both widths in turn, as columns of --groups dual:58:8,digits:70:4 take them. Weights are"
     " streamed at their width; cycles follow where the design has columns for it.",
 )
+#: The same for shapes without weights: what is not said is 8 bits.
+widths_option = click.option(
+    "--weight-bits",
+    type=_WeightBits(),
+    metavar="N|NAME=N,...|FILE",
+    help="Widths of a model's weights, as 'hwgen run' takes them. Default: 8, or the graph's.",
+)
 squares_option = click.option(
     "--squares",
     type=click.Choice(["compressed", "exact"]),

@@ -9,12 +9,15 @@ the model over the whole space.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import gcd
+from types import MappingProxyType
 
 from hwgen.config import AcceleratorConfig
 from hwgen.graph.spec import ModelSpec
+from hwgen.graph.widths import WIDEST, Width, narrowest
 from hwgen.isa.instructions import BEAT_BYTES
 from hwgen.program.buffer_plan import ceil_div, row_blocks
 from hwgen.program.machine import drain as drain_engine
@@ -29,31 +32,38 @@ class _Layer:
     """A matmul with packed weights: every tile and pass streams all rows."""
 
     rows: int
-    passes: int
-    tiles: int
+    passes: int  #: of a tile and slice
     columns: int  #: written, padding of heads included
-    count: int = 1  #: layers of this shape
+    weight_bits: int  #: of the narrowest
     wide: bool = False  #: int16 results
 
 
-def _layers(spec: ModelSpec, config: AcceleratorConfig) -> Iterator[_Layer]:
-    rows, columns = config.rows, config.columns
+def _layers(
+    spec: ModelSpec, config: AcceleratorConfig, weight_bits: Mapping[str, Width]
+) -> Iterator[tuple[_Layer, int]]:
+    """The layers of a model, equal ones once, with their number."""
+    rows = config.rows
     tokens, width = spec.tokens, spec.width
     heads = spec.heads * ceil_div(spec.head_dim, rows) * rows
 
     def layer(
-        streamed: int, reduction: int, outputs: int, count: int = 1, *, wide: bool = False
+        name: str, streamed: int, reduction: int, outputs: int, *, wide: bool = False
     ) -> _Layer:
-        tiles = ceil_div(outputs, columns)
-        return _Layer(streamed, ceil_div(reduction, rows), tiles, outputs, count, wide)
+        bits = narrowest(weight_bits.get(name, WIDEST))
+        return _Layer(streamed, ceil_div(reduction, rows), outputs, bits, wide)
 
-    yield layer(spec.patches, spec.patch_values, width, wide=True)
-    yield layer(tokens, width, heads, spec.depth)
-    yield layer(tokens, width, 2 * heads, spec.depth)
-    yield layer(tokens, heads, width, spec.depth, wide=True)
-    yield layer(tokens, width, spec.mlp_hidden, spec.depth)
-    yield layer(tokens, spec.mlp_hidden, width, spec.depth, wide=True)
-    yield layer(1, width, spec.classes, wide=True)
+    found = [layer("embedding", spec.patches, spec.patch_values, width, wide=True)]
+    for index in range(spec.depth):
+        name = f"blocks.{index}"
+        found += [
+            # However Q, K and V are tiled.
+            layer(f"{name}.qkv", tokens, width, 3 * heads),
+            layer(f"{name}.proj", tokens, heads, width, wide=True),
+            layer(f"{name}.fc1", tokens, width, spec.mlp_hidden),
+            layer(f"{name}.fc2", tokens, spec.mlp_hidden, width, wide=True),
+        ]
+    found.append(layer("head", 1, width, spec.classes, wide=True))
+    return iter(Counter(found).items())
 
 
 def cycle_bound(
@@ -61,7 +71,8 @@ def cycle_bound(
     config: AcceleratorConfig,
     blocks: int,
     memory: timeline.MemoryModel,
-    weight_bits: int = 8,
+    weight_bits: Mapping[str, Width] = MappingProxyType({}),
+    frames: int = 1,
 ) -> int:
     """A lower bound of the cycles of a frame; costs microseconds.
 
@@ -70,10 +81,10 @@ def cycle_bound(
         config: the design.
         blocks: its row blocks.
         memory: external memory.
-        weight_bits: width of the narrowest layer.
+        weight_bits: by layer; 8 where it says nothing.
+        frames: images that a START works on; the bound is of one of them.
     """
-    rows, columns = config.rows, config.columns
-    pass_size = min(pass_beats(config, form) for form in tile_formats(config, weight_bits))
+    rows = config.rows
     tokens, depth = spec.tokens, spec.depth
     ranges = [stop - start for start, stop in row_blocks(tokens, rows, config.tile_rows, blocks)]
     slot = BEAT_BYTES / memory.bytes_per_cycle
@@ -93,15 +104,31 @@ def cycle_bound(
         return whole * max(height, fill) + (left > 0) * height
 
     beats = 0
-    for layer in _layers(spec, config):
-        array += layer.count * layer.passes * layer.tiles * max(layer.rows, least)
-        drain += layer.count * chunks(layer.columns, layer.rows, wide=layer.wide)
-        record = config.constant_beats + layer.passes * pass_size
-        beats += layer.count * layer.tiles * record
-    key_tiles, value_tiles = ceil_div(tokens, columns), ceil_div(head_slices * rows, columns)
+    for layer, count in _layers(spec, config, weight_bits):
+        # Of the columns that it can run on those with the fewest passes, and the fewest beats:
+        # channels of several widths as if all had the narrowest, and no padding.
+        forms = [
+            (ceil_div(layer.columns, form.columns), form)
+            for form in tile_formats(config, layer.weight_bits)
+        ]
+        runs = layer.passes * min(tiles * form.slices for tiles, form in forms)
+        array += count * runs * max(layer.rows, least)
+        drain += count * chunks(layer.columns, layer.rows, wide=layer.wide)
+        beats += count * min(
+            tiles
+            * (
+                config.constant_beats_of(form.columns)
+                + layer.passes * form.slices * pass_beats(config, form)
+            )
+            for tiles, form in forms
+        )
+    # K lies on all 8-bit columns, V on whole or half words of them.
+    key_columns, value_columns = config.attention_columns, config.value_columns
+    key_tiles = ceil_div(tokens, key_columns)
+    value_tiles = ceil_div(head_slices * rows, value_columns)
     key_passes, value_passes = key_tiles * head_slices, value_tiles * ceil_div(tokens, rows)
-    key_interval = max(rows + stationary.COLUMNS_EMIT + swap, columns)
-    value_interval = rows * max(1, columns // rows) + stationary.ROWS_INJECT + swap
+    key_interval = max(rows + stationary.COLUMNS_EMIT + swap, key_columns)
+    value_interval = rows * max(1, value_columns // rows) + stationary.ROWS_INJECT + swap
     softmax = layernorm = 0
     for block in ranges:
         attention = (key_passes - 1) * max(block, key_interval) + max(block, least)
@@ -115,6 +142,10 @@ def cycle_bound(
         groups = ceil_div(spec.width, config.layernorm_lanes)
         norm = (block + 1) * groups + layernorm_latency(config)
         layernorm += 2 * depth * norm
+    # External memory: every tile once a START.
+    stream = beats * max(1.0, config.memory_ports * slot) / frames
+    if frames > 1:  # whatever is before and behind one frame may be beside another
+        return max(array - least, drain, softmax, layernorm, int(stream))
     if len(ranges) == 1:  # one LayerNorm for all tokens: nothing of the array's is beside it
         array += layernorm
 
@@ -124,6 +155,4 @@ def cycle_bound(
     image = image_beats * max(1.0, slot, BEAT_BYTES / gcd(line, BEAT_BYTES))
     before = timeline.START + 2 * memory.latency + int(image)
     after = memory.latency + ceil_div(spec.classes, config.int16_channels) * store.STORE_WORD
-    # External memory: every tile once.
-    stream = beats * max(1.0, config.memory_ports * slot)
     return before + after + max(array - least, drain, softmax, layernorm, int(stream))

@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from types import TracebackType
 from typing import Any
@@ -17,6 +17,7 @@ from hwgen.config import AcceleratorConfig
 from hwgen.explore.space import Candidate
 from hwgen.graph.network import Network, network_of
 from hwgen.graph.spec import ModelSpec
+from hwgen.graph.widths import WIDEST, Width
 from hwgen.program.cycle_model import MemoryModel, predict
 from hwgen.program.lower import lower
 
@@ -31,21 +32,41 @@ class Problem:
     spec: ModelSpec
     memory: MemoryModel
     fixed: Mapping[str, Any]  #: further fields of every configuration
+    #: of the weights, by layer; 8 where it says nothing
+    weight_bits: Mapping[str, Width] = field(default_factory=dict)
+    frames_per_start: int = 1
+    frames_in_flight: int = 1
 
     def with_ideal_memory(self) -> Problem:
         """The same with a memory whose bandwidth never counts."""
         return replace(self, memory=replace(self.memory, bytes_per_cycle=_IDEAL))
 
+    @property
+    def narrow_bits(self) -> tuple[int, ...]:
+        """Widths of the weights below 8 bits, ascending."""
+        widths: set[int] = set()
+        for width in self.weight_bits.values():
+            widths |= {width} if isinstance(width, int) else {bits for bits, _ in width}
+        return tuple(sorted(bits for bits in widths if bits < WIDEST))
+
     def network(self, config: AcceleratorConfig) -> Network:
         """The model's operations with the softmax of a candidate's configuration."""
-        return network_of(self.spec, softmax=config.softmax)
+        return network_of(self.spec, softmax=config.softmax, weight_bits=self.weight_bits)
 
 
 def frame_cycles(problem: Problem, candidate: Candidate) -> int:
     """Cycles of a frame by the event-driven model (:mod:`hwgen.program.cycle_model`)."""
-    config = candidate.config(problem.spec, problem.fixed)
-    program = lower(problem.network(config), config, skeleton=True, blocks=candidate.row_blocks)
-    return round(predict(program, problem.memory).cycles)
+    frames, in_flight = problem.frames_per_start, problem.frames_in_flight
+    config = candidate.config(problem.spec, problem.fixed, frames, in_flight)
+    program = lower(
+        problem.network(config),
+        config,
+        skeleton=True,
+        blocks=candidate.row_blocks,
+        frames=frames,
+        in_flight=in_flight,
+    )
+    return predict(program, problem.memory).frame_cycles
 
 
 def processors() -> int:

@@ -22,9 +22,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, PlainValidator
 
-from hwgen.columns import dense
-from hwgen.config import AcceleratorConfig, aligned_columns
+from hwgen.columns import Groups
+from hwgen.config import AcceleratorConfig
 from hwgen.errors import ConfigError, FormatError
+from hwgen.explore.array_structure import column_name
 from hwgen.explore.structure import UNITS
 from hwgen.reading import read_json
 
@@ -67,7 +68,7 @@ class UnitRun:
     """A unit that was synthesised alone, with those of its parameters."""
 
     unit: str
-    parameters: Mapping[str, bool | int | tuple[int, ...]]
+    parameters: Mapping[str, bool | int | str | tuple[int, ...]]
     counts: Counts
 
 
@@ -126,6 +127,12 @@ def measurements(path: Path = MEASURED) -> Measurements:
 # The model ----------------------------------------------------------------------------------------
 
 
+def is_measured(groups: Groups, rows: int, coefficients: Mapping[str, Fit] | None = None) -> bool:
+    """Whether the model knows columns of these kinds and widths with so many rows."""
+    known = (coefficients or measurements().coefficients)["columns"].lut
+    return all(column_name(group, rows) in known for group in groups)
+
+
 def unit_counts(
     name: str, parameters: Mapping[str, Any], coefficients: Mapping[str, Fit]
 ) -> dict[str, float]:
@@ -153,17 +160,28 @@ def unit_counts(
     return counts | {"dsp": unit.dsp(**parameters), "bram36": unit.bram36(**parameters)}
 
 
+@functools.lru_cache(maxsize=1 << 16)
+def _unit_counts(name: str, parameters: tuple[tuple[str, Any], ...]) -> Mapping[str, float]:
+    """:func:`unit_counts` with the measured coefficients: designs of a space share most units."""
+    counts = unit_counts(name, dict(parameters), measurements().coefficients)
+    return MappingProxyType(counts)
+
+
 def estimate_with(config: AcceleratorConfig, coefficients: Mapping[str, Fit]) -> ResourceEstimate:
     """:func:`estimate_resources` with given coefficients."""
-    if config.groups != dense(config.columns) or config.columns not in aligned_columns(config.rows):
+    if not is_measured(config.groups, config.rows, coefficients):
         raise ConfigError(
-            "groups must be 8-bit DSP columns whose tiles are half or whole words, not"
-            f" {config.groups}",
-            why="the resource model was fitted on those only; synthesise the design",
+            "groups must be of columns that the resource model knows, not"
+            f" {config.groups} with {config.rows} rows",
+            why="scripts/measure_resources has not counted some of them; synthesise the design",
         )
-    modules = {
-        name: unit_counts(name, unit.of(config), coefficients) for name, unit in UNITS.items()
-    }
+    modules = {}
+    for name, unit in UNITS.items():
+        values = unit.of(config)
+        if coefficients is measurements().coefficients:
+            modules[name] = _unit_counts(name, tuple(values.items()))
+        else:
+            modules[name] = unit_counts(name, values, coefficients)
 
     def total(resource: str) -> float:
         return sum(counts[resource] for counts in modules.values())
@@ -184,7 +202,7 @@ def estimate_resources(config: AcceleratorConfig) -> ResourceEstimate:
     on the designs that were measured. Takes well below a millisecond; nothing is built.
 
     Raises:
-        ConfigError: the accelerator is not one that can be built.
+        ConfigError: columns that were not measured.
         FormatError: the measurements are missing or damaged.
     """
     return estimate_with(config, measurements().coefficients)

@@ -21,7 +21,7 @@ from hwgen.errors import ConfigError, DoesNotFitError
 from hwgen.explore.bounds import cycle_bound
 from hwgen.explore.evaluate import Evaluator, Problem, Workers
 from hwgen.explore.resources import ResourceEstimate, cascades, estimate_resources, model_error
-from hwgen.explore.space import Candidate, Choices, candidates
+from hwgen.explore.space import Candidate, Choices, candidates, narrow_widths
 
 #: Frame rates closer than this (a fraction) are not told apart on the front: to as much the cycle
 #: model is held against simulation.
@@ -228,16 +228,19 @@ class Search:
     # Points ---------------------------------------------------------------------------------------
 
     def _points(self) -> Iterator[Point]:
-        spec = self.problem.spec
+        spec, frames = self.problem.spec, self.problem.frames_per_start
+        in_flight = self.problem.frames_in_flight
         found = candidates(
             spec,
             self.choices,
             most_ports=self.limits.memory_ports,
             most_macs=self.most_macs,
+            cascades=self.limits.cascades,
+            narrow=narrow_widths(self.problem.narrow_bits),
         )
         for candidate in found:
             try:
-                config = candidate.config(spec, self.problem.fixed)
+                config = candidate.config(spec, self.problem.fixed, frames, in_flight)
             except (ConfigError, DoesNotFitError):  # not built, or beyond what an address can name
                 continue
             yield Point(
@@ -245,7 +248,14 @@ class Search:
                 config=config,
                 resources=estimate_resources(config),
                 limits=self.limits,
-                bound=cycle_bound(spec, config, candidate.row_blocks, self.problem.memory),
+                bound=cycle_bound(
+                    spec,
+                    config,
+                    candidate.row_blocks,
+                    self.problem.memory,
+                    self.problem.weight_bits,
+                    frames,
+                ),
             )
 
     def _evaluate(self, points: Sequence[Point], text: str, fraction: float) -> None:

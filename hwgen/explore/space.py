@@ -4,22 +4,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hwgen.columns import dense
+from hwgen.columns import ColumnGroup, Groups, dense
 from hwgen.config import PARAMETERS, AcceleratorConfig
+from hwgen.explore.resources import is_measured
 from hwgen.graph.spec import ModelSpec
 from hwgen.program.buffer_plan import default_tile_rows, row_blocks, sized_config
 
-#: Legal values of the parameters that are varied; columns follow from the rows.
+#: Legal values of the parameters that are varied; columns and the other lanes follow from the rows.
 ROWS = PARAMETERS["rows"].powers()
 PORTS = tuple(range(PARAMETERS["memory_ports"].low, PARAMETERS["memory_ports"].high + 1))
 SOFTMAX_LANES = PARAMETERS["softmax_vec"].powers()
-#: The parameters that are varied, by the names of their options.
-VARIED = ("rows", "columns", "memory_ports", "softmax_vec", "row_blocks")
+#: The parameters that are varied, by the names of their options; ``columns``: dual:N:8.
+VARIED = (
+    *("rows", "columns", "groups", "memory_ports", "softmax_vec", "requantise_lanes"),
+    *("layernorm_lanes", "row_blocks"),
+)
 #: Row blocks beside the rule's (:func:`hwgen.program.buffer_plan.row_blocks`).
 ROW_BLOCKS = (1, 2, 3, 4)
+#: Columns of a narrow group, at most, in words of activations: beyond, requantise lanes and the
+#: array's other columns leave it idle.
+_NARROW_WORDS = 4
+#: Widths that are cut into slices for narrower columns.
+_SLICED = (5, 6, 7)
+_SLICE_BITS = 4
 
 
 @dataclass(frozen=True, order=True, kw_only=True)
@@ -27,10 +37,17 @@ class Candidate:
     """One point of the space; everything else of a configuration follows from it and the model."""
 
     rows: int
-    columns: int
+    groups: Groups
     memory_ports: int
     softmax_vec: int
+    requantise_lanes: int
+    layernorm_lanes: int
     row_blocks: int
+
+    @property
+    def columns(self) -> int:
+        """Columns of all groups."""
+        return self.groups.columns
 
     @property
     def macs_per_cycle(self) -> int:
@@ -39,8 +56,14 @@ class Candidate:
 
     @property
     def relaxed(self) -> Candidate:
-        """The same array and row blocks with the most ports and the fastest softmax."""
-        return replace(self, memory_ports=PORTS[-1], softmax_vec=min(self.rows, SOFTMAX_LANES[-1]))
+        """The same array and row blocks with the most ports and the fastest vector units."""
+        return replace(
+            self,
+            memory_ports=PORTS[-1],
+            softmax_vec=min(self.rows, SOFTMAX_LANES[-1]),
+            requantise_lanes=requantise_lanes(self.rows)[-1],
+            layernorm_lanes=layernorm_lanes(self.rows)[-1],
+        )
 
     def text(self) -> str:
         """In a few words, for messages."""
@@ -48,17 +71,20 @@ class Candidate:
         def many(count: int, what: str) -> str:
             return f"{count} {what}{'s' * (count > 1)}"
 
+        uniform = self.groups == dense(self.columns)
+        array = f"{self.rows} x {self.columns if uniform else self.groups}"
         return (
-            f"{self.rows} x {self.columns}, {many(self.memory_ports, 'port')},"
-            f" {self.softmax_vec} softmax lanes, {many(self.row_blocks, 'row block')}"
+            f"{array}, {many(self.memory_ports, 'port')}, {self.requantise_lanes} requantise,"
+            f" {self.layernorm_lanes} LayerNorm and {self.softmax_vec} softmax lanes,"
+            f" {many(self.row_blocks, 'row block')}"
         )
 
-    def to_json(self) -> dict[str, int]:
-        """Plain values, in declaration order."""
-        return asdict(self)
-
-    def config(self, spec: ModelSpec, fixed: Mapping[str, Any]) -> AcceleratorConfig:
+    def config(
+        self, spec: ModelSpec, fixed: Mapping[str, Any], frames: int = 1, in_flight: int = 1
+    ) -> AcceleratorConfig:
         """The configuration whose memories fit the model exactly.
+
+        ``frames`` of it in a START, ``in_flight`` of these at a time.
 
         Raises:
             ConfigError: the generator does not build it.
@@ -67,34 +93,98 @@ class Candidate:
         return sized_config(
             spec,
             rows=self.rows,
-            groups=dense(self.columns),
+            groups=self.groups,
             blocks=self.row_blocks,
+            frames=frames,
+            in_flight=in_flight,
             memory_ports=self.memory_ports,
             softmax_vec=self.softmax_vec,
+            requantise_lanes=self.requantise_lanes,
+            layernorm_lanes=self.layernorm_lanes,
             **fixed,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """Values to try; an empty tuple stands for all legal ones."""
+    """Values to try; an empty tuple stands for all legal ones.
+
+    ``columns``: 8-bit DSP columns only; with ``groups`` those groups only.
+    """
 
     rows: tuple[int, ...] = ()
     columns: tuple[int, ...] = ()
+    groups: tuple[Groups, ...] = ()
     memory_ports: tuple[int, ...] = ()
     softmax_vec: tuple[int, ...] = ()
+    requantise_lanes: tuple[int, ...] = ()
+    layernorm_lanes: tuple[int, ...] = ()
     row_blocks: tuple[int, ...] = ()
     #: Further fields of the configuration, the same for every design.
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
 
+def requantise_lanes(rows: int) -> tuple[int, ...]:
+    """Requantise lanes that a design can have, ascending."""
+    return rows // 2, rows
+
+
+def layernorm_lanes(rows: int) -> tuple[int, ...]:
+    """LayerNorm lanes that a design can have, ascending."""
+    return rows // 4, rows // 2
+
+
 def legal_columns(rows: int, most_macs: int) -> list[int]:
-    """Columns that an array of ``rows`` can have, up to ``most_macs`` products a cycle."""
+    """8-bit DSP columns that an array of ``rows`` is tried with, up to ``most_macs`` a cycle."""
     return [
         columns
         for columns in range(rows // 2, most_macs // rows + 1, rows // 2)
         if columns % rows == 0 or rows % columns == 0
     ]
+
+
+def narrow_widths(weight_bits: Sequence[int]) -> tuple[int, ...]:
+    """Widths of fabric columns that a model's weights could use: theirs, and that of slices."""
+    narrow = {bits for bits in weight_bits if bits < 8}
+    if narrow & set(_SLICED):
+        narrow.add(_SLICE_BITS)
+    return tuple(sorted(narrow))
+
+
+def legal_groups(
+    rows: int, most_macs: int, *, cascades: int | None = None, narrow: Sequence[int] = ()
+) -> list[Groups]:
+    """The columns that an array of ``rows`` is tried with.
+
+    8-bit DSP columns: half words and words of activations, and as many as can be placed, these also
+    filled up to a whole word by 8-bit columns in the fabric. Behind each that can be placed,
+    columns of one of the widths ``narrow``: one to four words of them, less what makes the sum
+    whole words, and at least half as many as the others.
+
+    Args:
+        rows: R of the array.
+        most_macs: products a cycle beyond which nothing is looked at.
+        cascades: of ``rows`` DSPs that can be placed, two columns each; None: unknown.
+        narrow: widths of narrow columns.
+    """
+    wide = [dense(columns) for columns in legal_columns(rows, most_macs)]
+    most = 0 if cascades is None else min(2 * cascades, most_macs // rows)
+    if most > rows // 2 and dense(most) not in wide:
+        wide.append(dense(most))
+        whole = -(-most // rows) * rows
+        missing = -(-(whole - most) // 8) * 8
+        if missing <= rows // 4:
+            parts = (("dual", whole - missing), ("digits", missing))
+            wide.append(Groups(ColumnGroup(kind, count, 8) for kind, count in parts))
+    found = list(wide)
+    placeable = [g for g in wide if cascades is None or sum(p.dsps for p in g) <= cascades]
+    for groups in placeable:
+        for bits in narrow:
+            for words in range(1, _NARROW_WORDS + 1):
+                count = words * rows - groups.columns % rows
+                if 2 * count >= groups.columns:
+                    found.append(Groups((*groups, ColumnGroup("digits", count, bits))))
+    return [groups for groups in found if is_measured(groups, rows)]
 
 
 def legal_blocks(spec: ModelSpec, rows: int) -> list[int]:
@@ -104,30 +194,50 @@ def legal_blocks(spec: ModelSpec, rows: int) -> list[int]:
 
 
 def candidates(
-    spec: ModelSpec, choices: Choices, *, most_ports: int, most_macs: int
+    spec: ModelSpec,
+    choices: Choices,
+    *,
+    most_ports: int,
+    most_macs: int,
+    cascades: Mapping[int, int | None] | None = None,
+    narrow: Sequence[int] = (),
 ) -> Iterator[Candidate]:
-    """All combinations that the generator accepts, in a fixed order.
+    """All combinations that are tried, in a fixed order.
 
     Args:
         spec: the model.
         choices: values to keep to.
         most_ports: AXI masters that the board has room for.
         most_macs: products a cycle beyond which nothing is looked at.
+        cascades: by rows, DSP cascades that can be placed.
+        narrow: widths of narrow columns (:func:`narrow_widths`).
     """
 
     def chosen(given: Sequence[int], legal: Sequence[int]) -> list[int]:
         return [value for value in legal if not given or value in given]
 
+    def arrays(rows: int) -> list[Groups]:
+        if choices.groups:
+            return [groups for groups in choices.groups if is_measured(groups, rows)]
+        if choices.columns:
+            return [dense(n) for n in chosen(choices.columns, legal_columns(rows, most_macs))]
+        fit = (cascades or {}).get(rows)
+        return legal_groups(rows, most_macs, cascades=fit, narrow=narrow)
+
     for rows in chosen(choices.rows, ROWS):
         blocks = chosen(choices.row_blocks, legal_blocks(spec, rows))
-        for columns in chosen(choices.columns, legal_columns(rows, most_macs)):
+        for groups in arrays(rows):
             for ports in chosen(choices.memory_ports, PORTS[:most_ports]):
                 for vec in chosen(choices.softmax_vec, SOFTMAX_LANES):
-                    for count in blocks:
-                        yield Candidate(
-                            rows=rows,
-                            columns=columns,
-                            memory_ports=ports,
-                            softmax_vec=vec,
-                            row_blocks=count,
-                        )
+                    for requantise in chosen(choices.requantise_lanes, requantise_lanes(rows)):
+                        for layernorm in chosen(choices.layernorm_lanes, layernorm_lanes(rows)):
+                            for count in blocks:
+                                yield Candidate(
+                                    rows=rows,
+                                    groups=groups,
+                                    memory_ports=ports,
+                                    softmax_vec=vec,
+                                    requantise_lanes=requantise,
+                                    layernorm_lanes=layernorm,
+                                    row_blocks=count,
+                                )

@@ -8,19 +8,33 @@ coefficients are fitted (:mod:`hwgen.explore.resources`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from hwgen.columns import Groups
 from hwgen.config import AcceleratorConfig, bank_slices
+from hwgen.explore.array_structure import (
+    Features,
+    accumulator_blocks,
+    accumulator_features,
+    array_features,
+    ceil_div,
+    column_dsps,
+    column_features,
+    drain_features,
+    has_odd_factor,
+    index_bits,
+    planes_features,
+    stationary_dsps,
+    stationary_features,
+)
 from hwgen.explore.memories import MemoryMapping, block_ram, cheapest, lut_ram
 from hwgen.isa.instructions import BODY_BITS, CHECKED_BITS, WAIT_BITS, Engine
 from hwgen.numerics.ailayernorm import AILayerNormShape
 from hwgen.numerics.e2softmax import E2SoftmaxShape
 from hwgen.numerics.fractional_softmax import SHIFT_BITS
-
-Features = Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,108 +50,8 @@ class Unit:
 
     def of(self, config: AcceleratorConfig) -> dict[str, Any]:
         """The parameters of a configuration."""
-        return {name: getattr(config, name) for name in self.parameters}
-
-
-def _ceil_div(value: int, divisor: int) -> int:
-    return -(-value // divisor)
-
-
-def _index_bits(count: int) -> int:
-    """Bits of an index below ``count``; a signal has one at least."""
-    return max(1, (count - 1).bit_length())
-
-
-def _shift_registers(stages: int) -> int:
-    """LUTs of a delay line of one bit: up to 32 stages each, none for one or two stages."""
-    return _ceil_div(stages, 32) if stages > 2 else 0
-
-
-# Array ------------------------------------------------------------------------------------------
-
-
-# Where lanes are not given they are half of the rows, as in all measurements but DRAIN's. Columns
-# and their accumulators cost the same in strips of another width.
-
-
-def _array_features(
-    *, rows: int, columns: int, tile_rows: int, requantise_lanes: int = 0
-) -> Features:
-    lanes = rows // 2
-    strips = columns // lanes
-    drain_lanes = requantise_lanes or lanes
-    segments = _ceil_div(columns, drain_lanes)
-    row_bits = _index_bits(tile_rows)
-    # The weights of strip s arrive s cycles later: registers, beyond two stages shift registers.
-    weight_line = 8 * lanes + _index_bits(rows)
-    skew = range(rows)
-    drained = 32 * drain_lanes  # bits of the choice among the segments
-    return {
-        "rows": rows,
-        # Within a strip everything is a matter of the rows, which have four values.
-        f"strips_of_{rows}_rows": strips,
-        "strip_row_bits": strips * row_bits,
-        "shift_registers": 9 * sum(map(_shift_registers, skew))
-        + weight_line * sum(map(_shift_registers, range(strips))),
-        "weight_registers": weight_line * sum(s for s in range(strips) if s <= 2),
-        "weight_valid": strips * (strips - 1) / 2,
-        "select_bits": drain_lanes * _index_bits(segments) * (segments > 1),
-        "drained_bits": drained * (segments > 1),
-        "drained_bits_beyond_4": drained * max(0, segments - 4),
-        "drained_bits_beyond_6": drained * max(0, segments - 6),
-    }
-
-
-def _accumulator_banks(columns: int, lanes: int) -> list[int]:
-    """Width of each bank: two to a segment, the last one perhaps narrower."""
-    whole, rest = divmod(columns, lanes)
-    return 2 * ([32 * lanes] * whole + [32 * rest] * (rest > 0))
-
-
-def _accumulator_features(
-    *, rows: int, columns: int, tile_rows: int, requantise_lanes: int = 0
-) -> Features:
-    widths = _accumulator_banks(columns, requantise_lanes or rows // 2)
-    return _sum([block_ram_features(words=tile_rows, width=w, enables=1) for w in widths])
-
-
-def _accumulator_blocks(
-    *, rows: int, columns: int, tile_rows: int, requantise_lanes: int = 0
-) -> float:
-    widths = _accumulator_banks(columns, requantise_lanes or rows // 2)
-    return sum(block_ram(tile_rows, width).bram36 for width in widths)
-
-
-# Memories in block RAM --------------------------------------------------------------------------
-
-
-def block_ram_features(*, words: int, width: int, enables: int) -> Features:
-    """Of one memory: the choice among blocks that lie one behind the other, none for a single one.
-
-    The multiplexers that Yosys makes cost an uneven number of LUTs, so that the frequent ones have
-    a coefficient each.
-    """
-    stacked = block_ram(words, width, enables=enables).stacked
-    if stacked == 1:
-        return {}
-    many = stacked > MOST_STACKED
-    return {
-        "address_bits": (stacked - 1).bit_length(),
-        "enables": stacked * enables,
-        "bits_of_many" if many else f"bits_of_{stacked}": width * stacked if many else width,
-    }
-
-
-#: Blocks one behind the other up to which each number has a coefficient of its own.
-MOST_STACKED = 15
-
-
-def _sum(parts: Sequence[Features]) -> Features:
-    total: dict[str, float] = {}
-    for part in parts:
-        for name, value in part.items():
-            total[name] = total.get(name, 0) + value
-    return total
+        values = {name: getattr(config, name) for name in self.parameters}
+        return {k: str(v) if isinstance(v, Groups) else v for k, v in values.items()}
 
 
 # Activation memory ------------------------------------------------------------------------------
@@ -169,79 +83,12 @@ def _bank_blocks(*, rows: int, bank_words: tuple[int, ...]) -> float:
 # Engines ----------------------------------------------------------------------------------------
 
 
-def _stationary_features(*, rows: int, columns: int) -> Features:
-    squares = max(1, columns // rows)  # R x R blocks, each with a corner turn
-    width = min(rows, columns)
-    store = lut_ram(2 * width, 8)
-    # A rotator is a ladder of 2:1 multiplexers; a LUT holds two steps of it.
-    steps = _ceil_div(_index_bits(rows), 2)
-    return {
-        "constant": 1,
-        "rows": rows,
-        "columns": columns,
-        "row_bits": _index_bits(rows),
-        "squares": squares,
-        "rotators": squares * 2 * 8 * rows * steps,
-        "corner_memories": squares * rows * store.lut,
-        "corner_registers": squares * 8 * (2 * rows + width),
-        "kept_bits": 8 * max(0, columns - rows),
-    }
-
-
-def _has_odd_factor(factor: int) -> bool:
-    """Whether a multiplication by this constant takes a DSP; by a power of two it is a shift."""
-    return factor & (factor - 1) != 0
-
-
-def _planes_features(*, rows: int, columns: int, wide_beat_bits: int) -> Features:
-    """Two blocks in registers, the choice of a row of the one that is handed out, their order."""
-    block_rows = min(rows, max(1, wide_beat_bits // columns))
-    plane_beats = _ceil_div(block_rows * columns, wide_beat_bits)
-    blocks = _ceil_div(rows, block_rows)
-    return {
-        "constant": 1,
-        "block_bits": 8 * block_rows * columns,
-        "row_bits": _index_bits(rows),
-        "order": blocks,
-        "order_bits": _index_bits(blocks),
-        "plane_beats": plane_beats,
-        "block_rows": block_rows,
-        # The multiplexers that Yosys makes cost an uneven number of LUTs.
-        f"bits_of_{block_rows}": 8 * columns if block_rows > 1 else 0,
-    }
-
-
 def _matmul_features(*, tile_rows: int) -> Features:
-    return {"constant": 1, "row_bits": _index_bits(tile_rows)}
-
-
-def _drain_features(
-    *,
-    rows: int,
-    requantise_lanes: int,
-    segments: int,
-    memory_ports: int,
-    tile_rows: int,
-    softmax_fractional: bool,
-) -> Features:
-    features = {
-        "constant": 1,
-        "rows": rows,
-        "lanes": requantise_lanes,
-        "segment_bits": _index_bits(segments),
-        "ports": memory_ports,
-    }
-    if softmax_fractional:
-        features |= {
-            "row_shift": 1,
-            "row_shift_lanes": requantise_lanes,
-            "row_shift_bits": _index_bits(tile_rows),
-        }
-    return features
+    return {"constant": 1, "row_bits": index_bits(tile_rows)}
 
 
 def _drain_blocks(
-    *, requantise_lanes: int, tile_rows: int, softmax_fractional: bool, **_: int
+    *, requantise_lanes: int, tile_rows: int, softmax_fractional: bool, **_: object
 ) -> float:
     words = 2 << (tile_rows - 1).bit_length()
     shifts = block_ram(words, SHIFT_BITS).bram36 if softmax_fractional else 0
@@ -349,7 +196,7 @@ def _layernorm_memories(lanes: int, max_channels: int) -> tuple[tuple[MemoryMapp
     shape = AILayerNormShape(lanes=lanes, max_channels=max_channels)
     stage_1 = (lanes - 1).bit_length() + 22
     ring = 1 << (shape.max_slices + stage_1 + 5 - 1).bit_length()
-    slots = 2 << _index_bits(shape.max_slices)
+    slots = 2 << index_bits(shape.max_slices)
     return (
         (cheapest(ring, 8 * lanes), 8 * lanes),
         (cheapest(slots, 2 * lanes, enables=lanes, readers=3), 6 * lanes),
@@ -381,7 +228,7 @@ def _layernorm_dsp(*, rows: int, max_channels: int, layernorm_lanes: int = 0) ->
     shape = AILayerNormShape(lanes=lanes, max_channels=max_channels)
     # Square, scaling, gain and product of a lane; C^2; C * Ex2 and Ex^2 in parts of 17 bits, of
     # which a last part of a single bit is no multiplication.
-    parts = _ceil_div(shape.square_sum_bits - 1, 17) + _ceil_div(shape.sum_bits - 2, 17)
+    parts = ceil_div(shape.square_sum_bits - 1, 17) + ceil_div(shape.sum_bits - 2, 17)
     return 4 * lanes + 1 + parts
 
 
@@ -390,9 +237,9 @@ def _load_features(*, rows: int, memory_ports: int, burst_beats: int, queue_dept
         "constant": 1,
         "rows": rows,
         "ports": memory_ports,
-        "burst_bits": _index_bits(burst_beats),
+        "burst_bits": index_bits(burst_beats),
         "queue": lut_ram(queue_depth, CHECKED_BITS).lut,
-        "queue_bits": _index_bits(queue_depth),
+        "queue_bits": index_bits(queue_depth),
     }
 
 
@@ -416,7 +263,7 @@ def _constant_fifo_features(*, wide_beat_bits: int, constant_fifo_beats: int) ->
     memory = _constant_fifo(wide_beat_bits=wide_beat_bits, constant_fifo_beats=constant_fifo_beats)
     return {
         "constant": 1,
-        "depth_bits": _index_bits(constant_fifo_beats),
+        "depth_bits": index_bits(constant_fifo_beats),
         "memory": memory.lut,
         "memory_registers": (wide_beat_bits + 1) * (memory.lut > 0),
     }
@@ -429,7 +276,7 @@ def _sequencer_features(*, queue_depth: int, instruction_check: bool) -> Feature
         "constant": 1,
         "check": int(instruction_check),
         "queues": sum(lut_ram(queue_depth, width).lut for width in widths),
-        "queue_bits": _index_bits(queue_depth),
+        "queue_bits": index_bits(queue_depth),
     }
 
 
@@ -446,9 +293,9 @@ def _read_features(*, memory_ports: int, read_fifo_beats: int, outstanding: int)
         "constant": 1,
         "ports": memory_ports,
         "fifos": memory_ports * fifo.lut,
-        "fifo_bits": memory_ports * _index_bits(read_fifo_beats),
+        "fifo_bits": memory_ports * index_bits(read_fifo_beats),
         "addresses": addresses,
-        "address_bits": (memory_ports + 1) * _index_bits(outstanding + 1),
+        "address_bits": (memory_ports + 1) * index_bits(outstanding + 1),
     }
 
 
@@ -459,40 +306,36 @@ def _read_blocks(*, memory_ports: int, read_fifo_beats: int, outstanding: int) -
 #: Units by name; together they are the accelerator.
 UNITS: Mapping[str, Unit] = MappingProxyType(
     {
+        "columns": Unit(parameters=("rows", "groups"), features=column_features, dsp=column_dsps),
         "array": Unit(
-            parameters=("rows", "columns", "tile_rows", "requantise_lanes"),
-            features=_array_features,
-            dsp=lambda *, rows, columns, **_: rows * columns // 2,
+            parameters=("rows", "groups", "tile_rows", "requantise_lanes"), features=array_features
         ),
         "accumulators": Unit(
-            parameters=("rows", "columns", "tile_rows", "requantise_lanes"),
-            features=_accumulator_features,
-            bram36=_accumulator_blocks,
+            parameters=("rows", "groups", "tile_rows", "requantise_lanes"),
+            features=accumulator_features,
+            bram36=accumulator_blocks,
         ),
         "activation_memory": Unit(parameters=("rows", "bank_words"), features=_crossbar_features),
         "activation_banks": Unit(
             parameters=("rows", "bank_words"), features=_bank_features, bram36=_bank_blocks
         ),
         "stationary": Unit(
-            parameters=("rows", "columns"),
-            features=_stationary_features,
-            # The address of the next tile of V.
-            dsp=lambda *, rows, columns: int(_has_odd_factor(columns // rows)),
+            parameters=("rows", "groups"), features=stationary_features, dsp=stationary_dsps
         ),
         "weight_planes": Unit(
-            parameters=("rows", "columns", "wide_beat_bits"), features=_planes_features
+            parameters=("rows", "groups", "wide_beat_bits"), features=planes_features
         ),
         "matmul": Unit(parameters=("tile_rows",), features=_matmul_features),
         "drain": Unit(
             parameters=(
                 "rows",
                 "requantise_lanes",
-                "segments",
+                "groups",
                 "memory_ports",
                 "tile_rows",
                 "softmax_fractional",
             ),
-            features=_drain_features,
+            features=drain_features,
             dsp=lambda *, requantise_lanes, **_: requantise_lanes,
             bram36=_drain_blocks,
         ),
@@ -521,7 +364,7 @@ UNITS: Mapping[str, Unit] = MappingProxyType(
             parameters=("rows", "memory_ports", "burst_beats", "queue_depth"),
             features=_load_features,
             # The addresses of the ports 3 and 5.
-            dsp=lambda *, memory_ports, **_: sum(map(_has_odd_factor, range(memory_ports))),
+            dsp=lambda *, memory_ports, **_: sum(map(has_odd_factor, range(memory_ports))),
         ),
         "store": Unit(parameters=("rows",), features=_store_features),
         "constant_fifo": Unit(

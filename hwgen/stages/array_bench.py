@@ -72,7 +72,7 @@ class FrameDesign:
     @property
     def options(self) -> DesignOptions:
         """What is stated of the design."""
-        own = {
+        own: dict[str, Any] = {
             "groups": parse_groups(self.groups),
             "layernorm_lanes": self.layernorm_lanes,
             "row_blocks": self.row_blocks,
@@ -271,7 +271,7 @@ def row(figures: FrameFigures) -> list[str]:
 
 
 def _name_of(cells: list[str]) -> str:
-    return FrameDesign(*cells[:3]).name
+    return FrameDesign(cells[0], cells[1], cells[2]).name
 
 
 def _kept_simulation(new: list[str], old: list[str]) -> list[str]:

@@ -8,14 +8,16 @@ import io
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from hwgen.boards import RESOURCES, Board
+from hwgen.columns import dense
 from hwgen.config import softmax_fields
 from hwgen.errors import ConfigError, InfeasibleError, UsageError
 from hwgen.explore.evaluate import Problem, processors
-from hwgen.explore.resources import model_error
+from hwgen.explore.resources import is_measured, model_error
 from hwgen.explore.search import (
     MARGIN,
     PLACEMENT,
@@ -25,15 +27,19 @@ from hwgen.explore.search import (
     Limits,
     Search,
 )
-from hwgen.explore.space import ROWS, Choices
+from hwgen.explore.space import ROWS, Candidate, Choices
 from hwgen.files import replace_file
 from hwgen.frontend.models import ALIASES, MODELS, get_model
 from hwgen.graph.graph import IntegerGraph
-from hwgen.graph.network import network_of
 from hwgen.graph.ops import Op, Weighted
 from hwgen.graph.spec import ModelSpec
-from hwgen.graph.weight_bits import weight_bits_text
-from hwgen.graph.widths import WIDEST
+from hwgen.graph.weight_bits import (
+    DEFAULT_WEIGHT_BITS,
+    WeightBits,
+    weight_bits_text,
+    width_text,
+)
+from hwgen.graph.widths import WIDEST, Width
 from hwgen.numerics.softmax import DEFAULT_FUNCTION, SoftmaxFunction
 from hwgen.outputs import State
 from hwgen.program.cycle_model import MemoryModel
@@ -51,11 +57,13 @@ class ExploreRequest:
     source: str  #: model or graph as the user named it, for the command that rebuilds a design
     is_graph: bool = False
     softmax: SoftmaxFunction = DEFAULT_FUNCTION  #: without a graph its slices are free
-    weight_bits: Mapping[str, int]  #: by layer
+    weight_bits: Mapping[str, Width]  #: by layer
     board: Board
     board_source: str  #: name or file, as the user named it
     fps: float | None = None
     clock_mhz: int
+    frames_per_start: int = 1
+    frames_in_flight: int = 1
     memory: Memory
     budget: Mapping[str, float] = field(default_factory=dict)  #: fraction up to 1, or a count
     choices: Choices = field(default_factory=Choices)
@@ -81,6 +89,23 @@ class ExploreRequest:
                 raise UsageError(
                     f"--{_OPTION[name]} must be at most the device's {device:,}, not {value:,g}",
                     nearest=device,
+                )
+        if self.choices.columns and self.choices.groups:
+            raise UsageError("--columns must be absent with --groups, which says the columns")
+        if self.frames_per_start % self.frames_in_flight:
+            nearest = self.frames_per_start + self.frames_per_start % self.frames_in_flight
+            raise UsageError(
+                f"--frames-per-start must be a multiple of --frames-in-flight"
+                f" {self.frames_in_flight}, not {self.frames_per_start}",
+                nearest=nearest,
+            )
+        rows = self.choices.rows or ROWS
+        for groups in self.choices.groups:
+            if not any(is_measured(groups, count) for count in rows):
+                raise ConfigError(
+                    f"--groups must be of columns that the resource model knows, not {groups}",
+                    why="scripts/measure_resources has not counted some of them with"
+                    f" {', '.join(map(str, rows))} rows",
                 )
         vec = self.graph_vec
         if vec is not None and self.choices.softmax_vec not in ((), (vec,)):
@@ -109,6 +134,9 @@ class ExploreRequest:
         memory_bandwidth: float | None = None,
         budget: Mapping[str, float] | None = None,
         choices: Mapping[str, Any] | None = None,
+        weight_bits: WeightBits | None = None,
+        frames_per_start: int = 1,
+        frames_in_flight: int = 1,
         workers: int | None = None,
     ) -> ExploreRequest:
         """Resolve names and defaults.
@@ -123,6 +151,9 @@ class ExploreRequest:
             memory_bandwidth: bytes per cycle; by default the board's at that clock.
             budget: by resource, a fraction of the device up to 1 or a count above.
             choices: by parameter, the values to keep to.
+            weight_bits: of a model; a graph has its own.
+            frames_per_start: images that a START works on.
+            frames_in_flight: as many of them at a time.
             workers: processes; by default one for each processor.
 
         Raises:
@@ -133,10 +164,12 @@ class ExploreRequest:
         graph: IntegerGraph | None = None
         if source in MODELS or source in ALIASES or path.suffix == ".json" or not path.is_file():
             spec = get_model(source)
-            layers: Sequence[Op] = network_of(spec).ops
+            widths = (weight_bits or DEFAULT_WEIGHT_BITS).of(spec)
         else:
             graph = IntegerGraph.load(path)
-            spec, layers = graph.spec, graph.ops
+            if weight_bits is not None:
+                raise UsageError("--weight-bits must be absent: a graph has its own widths")
+            spec, widths = graph.spec, layer_widths(graph.ops)
         clock = board.clock.mhz if clock_mhz is None else clock_mhz
         memory = board_memory(board, clock)
         return cls(
@@ -144,7 +177,9 @@ class ExploreRequest:
             source=source,
             is_graph=graph is not None,
             softmax=DEFAULT_FUNCTION if graph is None else shapes_of(graph).softmax,
-            weight_bits=layer_bits(layers),
+            weight_bits=widths,
+            frames_per_start=frames_per_start,
+            frames_in_flight=frames_in_flight,
             board=board,
             board_source=board_source,
             fps=fps,
@@ -177,6 +212,19 @@ _OPTION = {"lut": "lut", "ff": "ff", "dsp": "dsp", "bram36": "bram"}
 def layer_bits(layers: Sequence[Op]) -> dict[str, int]:
     """Width of every layer's weights, of the widest ones where channels have their own."""
     return {op.name: op.weight_bits for op in layers if isinstance(op, Weighted)}
+
+
+def layer_widths(layers: Sequence[Op]) -> dict[str, Width]:
+    """Width of every layer's weights, channel by channel where they have several."""
+    return {op.name: _width(op) for op in layers if isinstance(op, Weighted)}
+
+
+def _width(op: Weighted) -> Width:
+    if op.channel_bits is None:
+        return op.weight_bits
+    # Each of q, k and v begins anew.
+    bits = op.channel_bits[: len(op.channel_bits) // len(op.outputs)].tolist()
+    return tuple((value, len(list(run))) for value, run in groupby(bits))
 
 
 def channel_shares(layers: Sequence[Op]) -> dict[str, dict[str, float]]:
@@ -213,11 +261,14 @@ class Exploration:
         if not request.is_graph and request.source != "digits":
             words += ["--checkpoint", "FILE"]
         words += ["--board", request.board_source]
+        uniform = candidate.groups == dense(candidate.columns)
         for option, value in (
             ("rows", candidate.rows),
-            ("columns", candidate.columns),
+            ("columns", candidate.columns) if uniform else ("groups", candidate.groups),
             ("ports", candidate.memory_ports),
             ("softmax-lanes", candidate.softmax_vec),
+            ("requantise-lanes", candidate.requantise_lanes),
+            ("layernorm-lanes", candidate.layernorm_lanes),
             ("row-blocks", candidate.row_blocks),
         ):
             words += [f"--{option}", str(value)]
@@ -225,6 +276,10 @@ class Exploration:
             words += ["--softmax", request.softmax.mode]
         if not request.is_graph and any(bits != WIDEST for bits in request.weight_bits.values()):
             words += ["--weight-bits", weight_bits_text(request.weight_bits)]
+        if request.frames_per_start > 1:
+            words += ["--frames-per-start", str(request.frames_per_start)]
+        if request.frames_in_flight > 1:
+            words += ["--frames-in-flight", str(request.frames_in_flight)]
         if request.clock_mhz != request.board.clock.mhz:
             words += ["--clock", str(request.clock_mhz)]
         return shlex.join(words)
@@ -237,6 +292,8 @@ class Exploration:
             shapes=Shapes.of(request.spec, found.point.config.softmax),
             config=found.point.config,
             row_blocks=candidate.row_blocks,
+            frames_per_start=request.frames_per_start,
+            frames_in_flight=request.frames_in_flight,
             board=request.board,
         )
 
@@ -247,7 +304,12 @@ class Exploration:
         return {
             "config": point.config.to_json(),
             "row_blocks": point.candidate.row_blocks,
-            "weight_bits": dict(self.request.weight_bits),
+            "frames_per_start": self.request.frames_per_start,
+            "frames_in_flight": self.request.frames_in_flight,
+            "weight_bits": {
+                name: width if isinstance(width, int) else width_text(width)
+                for name, width in self.request.weight_bits.items()
+            },
             "fps": found.fps,
             "cycles": found.cycles,
             "resources": {name: getattr(point.resources, name) for name in RESOURCES},
@@ -381,6 +443,9 @@ def explore(request: ExploreRequest, reporter: Reporter) -> Exploration:
                 spec=request.spec,
                 memory=MemoryModel(bytes_per_cycle=memory.bandwidth, latency=memory.latency),
                 fixed={**choices.fixed, **softmax, "clock_mhz": request.clock_mhz},
+                weight_bits=request.weight_bits,
+                frames_per_start=request.frames_per_start,
+                frames_in_flight=request.frames_in_flight,
             ),
             limits=request.limits(),
             choices=choices,
@@ -400,8 +465,10 @@ def rows(exploration: Exploration) -> list[list[str]]:
         [
             f"{found.fps:,.1f}",
             f"{found.cycles:,}",
-            f"{found.point.candidate.rows} x {found.point.candidate.columns}",
+            _array(found.point.candidate),
             str(found.point.candidate.memory_ports),
+            str(found.point.candidate.requantise_lanes),
+            str(found.point.candidate.layernorm_lanes),
             str(found.point.candidate.softmax_vec),
             str(found.point.candidate.row_blocks),
             *(_number(found.point, name) for name in RESOURCES),
@@ -409,6 +476,11 @@ def rows(exploration: Exploration) -> list[list[str]]:
         ]
         for found in exploration.answer.designs
     ]
+
+
+def _array(candidate: Candidate) -> str:
+    uniform = candidate.groups == dense(candidate.columns)
+    return f"{candidate.rows} x {candidate.columns if uniform else candidate.groups}"
 
 
 def summary(exploration: Exploration) -> list[list[str]]:
@@ -463,12 +535,16 @@ def summary(exploration: Exploration) -> list[list[str]]:
 
 #: Column names of :func:`rows`.
 HEADER = (
-    *("FPS", "cycles", "array", "ports", "softmax lanes", "row blocks"),
+    *("FPS", "cycles", "array", "ports", "requantise lanes", "LayerNorm lanes"),
+    *("softmax lanes", "row blocks"),
     *("LUT", "FF", "DSP", "BRAM36", "cost"),
 )
 
 
-_CSV_CHOICES = ("rows", "columns", "memory_ports", "softmax_vec", "row_blocks")
+_CSV_CHOICES = (
+    *("rows", "columns", "groups", "memory_ports", "softmax_vec", "requantise_lanes"),
+    *("layernorm_lanes", "row_blocks"),
+)
 _CSV_HEADER = ("fps", "cycles", "clock_mhz", *_CSV_CHOICES, *RESOURCES, "cost", "command")
 
 

@@ -42,7 +42,7 @@ def test_a_front(call: Command) -> None:
     assert values["feasible"] is True
     assert values["binding_resource"] is None
     assert values["proven_optimal"] is True
-    assert values["designs_legal"] == 3 * 2 * 4
+    assert values["designs_legal"] == 3 * 2 * 4 * 2 * 2
     assert 0 < values["designs_within_limits"] <= values["designs_legal"]
     assert values["designs_evaluated"] > 0
     assert set(values["resource_error"]) == {"lut", "ff", "dsp", "bram36"}
@@ -71,6 +71,31 @@ def test_a_front(call: Command) -> None:
     assert written.graph is None
     assert written.config.to_json() == designs[-1]["config"]
     assert written.shapes == Shapes.of(MODELS["digits"], written.config.softmax)
+
+
+def test_narrow_weights_get_columns_of_their_own(call: Command) -> None:
+    few = ("--rows", 16, "--ports", 1, "--row-blocks", 1, "--softmax-lanes", 32, "--workers", 1)
+    lanes = ("--requantise-lanes", 16, "--layernorm-lanes", 8)
+    limits = ("--dsp", 0.1, "--lut", 0.2)
+    wide = call("explore", "digits", *few, *lanes, *limits)
+    narrow = call("explore", "digits", *few, *lanes, *limits, "--weight-bits", "4", "-o", "D")
+    assert (wide.status, narrow.status) == (0, 0), narrow.err
+    best = narrow.json["designs"][-1]
+    assert best["fps"] > 1.2 * wide.json["designs"][-1]["fps"]
+    assert [group.split(":")[::2] for group in best["config"]["groups"]][-1] == ["digits", "4"]
+    assert best["weight_bits"]["blocks.0.fc1"] == 4 and best["weight_bits"]["head"] == 8
+    assert f"--groups {','.join(best['config']['groups'])}" in best["command"]
+    assert "--weight-bits 4" in best["command"]
+    assert best["cascades"]["used"] * 16 <= narrow.json["limits"]["dsp"]
+    written = Design.load(Path("D"))
+    assert written is not None and written.config.to_json() == best["config"]
+    # The same groups, named.
+    groups = ",".join(best["config"]["groups"])
+    named = call(
+        "explore", "digits", *few, *lanes, *limits, "--weight-bits", "4", "--groups", groups
+    )
+    (one,) = named.json["designs"]
+    assert (one["cycles"], one["config"]) == (best["cycles"], best["config"])
 
 
 def test_the_same_answer_and_bytes_twice(call: Command) -> None:
@@ -153,7 +178,7 @@ def test_nothing_fits(call: Command) -> None:
     assert done.status == 1
     assert done.json["best_fps"] is None
     assert done.json["binding_resource"] == "dsp"
-    assert "none of 24" in done.json["error"]
+    assert "none of 96" in done.json["error"]
 
 
 @pytest.mark.parametrize(
@@ -172,6 +197,10 @@ def test_nothing_fits(call: Command) -> None:
         (("--workers", 0), "0"),
         (("--board", "nowhere"), "nowhere"),
         (("--rows", 16, "--rows", "x"), "must be integers"),
+        (("--columns", 16, "--groups", "dual:16:8"), "--columns must be absent with --groups"),
+        (("--groups", "dual:16"), "a column group must be KIND:COLUMNS:BITS, as dual:58:8, not"),
+        (("--frames-per-start", 65), "--frames-per-start must be in 1..64, not 65"),
+        (("--weight-bits", "9"), "must be an integer in 1..8"),
     ],
 )
 def test_wrong_usage(call: Command, options: tuple[Any, ...], message: str) -> None:
@@ -185,6 +214,28 @@ def test_no_legal_design_and_no_model(call: Command) -> None:
     assert done.status == 1
     assert "none is" in done.json["error"]
     assert call("explore", "no_such_model").status in (1, 2)
+
+
+def test_columns_that_were_not_measured(call: Command) -> None:
+    done = call("explore", "digits", "--rows", 128, "--groups", "dual:64:8,digits:8:4")
+    assert done.status == 1
+    assert "--groups must be of columns that the resource model knows" in done.json["error"]
+
+
+@pytest.mark.usefixtures("no_verilog")
+def test_a_graph_has_its_widths(call: Command) -> None:
+    assert call("quantize", "digits", "--weight-bits", "8:8+4:24", "-o", "mixed").status == 0
+    done = call("explore", "mixed", *FEW[:2], "--ports", 1, "--row-blocks", 1, "--workers", 1,
+                "--groups", "dual:8:8,digits:24:4", "--layernorm-lanes", 8,
+                "--softmax-lanes", 32, "--requantise-lanes", 8)  # fmt: skip
+    assert done.status == 0, done.err
+    (one,) = done.json["designs"]
+    assert one["weight_bits"]["blocks.0.fc1"].startswith("8:8+4:24")
+    built = call("generate", "mixed", *shlex.split(one["command"])[3:], "-o", "made")
+    assert built.status == 0, built.err
+    assert Manifest.load(Path("made")).program.predicted_cycles == one["cycles"]
+    done = call("explore", "mixed", "--weight-bits", "4")
+    assert "--weight-bits must be absent" in done.json["error"]
 
 
 def test_a_model_file_and_a_board_file(call: Command) -> None:
@@ -280,16 +331,20 @@ def test_run_finds_a_design(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("hwgen.flow.emit", stop)
-    done = call("run", "--fps", 16_000, "--rows", 16, "--columns", 16, "--queue-depth", 5)
+    words = ("--queue-depth", 5, "--frames-per-start", 2)
+    done = call("run", "--fps", 16_000, "--rows", 16, "--columns", 16, *words)
     assert done.status == 130
     (design,) = built
     assert (design.config.rows, design.config.queue_depth) == (16, 5)
     assert design.graph is not None
     best = call(
-        "explore", "digits", "--fps", 16_000, "--rows", 16, "--columns", 16, "--workers", 1
+        "explore", "digits", "--fps", 16_000, "--rows", 16, "--columns", 16, "--workers", 1,
+        "--frames-per-start", 2,
     ).json["designs"][0]  # fmt: skip
     assert design.config.replace(queue_depth=8).to_json() == best["config"]
     assert design.row_blocks == best["row_blocks"]
+    assert design.frames_per_start == best["frames_per_start"] == 2
+    assert "--frames-per-start 2" in best["command"]
 
 
 @pytest.mark.parametrize(

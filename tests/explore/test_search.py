@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from hwgen.columns import dense, parse_groups
 from hwgen.errors import ConfigError
 from hwgen.explore import search as module
 from hwgen.explore.evaluate import Problem, frame_cycles
@@ -27,17 +28,25 @@ from hwgen.explore.search import (
 )
 from hwgen.explore.space import Candidate, Choices
 from hwgen.frontend.models import MODELS
+from hwgen.graph.weight_bits import parse_weight_bits
 from hwgen.program.cycle_model import MemoryModel
 
 pytestmark = pytest.mark.command
 
 PROBLEM = Problem(
-    spec=MODELS["digits"], memory=MemoryModel(bytes_per_cycle=46.7, latency=100), fixed={}
+    spec=MODELS["digits"],
+    memory=MemoryModel(bytes_per_cycle=46.7, latency=100),
+    fixed={},
+    weight_bits=parse_weight_bits("4").of(MODELS["digits"]),
 )
 ROOMY = {"lut": 191_856, "ff": 274_080, "dsp": 2_016, "bram36": 729}
 #: A part of the space small enough to evaluate whole.
 PART = Choices(
-    columns=(8, 16, 32, 64, 96), memory_ports=(1, 2, 4), softmax_vec=(8, 32), row_blocks=(1, 2)
+    groups=(*map(dense, (8, 16, 32, 64)), parse_groups("dual:16:8,digits:16:4")),
+    memory_ports=(1, 4),
+    softmax_vec=(8, 32),
+    layernorm_lanes=(8, 32),
+    row_blocks=(1, 2),
 )
 
 
@@ -184,7 +193,13 @@ def test_a_bound_that_is_none_is_noticed(
 
 @pytest.mark.parametrize("target", [None, 22_000, 1e6])
 def test_the_answer_does_not_depend_on_the_workers(target: float | None) -> None:
-    few = Choices(rows=(16, 32), columns=(16, 32, 64), memory_ports=(1, 2, 4), softmax_vec=(8, 32))
+    few = Choices(
+        rows=(16, 32),
+        columns=(16, 32, 64),
+        memory_ports=(1, 4),
+        softmax_vec=(8, 32),
+        layernorm_lanes=(8,),
+    )
     answers = [searching(target, choices=few, workers=count).run() for count in (1, 2, 3)]
     first = answers[0]
     for other in answers[1:]:

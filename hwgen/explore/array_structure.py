@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the array and what feeds and drains it grow with its column groups.
+
+As :mod:`hwgen.explore.structure`; ``groups`` are the column groups as the command line takes them.
+A kind of column needs no code here: what it costs alone and in a strip are coefficients by its
+name, and a kind or width that was not measured has none.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from math import gcd
+from typing import NamedTuple
+
+from hwgen.columns import ColumnGroup, Groups, parse_groups
+from hwgen.config import aligned_columns
+from hwgen.explore.memories import block_ram, lut_ram
+
+Features = Mapping[str, float]
+
+#: Bits of an accumulator.
+ACCUMULATOR_BITS = 32
+#: Rows that share a register stage of the weight broadcast (hwgen.rtl.columns).
+_BROADCAST_ROWS = 8
+#: Bits that DRAIN rotates of an accumulator.
+_ROTATED_BITS = 27
+#: Rows of a block of weights that have a coefficient of their own; others have the next one's.
+_BLOCK_ROWS = (2, 3, 4, 5, 6, 8, 9, 10, 12, 13, 16, 20, 24, 32)
+#: Blocks one behind the other up to which each number has a coefficient of its own.
+MOST_STACKED = 15
+
+
+def ceil_div(value: int, divisor: int) -> int:
+    """Quotient rounded up."""
+    return -(-value // divisor)
+
+
+def index_bits(count: int) -> int:
+    """Bits of an index below ``count``; a signal has one at least."""
+    return max(1, (count - 1).bit_length())
+
+
+def has_odd_factor(factor: int) -> bool:
+    """Whether a multiplication by this constant takes a DSP; by a power of two it is a shift."""
+    return factor & (factor - 1) != 0
+
+
+def added(parts: Sequence[Features]) -> dict[str, float]:
+    """The sum, feature by feature."""
+    total: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = total.get(name, 0) + value
+    return total
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed(groups: str) -> Groups:
+    return parse_groups(groups)
+
+
+def column_name(group: ColumnGroup, rows: int) -> str:
+    """What a column of a group is called among the coefficients."""
+    return f"{group.kind}_{group.weight_bits}_of_{rows}_rows"
+
+
+def _family(group: ColumnGroup) -> str:
+    """Columns whose strips are alike: one kind, one bit apart."""
+    return f"{group.kind}{'_signs' if group.weight_bits == 1 else ''}"
+
+
+class Piece(NamedTuple):
+    """A strip: columns of one group in one segment."""
+
+    group: ColumnGroup
+    columns: int
+    place: int  #: strips of its family before it
+
+
+@functools.lru_cache(maxsize=4096)
+def pieces(groups: str, lanes: int) -> tuple[Piece, ...]:
+    """The strips of the array, as :mod:`hwgen.rtl.systolic_array` cuts it."""
+    found: list[Piece] = []
+    places: dict[str, int] = {}
+    start = 0
+    for group in _parsed(groups):
+        first = 0
+        while first < group.columns:
+            count = min(lanes - (start + first) % lanes, group.columns - first)
+            place = places.get(_family(group), 0)
+            found.append(Piece(group, count, place))
+            places[_family(group)] = place + 1
+            first += count
+        start += group.columns
+    return tuple(found)
+
+
+def rotation_positions(rows: int, groups: str, lanes: int) -> int:
+    """Rotations that DRAIN can do (:attr:`hwgen.config.AcceleratorConfig.rotation_step`)."""
+    parsed = _parsed(groups)
+    prefixes = [Groups(parsed[: count + 1]).columns for count in range(len(parsed))]
+    return lanes // gcd(lanes, _value_columns(rows, parsed), *prefixes)
+
+
+def _attention_columns(groups: Groups) -> int:
+    return sum(group.columns for group in groups if group.weight_bits == 8)
+
+
+def _value_columns(rows: int, groups: Groups) -> int:
+    return max(n for n in aligned_columns(rows) if n <= _attention_columns(groups))
+
+
+# The array --------------------------------------------------------------------------------------
+
+
+def column_features(*, rows: int, groups: str) -> Features:
+    """The columns alone: a coefficient for each kind, width and number of rows."""
+    return added([{column_name(group, rows): group.columns} for group in _parsed(groups)])
+
+
+def column_dsps(*, rows: int, groups: str) -> int:
+    """DSP blocks of the columns."""
+    return int(rows * sum(group.dsps for group in _parsed(groups)))
+
+
+def array_features(
+    *, rows: int, groups: str, tile_rows: int, requantise_lanes: int = 0
+) -> Features:
+    """Strips without their columns and memories, the skew, the choice for DRAIN."""
+    lanes = requantise_lanes or rows // 2
+    parsed = _parsed(groups)
+    strips = pieces(groups, lanes)
+    row_bits = index_bits(tile_rows)
+    stages = ceil_div(rows, _BROADCAST_ROWS)
+    shifts = sorted({group.weight_bits for group in parsed if group.takes_slices})
+    parts: list[Features] = []
+    for family in sorted({_family(group) for group in parsed}):
+        # Activations are delayed by a register a row of a cascade, or by shift registers.
+        lines = 9 * sum(ceil_div(row, 32) for row in range(3, rows)) if family == "dual" else 0
+        parts.append({f"{family}_skew_rows": rows, "skew_shift_registers": lines})
+    for group, columns, place in strips:
+        word = columns * group.cell_bits
+        late = word + index_bits(rows)  # weights of a strip come as much later as it stands
+        shifted = sum(width <= group.weight_bits for width in shifts)
+        parts.append(
+            {
+                f"{_family(group)}_strips": 1,
+                f"{_family(group)}_strip_rows": rows,
+                f"{group.kind}_columns": columns,
+                # Registers of the broadcast, and those that a strip is late by.
+                "weight_bits": stages * word + (late * place if place <= 2 else 0),
+                "strip_row_bits": row_bits,
+                "weight_shift_registers": late * ceil_div(place, 32) if place > 2 else 0,
+                "shifted_columns": columns * (shifted > 0),
+                "shift_choices": columns * max(0, shifted - 1),
+            }
+        )
+    segments = ceil_div(parsed.columns, lanes)
+    drained = ACCUMULATOR_BITS * lanes  # bits of the choice among the segments
+    parts.append(
+        {
+            "select_bits": lanes * index_bits(segments) * (segments > 1),
+            "drained_bits": drained * (segments > 1),
+            "drained_bits_beyond_4": drained * max(0, segments - 4),
+            "drained_bits_beyond_6": drained * max(0, segments - 6),
+        }
+    )
+    return added(parts)
+
+
+def _accumulator_banks(groups: str, lanes: int) -> list[int]:
+    """Width of each bank: two to a strip."""
+    return 2 * [ACCUMULATOR_BITS * piece.columns for piece in pieces(groups, lanes)]
+
+
+def accumulator_features(
+    *, rows: int, groups: str, tile_rows: int, requantise_lanes: int = 0
+) -> Features:
+    """The accumulators' memories."""
+    widths = _accumulator_banks(groups, requantise_lanes or rows // 2)
+    return added([block_ram_features(words=tile_rows, width=w, enables=1) for w in widths])
+
+
+def accumulator_blocks(
+    *, rows: int, groups: str, tile_rows: int, requantise_lanes: int = 0
+) -> float:
+    """Block RAMs of the accumulators."""
+    widths = _accumulator_banks(groups, requantise_lanes or rows // 2)
+    return sum(block_ram(tile_rows, width).bram36 for width in widths)
+
+
+def block_ram_features(*, words: int, width: int, enables: int) -> Features:
+    """Of one memory: the choice among blocks that lie one behind the other, none for a single one.
+
+    The multiplexers that Yosys makes cost an uneven number of LUTs, so that the frequent ones have
+    a coefficient each.
+    """
+    stacked = block_ram(words, width, enables=enables).stacked
+    if stacked == 1:
+        return {}
+    many = stacked > MOST_STACKED
+    return {
+        "address_bits": (stacked - 1).bit_length(),
+        "enables": stacked * enables,
+        "bits_of_many" if many else f"bits_of_{stacked}": width * stacked if many else width,
+    }
+
+
+# What feeds it ----------------------------------------------------------------------------------
+
+
+def stationary_features(*, rows: int, groups: str) -> Features:
+    """Operands of attention, and the registers in front of the array."""
+    parsed = _parsed(groups)
+    wide = _attention_columns(parsed)
+    value_columns = _value_columns(rows, parsed)
+    # R x R blocks, each with a corner turn; the last one may be narrower.
+    squares = [min(rows, wide - first) for first in range(0, wide, rows)]
+    # A rotator is a ladder of 2:1 multiplexers; a LUT holds two steps of it.
+    steps = ceil_div(index_bits(rows), 2)
+    narrow = [group for group in parsed if group.weight_bits < 8]
+    return {
+        "constant": 1,
+        "rows": rows,
+        "columns": wide,
+        "row_bits": index_bits(rows),
+        "squares": len(squares),
+        "rotators": len(squares) * 2 * 8 * rows * steps,
+        "corner_memories": sum(rows * lut_ram(2 << index_bits(width), 8).lut for width in squares),
+        # Beside the corner turns a row of every other group's cells.
+        "corner_registers": sum(8 * (2 * rows + width) for width in squares)
+        + sum(group.columns * group.cell_bits for group in narrow),
+        "kept_bits": 8 * max(0, value_columns - rows),
+    }
+
+
+def stationary_dsps(*, rows: int, groups: str) -> int:
+    """The address of the next tile of V."""
+    return int(has_odd_factor(max(1, _value_columns(rows, _parsed(groups)) // rows)))
+
+
+def planes_features(*, rows: int, groups: str, wide_beat_bits: int) -> Features:
+    """Two blocks a group in registers, the choice of a row of the one that is handed out, order."""
+    parts: list[Features] = []
+    blocks = 0
+    for group in _parsed(groups):
+        block_rows = min(rows, max(1, wide_beat_bits // group.columns))
+        blocks += ceil_div(rows, block_rows)
+        word = group.columns * group.cell_bits
+        # The multiplexers that Yosys makes cost an uneven number of LUTs; beyond what was counted
+        # they are trees of the largest.
+        trees = max(1, block_rows / _BLOCK_ROWS[-1])
+        largest = min(block_rows, _BLOCK_ROWS[-1])
+        chosen = f"bits_of_{next(count for count in _BLOCK_ROWS if count >= largest)}"
+        parts.append(
+            {
+                "groups": 1,
+                "block_bits": word * block_rows,
+                "row_bits": index_bits(rows),
+                "plane_beats": ceil_div(block_rows * group.columns, wide_beat_bits),
+                "block_rows": block_rows,
+                **({chosen: word * trees} if block_rows > 1 else {}),
+            }
+        )
+    order = {"constant": 1, "order": blocks, "order_bits": index_bits(blocks)}
+    return added([*parts, order])
+
+
+# What drains it ---------------------------------------------------------------------------------
+
+
+def drain_features(
+    *,
+    rows: int,
+    requantise_lanes: int,
+    groups: str,
+    memory_ports: int,
+    tile_rows: int,
+    softmax_fractional: bool,
+) -> Features:
+    """Lanes, chunks, rotation."""
+    segments = ceil_div(_parsed(groups).columns, requantise_lanes)
+    positions = rotation_positions(rows, groups, requantise_lanes)
+    rotated = _ROTATED_BITS * requantise_lanes
+    features: dict[str, float] = {
+        "constant": 1,
+        "rows": rows,
+        "lanes": requantise_lanes,
+        "segment_bits": index_bits(segments),
+        "ports": memory_ports,
+        "rotated_bits": rotated * (positions > 1),
+        "rotated_bits_again": rotated * (positions > 4),
+    }
+    if softmax_fractional:
+        features |= {
+            "row_shift": 1,
+            "row_shift_lanes": requantise_lanes,
+            "row_shift_bits": index_bits(tile_rows),
+        }
+    return features
