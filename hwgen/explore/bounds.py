@@ -16,10 +16,12 @@ from math import gcd
 from types import MappingProxyType
 
 from hwgen.config import AcceleratorConfig
+from hwgen.graph.network import network_of
+from hwgen.graph.ops import AttentionLogits, LayerNorm, Weighted
 from hwgen.graph.spec import ModelSpec
 from hwgen.graph.widths import WIDEST, Width, narrowest
 from hwgen.isa.instructions import BEAT_BYTES
-from hwgen.program.buffer_plan import ceil_div, row_blocks
+from hwgen.program.buffer_plan import ceil_div, round_up, row_blocks
 from hwgen.program.machine import drain as drain_engine
 from hwgen.program.machine import matmul, stationary, store, timeline
 from hwgen.program.machine.layernorm import layernorm_latency
@@ -42,28 +44,27 @@ def _layers(
     spec: ModelSpec, config: AcceleratorConfig, weight_bits: Mapping[str, Width]
 ) -> Iterator[tuple[_Layer, int]]:
     """The layers of a model, equal ones once, with their number."""
-    rows = config.rows
-    tokens, width = spec.tokens, spec.width
-    heads = spec.heads * ceil_div(spec.head_dim, rows) * rows
+    network = network_of(spec)
+    makers = {name: op for op in network.ops for name in op.outputs}
 
-    def layer(
-        name: str, streamed: int, reduction: int, outputs: int, *, wide: bool = False
-    ) -> _Layer:
-        bits = narrowest(weight_bits.get(name, WIDEST))
-        return _Layer(streamed, ceil_div(reduction, rows), outputs, bits, wide)
+    def channels(tensor: str) -> int:
+        """Channels with the padding of heads."""
+        count, heads = network.tensors[tensor].shape[1], makers[tensor].output_heads
+        return heads * round_up(count // heads, config.rows) if heads else count
 
-    found = [layer("embedding", spec.patches, spec.patch_values, width, wide=True)]
-    for index in range(spec.depth):
-        name = f"blocks.{index}"
-        found += [
+    found = Counter(
+        _Layer(
+            rows=network.tensors[op.input].shape[0],
+            passes=ceil_div(channels(op.input), config.rows),
             # However Q, K and V are tiled.
-            layer(f"{name}.qkv", tokens, width, 3 * heads),
-            layer(f"{name}.proj", tokens, heads, width, wide=True),
-            layer(f"{name}.fc1", tokens, width, spec.mlp_hidden),
-            layer(f"{name}.fc2", tokens, spec.mlp_hidden, width, wide=True),
-        ]
-    found.append(layer("head", 1, width, spec.classes, wide=True))
-    return iter(Counter(found).items())
+            columns=sum(map(channels, op.outputs)),
+            weight_bits=narrowest(weight_bits.get(op.name, WIDEST)),
+            wide=network.tensors[op.outputs[0]].dtype == "int16",
+        )
+        for op in network.ops
+        if isinstance(op, Weighted)
+    )
+    return iter(found.items())
 
 
 def cycle_bound(
@@ -85,7 +86,9 @@ def cycle_bound(
         frames: images that a START works on; the bound is of one of them.
     """
     rows = config.rows
-    tokens, depth = spec.tokens, spec.depth
+    tokens, ops = spec.tokens, network_of(spec).ops
+    heads = sum(op.heads for op in ops if isinstance(op, AttentionLogits))
+    norms = sum(isinstance(op, LayerNorm) for op in ops) - 1  # the last one may be of one row
     ranges = [stop - start for start, stop in row_blocks(tokens, rows, config.tile_rows, blocks)]
     slot = BEAT_BYTES / memory.bytes_per_cycle
     head_slices = ceil_div(spec.head_dim, rows)
@@ -133,15 +136,15 @@ def cycle_bound(
     for block in ranges:
         attention = (key_passes - 1) * max(block, key_interval) + max(block, least)
         attention += (value_passes - 1) * max(block, value_interval) + max(block, least)
-        array += depth * spec.heads * attention
+        array += heads * attention
         written = chunks(tokens, block) + chunks(head_slices * rows, block)
-        drain += depth * spec.heads * written
+        drain += heads * written
         per_row = ceil_div(tokens, min(rows, config.softmax_vec))
         latency = softmax_latency(config, ceil_div(tokens, config.softmax_vec))
-        softmax += depth * spec.heads * ((block + 1) * per_row + latency)
+        softmax += heads * ((block + 1) * per_row + latency)
         groups = ceil_div(spec.width, config.layernorm_lanes)
         norm = (block + 1) * groups + layernorm_latency(config)
-        layernorm += 2 * depth * norm
+        layernorm += norms * norm
     # External memory: every tile once a START.
     stream = beats * max(1.0, config.memory_ports * slot) / frames
     if frames > 1:  # whatever is before and behind one frame may be beside another
