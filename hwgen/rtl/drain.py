@@ -271,7 +271,15 @@ class DrainEngine(wiring.Component):
 
         # The residual word arrives READ_LATENCY cycles after the issue, is needed later.
         wait = self.at_lanes + requantise.ADDEND_DELAY - READ_LATENCY
-        word = delay(m, self.read.data, wait, "residual")
+        word = delay(m, self.read.data, wait - 1, "residual")
+        # Both lanes of a channel of int16 share the addend.
+        plain_addend = register(m, Mux(wide, 0, command.zero_point), "plain_addend")
+        addends = [
+            register(
+                m, Mux(residual, word.word_select(i, 16).as_signed(), plain_addend), f"addend_{i}"
+            )
+            for i in range(int16_channels)
+        ]
 
         rotation = delay(m, chunks.rotation, ACCUMULATOR_LATENCY, "rotation")
         accumulators = rotate_lanes(
@@ -294,13 +302,7 @@ class DrainEngine(wiring.Component):
                 unit.swap.eq(swap),
                 unit.constants.eq(loader.constants[lane]),
                 unit.wide.eq(wide),
-                unit.addend.eq(
-                    Mux(
-                        residual,
-                        word.word_select(lane % int16_channels, 16).as_signed(),
-                        Mux(wide, 0, command.zero_point),
-                    )
-                ),
+                unit.addend.eq(addends[lane % int16_channels]),
                 unit.low.eq(command.low),
                 unit.high.eq(command.high),
                 table.code.eq(unit.code),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from hwgen.numerics.fractional_softmax import SHIFT_BITS
 from hwgen.numerics.requantise import BIASED_BITS
@@ -16,7 +17,7 @@ from hwgen.rtl.pipeline import register
 #: Cycles from ``accumulator`` to ``code``.
 LATENCY = 9
 #: The addend is taken this many cycles after the accumulator, the row's shift that many.
-ADDEND_DELAY = 6
+ADDEND_DELAY = 7
 ROW_SHIFT_DELAY = 3
 #: ``swap`` comes this many cycles before the first accumulator of the new constants, which are read
 #: for the last time that many after it.
@@ -29,10 +30,10 @@ _PRODUCT_BITS = BIASED_BITS + 16
 #: Bits of a shifted value with its rounding bit: beyond them every result saturates at int16,
 #: whatever is added.
 _NARROW_BITS = 18
-#: The shift is done in steps of eight, then of one.
-_FINE_BITS = 3
-#: What the second step needs of the first one's result.
-_COARSE_BITS = _NARROW_BITS + (1 << _FINE_BITS) - 1
+#: The shift is done in steps of sixteen, four and one.
+_STEPS = (16, 4, 1)
+#: Largest shift but for the rounding bit.
+_LARGEST_SHIFT = 46
 
 
 def _differs(bits: Value, sign: Value) -> Value:
@@ -49,12 +50,12 @@ class RequantiseLane(wiring.Component):
 
     The lane takes its constants from ``constants`` with ``swap``, each where the values that need
     it have got to: ``swap`` is given SWAP_LEAD cycles before the first of them, and ``constants``
-    hold until CONSTANTS_READ cycles after it. ``addend``: the residual or the zero point, given
-    ADDEND_DELAY cycles after the accumulator. ``wide``: int16 result, and the limits are those of
-    int16; otherwise ``low``/``high`` clip and the code's upper byte means nothing. ``wide`` and the
-    limits are constant while values are inside. No back-pressure. ``row_shifts``: a row's shift,
-    ``row_shift`` given ROW_SHIFT_DELAY cycles after the accumulator, is added to the column's; the
-    sum is at most 47.
+    hold until CONSTANTS_READ cycles after it. ``addend``: the residual or the zero point, a
+    register, given ADDEND_DELAY cycles after the accumulator. ``wide``: int16 result, and the
+    limits are those of int16; otherwise ``low``/``high`` clip and the code's upper byte means
+    nothing. ``wide`` and the limits are constant while values are inside. No back-pressure.
+    ``row_shifts``: a row's shift, ``row_shift`` given ROW_SHIFT_DELAY cycles after the accumulator,
+    is added to the column's; the sum is at most 47.
     """
 
     def __init__(self, *, row_shifts: bool = False) -> None:
@@ -102,39 +103,34 @@ class RequantiseLane(wiring.Component):
         operand = register(m, biased, "operand")
         product_1 = register(m, (operand * factor)[:_PRODUCT_BITS].as_signed(), "product_1")
         product = register(m, product_1, "product")
-        # 5-7: arithmetic shift by e - 1 in two steps and saturation to 18 bits; the last bit is the
-        # rounding bit. (x >> (e-1)) + 1 >> 1 equals rshr(x, e). What is shifted beyond the 25 bits
-        # that the second step needs is compared with the sign beside the first step.
-        step, steps = amount[_FINE_BITS:], -(-_PRODUCT_BITS >> _FINE_BITS)
-        sign = product[-1]
-        windows, outside = [], []
-        for i in range(steps):
-            low = i << _FINE_BITS
-            window = product[low : low + _COARSE_BITS]
-            windows.append(Cat(window, sign.replicate(_COARSE_BITS - len(window))))
-            top = low + _COARSE_BITS - 1
-            outside.append(_differs(product[top:-1], sign) if top < len(product) else Const(0, 1))
-        coarse = register(m, _choose(windows, step), "coarse")
-        beyond = register(m, _choose(outside, step), "beyond")
-        coarse_sign = register(m, sign, "coarse_sign")
-        fine = register(m, amount[:_FINE_BITS], "fine")
-        shifts = range(1 << _FINE_BITS)
-        shifted = register(
-            m, _choose([coarse[i : i + _NARROW_BITS] for i in shifts], fine), "shifted"
-        )
-        rest = [coarse[i + _NARROW_BITS - 1 :] for i in shifts]
-        overflow = register(
-            m,
-            beyond | _choose([_differs(r, coarse_sign) for r in rest], fine),
-            "overflow",
-        )
-        shifted_sign = register(m, coarse_sign, "shifted_sign")
-        limit = Cat((~shifted_sign).replicate(_NARROW_BITS - 1), shifted_sign)
-        narrow = register(m, Mux(overflow, limit, shifted).as_signed(), "narrow")
-        # 8: round and add: (x + 1 >> 1) + a is x + (2 a + 1) >> 1
-        addend = register(m, self.addend, "addend")
+        # 5-7: arithmetic shift by e - 1 in three steps, each a choice of four, as many as a LUT
+        # holds. A step keeps what the next ones need; bits beyond that differ from the sign where
+        # the result saturates. The last bit is the rounding bit: (x >> (e-1)) + 1 >> 1 equals
+        # rshr(x, e).
+        value: Value = product
+        left: Value = amount
+        sign: Value = product[-1]
+        overflow: Value = Const(0, 1)
+        for step in _STEPS:
+            kept = _NARROW_BITS + step - 1
+            windows, beyond = [], []
+            for low in range(0, min(4 * step, _LARGEST_SHIFT + 1), step):
+                window = value[low : low + kept]
+                windows.append(Cat(window, sign.replicate(kept - len(window))))
+                rest = value[low + kept - 1 :]
+                beyond.append(_differs(rest, sign) if len(rest) else Const(0, 1))
+            index = left[exact_log2(step) :]
+            value = register(m, _choose(windows, index), f"shifted_by_{step}")
+            overflow = register(m, overflow | _choose(beyond, index), f"overflow_{step}")
+            sign = register(m, sign, f"sign_{step}")
+            if rest_bits := exact_log2(step):
+                left = register(m, left[:rest_bits], f"amount_{step}")
+        # 8: saturate to 18 bits, round and add: (x + 1 >> 1) + a is x + (2 a + 1) >> 1
+        limit = Cat((~sign).replicate(_NARROW_BITS - 1), sign)
+        narrow = Mux(overflow, limit, value).as_signed()
         total = Signal(signed(_NARROW_BITS + 1), name="total")
-        m.d.comb += total.eq(narrow + Cat(Const(1, 1), addend).as_signed())
+        # The bare operand of the carry chain comes first.
+        m.d.comb += total.eq(Cat(Const(1, 1), self.addend).as_signed() + narrow)
         summed = register(m, total[1:].as_signed(), "summed")
         # 9: clip. Of what does not fit the code the sign decides, of the rest the limits.
         negative = summed[-1]
