@@ -41,11 +41,11 @@ class DrainEngine(wiring.Component):
     """Empties accumulator banks in order: per tile, per chunk (DrainChunks), one row per cycle.
 
     Throughput: ``rows`` cycles per chunk when constants are loaded in time (a cycle per pair of its
-    columns after the pipeline has settled); two cycles between chunks when they are not, and
-    between tiles, else none. Latency from a row's address to its write: 16 cycles, and
-    ``config.rotation_stages``. Bytes of columns that are not valid keep their content. The write
-    port must have the highest priority (it is never stalled); a residual read that loses its bank
-    stalls the issue. ``done`` pulses when the command's last word has been written.
+    columns after the pipeline has settled); two cycles between chunks when they are not, between
+    tiles and between chunks of residuals, else none. Latency from a row's address to its write: 16
+    cycles, and ``config.rotation_stages``. Bytes of columns that are not valid keep their content.
+    The write port must have the highest priority (it is never stalled); a residual read that loses
+    its bank stalls the issue. ``done`` pulses when the command's last word has been written.
 
     ``drain_segment`` and ``drain_offset`` as in SystolicArray, whose ``first_write_delay`` decides
     when a bank is given back. With a fractional softmax ``row_shifts`` writes the memory of the
@@ -196,6 +196,10 @@ class DrainEngine(wiring.Component):
         released = Signal(name="released")
         last_issue = Signal(name="last_issue")  # of the command
         pipeline_busy = Signal(name="pipeline_busy")
+        # The chunk's last row, and the next one's constants are there: on to it without a gap. Not
+        # of residuals, whose grant must not reach the next chunk: others have none to wait for.
+        straight = Signal(name="straight")
+        m.d.comb += straight.eq(active & ~residual & last_row & ~chunks.last & loader.loaded)
 
         def take(base: Value) -> None:
             m.d.comb += loader.take.eq(1)
@@ -237,14 +241,9 @@ class DrainEngine(wiring.Component):
                 with m.If(chunks.last & ending & ~residual & ~released):
                     m.d.comb += self.bank_release.bit_select(bank, 1).eq(1)
                     m.d.sync += released.eq(1)
-                with m.If(last_row):
+                with m.If(last_row & ~straight):
                     m.d.sync += active.eq(0)
-                    # Straight on to the next chunk when its constants are there.
-                    with m.If(~chunks.last & loader.loaded):
-                        m.d.comb += chunks.next_chunk.eq(1)
-                        take(chunks.next_base)
-                    with m.Else():
-                        m.next = "Next"
+                    m.next = "Next"
             with m.State("Next"):
                 m.next = "Chunk"
                 with m.If(chunks.last):
@@ -257,6 +256,10 @@ class DrainEngine(wiring.Component):
                         m.next = "Idle"
                 with m.Else():
                     m.d.comb += chunks.next_chunk.eq(1)
+
+        with m.If(straight):
+            m.d.comb += chunks.next_chunk.eq(1)
+            take(chunks.next_base)
 
         # Bookkeeping through the pipeline: accumulators, rotation, requantise, table.
         flags = [Cat(issue, last_issue)]

@@ -353,7 +353,8 @@ AT_LANES = 3
 CODES = 9
 CONSTANTS = 3
 TABLE = 3
-#: A chunk's last row -> the next chunk may be taken, where it is not straight on.
+#: A chunk's last row -> the next chunk may be taken, where it is not straight on. Residuals never
+#: are.
 TURN = 2
 #: Last table entry -> the next command may be accepted; from there to ``done``.
 NEXT = 1
@@ -389,9 +390,8 @@ def expected_cycles(design: Design, jobs: list[Job], gap: int) -> int:
                 take = max(free, loaded)
                 settled = take + settle
                 free = take + job.rows
-                straight = place + 1 < len(chunks) and (
-                    settled + 1 + len(chunks[place + 1]) // 2 <= free
-                )
+                straight = job.mode != DrainMode.RESIDUAL and place + 1 < len(chunks)
+                straight &= straight and settled + 1 + len(chunks[place + 1]) // 2 <= free
                 free += 0 if straight else TURN
             if job.mode == DrainMode.RESIDUAL:
                 released.append(free - 1)

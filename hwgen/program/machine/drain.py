@@ -34,7 +34,8 @@ from hwgen.program.packing import (
     decode_constants,
 )
 
-#: DRAIN: accepted -> first group may be taken; after the last group of a tile; last -> done.
+#: DRAIN: accepted -> first group may be taken; behind a group that the next one does not follow
+#: at once; after the last group of a tile (of residuals: after each); last -> done.
 DRAIN_START = 1
 DRAIN_TAKE = 1
 DRAIN_TILE = 1
@@ -237,7 +238,9 @@ def timeline(model: Timeline) -> Process:
                 filled = take + -(-following // 2) + settle
                 # Straight on to the next chunk when its constants are there.
                 time = take + rows
-                if number_of_chunk + 1 == len(chunks) or filled > time:
+                if residual and number_of_chunk + 1 != len(chunks):
+                    time += DRAIN_TILE
+                if number_of_chunk + 1 == len(chunks) or residual or filled > time:
                     time += DRAIN_TAKE
                 if number_of_chunk + 1 == len(chunks) and not residual:
                     # The next tile follows the last chunk's rows at a distance.
