@@ -208,10 +208,24 @@ class _Builder:
         given = {} if packed else waits
         planes = {f"planes{group}": 8 * (packed and group == 0) for group in range(MAXIMUM_GROUPS)}
         self.emit(
-            "STATIONARY", given, source=kind, base=base, limit=limit, carry=0, **loops, **planes
+            *("STATIONARY", given),
+            source=kind,
+            base=base,
+            limit=limit,
+            pass_tokens=self.config.rows if kind == StationarySource.ROWS else 0,
+            carry=0,
+            **loops,
+            **planes,
         )
         self.emit("MATMUL", waits, base=source, rows=m, signed=signed, slice_bits=0, **loops)
-        fields = {"zero_point": 0, "low": -128, "high": 127, "slot": 0, "offset": 0} | drain
+        fields = {
+            "zero_point": 0,
+            "low": -128,
+            "high": 127,
+            "slot": 0,
+            "offset": 0,
+            "apart": 0,
+        } | drain
         fields |= {"stride": stride or m, "rows": m, "tiles": tiles, "columns": n}
         fields["tile_columns"] = self.config.columns
         return self.emit("DRAIN", waits, **fields)
@@ -420,7 +434,9 @@ def make_frame(memory_ports: int, *, seed: int = 1) -> TestFrame:
         destination=codes_bank,
         destination_stride=m,
         rows=m,
-        length=m,
+        words=-(-m // config.rows),
+        word_length=config.rows,
+        last_length=m % config.rows or config.rows,
         fraction_bits=4,
         slot=1,
     )

@@ -232,7 +232,7 @@ def test_a_changed_constant_in_the_verilog_is_found(hwgen: Command, design: Path
     """The emitted text is what is simulated: without its rounding bit, requantise rounds down."""
     path = design / "digits_zcu102.v"
     text = path.read_text()
-    rounding = ", 1'h1 });"
+    rounding = "$signed({ addend, 1'h1 })"
     assert rounding in text
     path.write_text(text.replace(rounding, rounding.replace("1'h1", "1'h0")))
     assert hwgen("report", design, "--json").json["changed_files"] == [path.name]
