@@ -127,7 +127,8 @@ class RequantiseLane(wiring.Component):
                 left = register(m, left[:rest_bits], f"amount_{step}")
         # 8: saturate to 18 bits, round and add: (x + 1 >> 1) + a is x + (2 a + 1) >> 1
         limit = Cat((~sign).replicate(_NARROW_BITS - 1), sign)
-        narrow = Mux(overflow, limit, value).as_signed()
+        narrow = Signal(signed(_NARROW_BITS), name="narrow")
+        m.d.comb += narrow.eq(Mux(overflow, limit, value).as_signed())
         total = Signal(signed(_NARROW_BITS + 1), name="total")
         # The bare operand of the carry chain comes first.
         m.d.comb += total.eq(Cat(Const(1, 1), self.addend).as_signed() + narrow)

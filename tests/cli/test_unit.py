@@ -91,7 +91,7 @@ def test_an_edited_rounding_constant_is_seen(hwgen: Command, tmp_path: Path) -> 
     assert done.json["changed_files"] == []
     path = tmp_path / "u" / "hwgen_requantise.v"
     text = path.read_text()
-    rounding = ", 1'h1 });"
+    rounding = "{ addend, 1'h1 })"
     assert rounding in text
     path.write_text(text.replace(rounding, rounding.replace("1'h1", "1'h0")))
     edited = path.read_text()
