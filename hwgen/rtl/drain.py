@@ -131,6 +131,17 @@ class DrainEngine(wiring.Component):
             )
         return enables, half
 
+    def _addends(self, m: Module, command: Signal, wide: Signal, residual: Signal) -> list[Signal]:
+        """What the lanes add, by channel of int16: two lanes share one."""
+        # The residual word arrives READ_LATENCY cycles after the issue, is needed later.
+        wait = self.at_lanes + requantise.ADDEND_DELAY - READ_LATENCY
+        word = delay(m, self.read.data, wait - 1, "residual")
+        plain = register(m, Mux(wide, 0, command.zero_point), "plain_addend")
+        return [
+            register(m, Mux(residual, word.word_select(i, 16).as_signed(), plain), f"addend_{i}")
+            for i in range(self.config.int16_channels)
+        ]
+
     def _complete_banks(self, m: Module) -> Signal:
         """Banks that hold a complete tile."""
         complete = Signal(2, name="complete")
@@ -272,18 +283,7 @@ class DrainEngine(wiring.Component):
         swap = delay(m, loader.take, wait, "swap", reset=True)
         out_address = delay(m, address, self.latency, "out_address")
 
-        # The residual word arrives READ_LATENCY cycles after the issue, is needed later.
-        wait = self.at_lanes + requantise.ADDEND_DELAY - READ_LATENCY
-        word = delay(m, self.read.data, wait - 1, "residual")
-        # Both lanes of a channel of int16 share the addend.
-        plain_addend = register(m, Mux(wide, 0, command.zero_point), "plain_addend")
-        addends = [
-            register(
-                m, Mux(residual, word.word_select(i, 16).as_signed(), plain_addend), f"addend_{i}"
-            )
-            for i in range(int16_channels)
-        ]
-
+        addends = self._addends(m, command, wide, residual)
         rotation = delay(m, chunks.rotation, ACCUMULATOR_LATENCY, "rotation")
         accumulators = rotate_lanes(
             m,
