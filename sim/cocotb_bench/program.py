@@ -208,7 +208,8 @@ class _Builder:
         given = {} if packed else waits
         planes = {f"planes{group}": 8 * (packed and group == 0) for group in range(MAXIMUM_GROUPS)}
         self.emit(
-            *("STATIONARY", given),
+            "STATIONARY",
+            given,
             source=kind,
             base=base,
             limit=limit,
