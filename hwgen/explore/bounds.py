@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 from hwgen.config import AcceleratorConfig
 from hwgen.graph.network import network_of
-from hwgen.graph.ops import AttentionLogits, LayerNorm, Weighted
+from hwgen.graph.ops import LayerNorm, Weighted
 from hwgen.graph.spec import ModelSpec
 from hwgen.graph.widths import WIDEST, Width, narrowest
 from hwgen.isa.instructions import BEAT_BYTES
@@ -87,7 +87,7 @@ def cycle_bound(
     """
     rows = config.rows
     tokens, ops = spec.tokens, network_of(spec).ops
-    heads = sum(op.heads for op in ops if isinstance(op, AttentionLogits))
+    heads = spec.depth * spec.heads
     norms = sum(isinstance(op, LayerNorm) for op in ops) - 1  # the last one may be of one row
     ranges = [stop - start for start, stop in row_blocks(tokens, rows, config.tile_rows, blocks)]
     slot = BEAT_BYTES / memory.bytes_per_cycle

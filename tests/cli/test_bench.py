@@ -93,7 +93,7 @@ def test_torch_eager_is_the_float_model(change: dict[str, Any]) -> None:
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Columns of 16 rows, two of one design."""
-    tiny = array_bench.FrameDesign("digits", "4", "dual:8:8,digits:24:4")
+    tiny = array_bench.FrameDesign("digits", "4", "dual:8:8,digits:24:4", 8)
     monkeypatch.setattr(array_bench, "DESIGNS", (tiny, replace(tiny, weight_bits="8")))
     names = tuple(design.name for design in array_bench.DESIGNS)
     monkeypatch.setattr(array_bench, "TABLE", replace(array_bench.TABLE, order=names))
