@@ -10,6 +10,7 @@ in the arithmetic.
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -132,7 +133,7 @@ class Requantise:
 
 @with_config(STRICT)
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Op:
+class Op(ABC):
     """Base of all operations. ``name`` is unique and is what a mismatch report prints.
 
     An operation without values (:mod:`hwgen.graph.network`) has arrays of the right shape with
@@ -143,9 +144,9 @@ class Op:
     output: str
 
     @property
+    @abstractmethod
     def inputs(self) -> tuple[str, ...]:
         """Names of the tensors that it reads, the streamed operand first."""
-        raise NotImplementedError(f"inputs of {type(self).__name__}")
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -162,6 +163,7 @@ class Op:
         """Codes on the edge of its outputs' clip; none where nothing is clipped."""
         return INT8_EDGES
 
+    @abstractmethod
     def shapes(self, made: Mapping[str, Tensor], spec: ModelSpec) -> Shapes:
         """Shapes and element types of its outputs.
 
@@ -172,7 +174,6 @@ class Op:
         Raises:
             FormatError: an input that is not there, or shapes that do not fit each other.
         """
-        raise NotImplementedError(f"shapes of {type(self).__name__}")
 
     def check(self, made: Mapping[str, Tensor]) -> None:
         """Check the values of its fields, whose shapes are right.
@@ -180,15 +181,16 @@ class Op:
         Raises:
             FormatError: a value outside its range.
         """
+        del made
 
     def macs(self, tensors: Mapping[str, Tensor]) -> int:
         """Multiply-accumulates per image, no padding; 0 without a matrix multiply."""
         del tensors
         return 0
 
+    @abstractmethod
     def execute(self, batch: Batch) -> Values:
         """Return the tensors that it makes, bit by bit as the hardware."""
-        raise NotImplementedError(f"execution of {type(self).__name__}")
 
     def prepare(self) -> Step:
         """:meth:`execute` for many batches: what is converted for it is so once."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -104,9 +105,9 @@ class Weighted(Op):
         """Tokens x K x N."""
         return int(tensors[self.input].shape[0] * self.weights.size)
 
+    @abstractmethod
     def apply(self, layer: Layer, batch: Batch) -> Values:
         """:meth:`execute` with weights and constants as :meth:`layer` has them."""
-        raise NotImplementedError(f"execution of {type(self).__name__}")
 
     def execute(self, batch: Batch) -> Values:
         """Once."""
