@@ -21,6 +21,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import BEAT_BYTES
+from hwgen.numerics.requantise import BIASED_BITS
 from hwgen.rtl.drain import ACCUMULATOR_LATENCY, DrainEngine
 from hwgen.rtl.elementwise import INDEX_BITS, WRITTEN_ENTRIES
 from hwgen.rtl.load import ConstantFifo
@@ -205,7 +206,7 @@ class DrainWithArray(wiring.Component):
             m.d.comb += from_segment.eq(segment + (offset > lane if lane < lanes - 1 else 0))
             column = Cat(Const(lane, (lanes - 1).bit_length()), from_segment)
             value = _accumulator(tile_read, row, column)
-            values.append(Mux(there & (column < config.columns), value, ~value)[:32])
+            values.append(Mux(there & (column < config.columns), value, ~value)[:BIASED_BITS])
         m.d.comb += drain.drain_data.eq(delay(m, Cat(values), ACCUMULATOR_LATENCY - 1, "drained"))
         return m
 

@@ -34,7 +34,7 @@ from hwgen.rtl.ram import Ram, ram_name, ram_verilog
 from hwgen.rtl.requantise import RequantiseLane
 
 #: Cycles from a row's drain address to its accumulators (SystolicArray).
-ACCUMULATOR_LATENCY = 3
+ACCUMULATOR_LATENCY = 4
 
 
 class DrainEngine(wiring.Component):
@@ -42,7 +42,7 @@ class DrainEngine(wiring.Component):
 
     Throughput: ``rows`` cycles per chunk when constants are loaded in time (a cycle per pair of its
     columns after the pipeline has settled); two cycles between chunks when they are not, between
-    tiles and between chunks of residuals, else none. Latency from a row's address to its write: 16
+    tiles and between chunks of residuals, else none. Latency from a row's address to its write: 17
     cycles, and ``config.rotation_stages``. Bytes of columns that are not valid keep their content.
     The write port must have the highest priority (it is never stalled); a residual read that loses
     its bank stalls the issue. ``done`` pulses when the command's last word has been written.
@@ -76,7 +76,7 @@ class DrainEngine(wiring.Component):
                 "drain_row": Out(bits_for(config.tile_rows - 1)),
                 "drain_segment": Out(max(1, bits_for(config.segments - 1))),
                 "drain_offset": Out(bits_for(config.requantise_lanes - 1)),
-                "drain_data": In(32 * config.requantise_lanes),
+                "drain_data": In(BIASED_BITS * config.requantise_lanes),
                 "table_valid": In(1),
                 "table_slot": In(1),
                 "table_index": In(elementwise.INDEX_BITS),
@@ -287,7 +287,7 @@ class DrainEngine(wiring.Component):
         rotation = delay(m, chunks.rotation, ACCUMULATOR_LATENCY, "rotation")
         accumulators = rotate_lanes(
             m,
-            [self.drain_data.word_select(lane, 32)[:BIASED_BITS] for lane in range(lanes)],
+            [self.drain_data.word_select(lane, BIASED_BITS) for lane in range(lanes)],
             rotation,
             config,
         )

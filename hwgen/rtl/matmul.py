@@ -140,7 +140,8 @@ class MatmulEngine(wiring.Component):
         m.d.comb += [
             info.valid.eq(1),
             info.first.eq(first_pass),
-            info.last.eq(last_row & last_pass),
+            info.last.eq(last_pass),
+            info.end.eq(last_row & last_pass),
             info.bank.eq(bank),
             info.row.eq(row.index),
         ]

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weight-stationary systolic array with double weight registers and double accumulator banks.
 
+A strip has two memories of sums: of one tile, the *partial* sums, for passes that another one of
+the tile adds to, and of two tiles, the *complete* ones, a bank each, which a tile's last pass
+writes and DRAIN reads. So no memory has two readers.
+
 Words used here. *Row*: one reduction index. *Chain row*: position in the cascade, from the top;
 chain row p holds reduction index R-1-p, because weights arrive with the highest index first and the
 cascade does not care. *Entry*: the cycle in which a row of activations enters the array. *Group*:
@@ -31,6 +35,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
+from hwgen.numerics.requantise import BIASED_BITS
 from hwgen.rtl.columns import Columns, columns_of
 from hwgen.rtl.pipeline import register
 from hwgen.rtl.ram import Ram, ram_name, ram_verilog
@@ -68,7 +73,8 @@ def entry_layout(tile_rows: int, slice_widths: Sequence[int] = ()) -> data.Struc
         {
             "valid": 1,
             "first": 1,  # first pass of the tile: overwrite the accumulator
-            "last": 1,  # last row of the last pass: the bank is complete
+            "last": 1,  # last pass of the tile: its sums are complete
+            "end": 1,  # last row of the last pass: the bank is complete
             "bank": 1,
             "row": bits_for(tile_rows - 1),
             **shift,
@@ -78,11 +84,12 @@ def entry_layout(tile_rows: int, slice_widths: Sequence[int] = ()) -> data.Struc
 
 @dataclass(frozen=True)
 class Strip:
-    """What a strip consists of: ``count`` columns and their two accumulator banks."""
+    """What a strip consists of: ``count`` columns and their accumulators."""
 
     columns: Columns
     count: int
     tile_rows: int
+    accumulator_bits: int  #: of a column
     slice_widths: tuple[int, ...] = ()  #: ascending
 
     @property
@@ -94,30 +101,36 @@ class Strip:
     def lead(self) -> int:
         """Cycles from an accumulator's read address to the addition.
 
-        The memory's, and one for the shift where there is any: the LUTs of the addition have no
-        inputs left for it.
+        The memory's two, and one for the shift where there is any: the LUTs of the addition have
+        no inputs left for it.
         """
-        return 2 if self.shifts else 1
+        return 3 if self.shifts else 2
 
     @property
-    def accumulator_bits(self) -> int:
-        """Bits of a word of an accumulator bank."""
-        return 32 * self.count
+    def word_bits(self) -> int:
+        """Bits of the accumulators of a row."""
+        return self.accumulator_bits * self.count
+
+    @property
+    def memory_words(self) -> tuple[int, int]:
+        """Depths of the memories of partial and of complete sums; the bank is an address bit."""
+        return self.tile_rows, (1 << bits_for(self.tile_rows - 1)) + self.tile_rows
 
     @property
     def module(self) -> str:
         """Verilog module name; one module serves all equal strips of an array."""
         shifts = f"_s{''.join(map(str, self.slice_widths))}" if self.slice_widths else ""
-        return f"hwgen_strip_{self.columns.name}_c{self.count}_m{self.tile_rows}{shifts}"
+        sums = f"c{self.count}x{self.accumulator_bits}_m{self.tile_rows}"
+        return f"hwgen_strip_{self.columns.name}_{sums}{shifts}"
 
 
 class ColumnStrip(wiring.Component):
-    """Columns that share activations, and their two accumulator banks.
+    """Columns that share activations, and their accumulators.
 
     ``skewed`` and ``swap`` are the skewed activations and swap flags, ``entry`` the unskewed
     bookkeeping; all are passed on one cycle later for the next strip. ``drain_row`` of
-    ``drain_bank`` appears on ``drain_data`` two cycles later. ``bank_complete[b]`` pulses when the
-    last row of a tile has been written to bank b. A row's accumulators are written
+    ``drain_bank`` appears on ``drain_data`` three cycles later. ``bank_complete[b]`` pulses when
+    the last row of a tile has been written to bank b. A row's accumulators are written
     :attr:`Columns.delay` + 1 cycles after its entry and read :attr:`Strip.lead` + 1 cycles before
     that.
     """
@@ -141,7 +154,7 @@ class ColumnStrip(wiring.Component):
                 "weights": In(self.count * self.columns.cell_bits),
                 "drain_bank": In(1),
                 "drain_row": In(bits_for(strip.tile_rows - 1)),
-                "drain_data": Out(strip.accumulator_bits),
+                "drain_data": Out(strip.word_bits),
                 "bank_complete": Out(2),
                 **({"clk2x": In(1)} if self.columns.clk2x else {}),
             }
@@ -235,41 +248,46 @@ class ColumnStrip(wiring.Component):
             entries = line
         ahead = Signal(self.layout, name="entry_ahead")  # the accumulator's read address
         m.d.comb += ahead.eq(entries[-size:])
-        read = register(m, ahead, "entry_read", reset=True)
+        found = register(m, ahead, "entry_found", reset=True)  # in the block RAM
+        read = register(m, found, "entry_read", reset=True)  # in its output register
         now = register(m, read, "entry_now", reset=True) if strip.shifts else read
         after = register(m, now, "entry_after", reset=True)
 
-        result = Signal(strip.accumulator_bits, reset_less=True, name="result")
-        old: list[Signal] = []
+        result = Signal(strip.word_bits, reset_less=True, name="result")
+        partial, complete = (
+            Ram(words, strip.word_bits, strip.word_bits, name=name, output_register=True)
+            for words, name in zip(strip.memory_words, ("partial", "complete"), strict=True)
+        )
+        m.submodules.partial = partial.instance()
+        m.submodules.complete = complete.instance()
+        m.d.comb += [
+            partial.read_address.eq(ahead.row),
+            partial.write_address.eq(after.row),
+            partial.write_data.eq(result),
+            partial.write_enable.eq(after.valid & ~after.last),
+            complete.read_address.eq(Cat(self.drain_row, self.drain_bank)),
+            complete.write_address.eq(Cat(after.row, after.bank)),
+            complete.write_data.eq(result),
+            complete.write_enable.eq(after.valid & after.last),
+        ]
         for b in range(2):
-            bits = strip.accumulator_bits
-            bank = Ram(strip.tile_rows, bits, bits, name=f"accumulators_{b}")
-            m.submodules[f"accumulators_{b}"] = bank.instance()
-            # A first pass only writes: DRAIN may still be reading the bank's last columns then.
-            accumulating = ahead.valid & ~ahead.first & (ahead.bank == b)
-            m.d.comb += [
-                bank.read_address.eq(Mux(accumulating, ahead.row, self.drain_row)),
-                bank.write_address.eq(after.row),
-                bank.write_data.eq(result),
-                bank.write_enable.eq(after.valid & (after.bank == b)),
-            ]
-            old.append(bank.read_data)
-            m.d.sync += self.bank_complete[b].eq(after.valid & after.last & (after.bank == b))
-        previous: Value = Mux(read.bank, old[1], old[0])
+            m.d.sync += self.bank_complete[b].eq(after.valid & after.end & (after.bank == b))
+        previous: Value = partial.read_data
         if strip.shifts:
             previous = register(m, self._shifted(m, previous, read.shift), "previous")
+        bits = strip.accumulator_bits
         for c, total in enumerate(totals):
-            start = previous.word_select(c, 32)
-            m.d.sync += result.word_select(c, 32).eq(
-                Mux(now.first, Const(0, 32), start).as_signed() + total
+            start = previous.word_select(c, bits)
+            m.d.sync += result.word_select(c, bits).eq(
+                Mux(now.first, Const(0, bits), start).as_signed() + total
             )
-        drain_bank = Signal(name="drain_bank")
-        m.d.sync += drain_bank.eq(self.drain_bank)
-        m.d.comb += self.drain_data.eq(register(m, Mux(drain_bank, old[1], old[0]), "drained"))
+        m.d.comb += self.drain_data.eq(register(m, complete.read_data, "drained"))
 
     def _shifted(self, m: Module, previous: Value, shift: Value) -> Value:
         """All accumulators of a row, shifted left as ``shift`` says."""
-        words = [previous.word_select(c, 32) for c in range(self.count)]
+        words = [
+            previous.word_select(c, self.strip.accumulator_bits) for c in range(self.count)
+        ]
         shifted = Signal(len(previous), name="shifted")
         m.d.comb += shifted.eq(previous)
         with m.Switch(shift):
@@ -300,7 +318,10 @@ class SystolicArray(wiring.Component):
     ... 0, which are the chain rows 0 ... R-1 of ``weight_row{g}``, not before the swap of the pass
     before has entered. ``bank_complete[b]``: all strips have written the tile's last row.
 
-    The columns ``drain_segment * lanes + l`` of a row appear on the lanes l of ``drain_data`` three
+    Accumulators have ``accumulator_bits`` bits and wrap: what is added to them behind the array, and
+    the sum of all, may be exact where they are not.
+
+    The columns ``drain_segment * lanes + l`` of a row appear on the lanes l of ``drain_data`` four
     cycles after ``drain_row``; lanes below ``drain_offset`` show the segment after that. A lane
     whose column does not exist shows anything.
     """
@@ -312,6 +333,7 @@ class SystolicArray(wiring.Component):
         groups: Sequence[Group],
         lanes: int,
         tile_rows: int,
+        accumulator_bits: int = BIASED_BITS,
         slice_widths: Sequence[int] = (),
         unsigned_columns: int | None = None,
     ) -> None:
@@ -322,6 +344,7 @@ class SystolicArray(wiring.Component):
         self.unsigned_columns = self.columns if unsigned_columns is None else unsigned_columns
         self.segments = -(-self.columns // lanes)
         self.tile_rows = tile_rows
+        self.accumulator_bits = accumulator_bits
         self.layout = entry_layout(tile_rows, slice_widths)
         self.pieces = self._cut(tuple(slice_widths))
         strips = [piece.strip for piece in self.pieces]
@@ -351,7 +374,7 @@ class SystolicArray(wiring.Component):
                 "drain_row": In(bits_for(tile_rows - 1)),
                 "drain_segment": In(bits_for(self.segments - 1)),
                 "drain_offset": In(bits_for(lanes - 1)),
-                "drain_data": Out(32 * lanes),
+                "drain_data": Out(accumulator_bits * lanes),
                 "bank_complete": Out(2),
                 **({"clk2x": In(1)} if self.clk2x_used else {}),
             }
@@ -378,7 +401,9 @@ class SystolicArray(wiring.Component):
             while first < group.columns:
                 count = min(self.lanes - (start + first) % self.lanes, group.columns - first)
                 place = places.get(columns.skew, 0)
-                strip = Strip(columns, count, self.tile_rows, slice_widths)
+                strip = Strip(
+                    columns, count, self.tile_rows, self.accumulator_bits, slice_widths
+                )
                 pieces.append(_Piece(strip, g, first, place))
                 places[columns.skew] = place + 1
                 first += count
@@ -389,13 +414,14 @@ class SystolicArray(wiring.Component):
         """The modules that are emitted once each and instantiated by name."""
         found: dict[str, wiring.Component | str] = {}
         for strip in (piece.strip for piece in self.pieces):
-            bits = strip.accumulator_bits
             if strip.columns.module not in found:
                 found[strip.columns.module] = strip.columns.leaf()
             if strip.module not in found:
                 found[strip.module] = ColumnStrip(strip)
-            memory = ram_name(self.tile_rows, bits, bits)
-            found.setdefault(memory, ram_verilog(self.tile_rows, bits, bits))
+            for words in strip.memory_words:
+                shape = (words, strip.word_bits, strip.word_bits)
+                memory = ram_name(*shape, output_register=True)
+                found.setdefault(memory, ram_verilog(*shape, output_register=True))
         return found
 
     def synthesis_leaves(self) -> dict[str, wiring.Component]:
@@ -417,7 +443,7 @@ class SystolicArray(wiring.Component):
             for skew in skews
         }
         flows = {skew: self._skew(m, skew, widths[skew], i) for i, skew in enumerate(skews)}
-        columns: list[Value] = []  # 32 bits each, in order
+        columns: list[Value] = []  # accumulators, in order
         slowest = max(self.pieces, key=lambda piece: piece.place + piece.strip.columns.delay)
         for s, piece in enumerate(self.pieces):
             strip = piece.strip
@@ -430,7 +456,7 @@ class SystolicArray(wiring.Component):
                 "entry": Signal(self.layout.size, name=f"entry_{s}"),
             }
             valid, row, word = self._weights(m, s)
-            drained = Signal(strip.accumulator_bits, name=f"drain_data_{s}")
+            drained = Signal(strip.word_bits, name=f"drain_data_{s}")
             complete = Signal(2, name=f"bank_complete_{s}")
             m.submodules[f"strip_{s}"] = Instance(
                 strip.module,
@@ -452,7 +478,7 @@ class SystolicArray(wiring.Component):
                 o_bank_complete=complete,
             )
             flows[strip.columns.skew] = flow_next
-            columns += [drained.word_select(c, 32) for c in range(strip.count)]
+            columns += [drained.word_select(c, strip.accumulator_bits) for c in range(strip.count)]
             if piece is slowest:
                 m.d.comb += self.bank_complete.eq(complete)
         self._drain(m, columns)
@@ -495,16 +521,19 @@ class SystolicArray(wiring.Component):
 
     def _drain(self, m: Module, columns: list[Value]) -> None:
         """The choice among the segments, each lane for itself: registers but for the last step."""
-        following = Signal.like(self.drain_segment, name="following_segment", reset_less=True)
-        m.d.sync += following.eq(self.drain_segment + 1)
-        segment = register(m, self.drain_segment, "segment")
+        given = register(m, self.drain_segment, "given_segment")
+        offset = register(m, self.drain_offset, "given_offset")
+        following = Signal.like(given, name="following_segment", reset_less=True)
+        m.d.sync += following.eq(given + 1)
+        segment = register(m, given, "segment")
+        bits = self.accumulator_bits
         for lane in range(self.lanes):
             last = lane == self.lanes - 1  # no offset is larger
-            wrapped = register(m, 0 if last else lane < self.drain_offset, f"wrapped_{lane}")
+            wrapped = register(m, 0 if last else lane < offset, f"wrapped_{lane}")
             select = register(m, Mux(wrapped, following, segment), f"select_{lane}")
-            chosen, *others = columns[lane :: self.lanes] or [Const(0, 32)]
+            chosen, *others = columns[lane :: self.lanes] or [Const(0, bits)]
             for s, column in enumerate(others, 1):
                 chosen = Mux(select == s, column, chosen)
-            m.d.comb += self.drain_data.word_select(lane, 32).eq(
+            m.d.comb += self.drain_data.word_select(lane, bits).eq(
                 register(m, chosen, f"drained_{lane}")
             )

@@ -25,16 +25,18 @@ from hwgen.units.base import Entry, Parameter, Unit, Values, Vectors, Words, bit
 
 #: Fewest words from a pass's first row to the next one's: read, shift, add, write of the
 #: accumulators of a row. Without slices the array could do with one less.
-MINIMUM_PASS_WORDS = 4
+MINIMUM_PASS_WORDS = 5
 #: Value of the parameter ``groups`` that leaves it to the others.
 NO_GROUPS = "none"
 #: Cycles from ``drain_row`` to ``drain_data`` of the array.
-_DRAIN_LATENCY = 3
+_DRAIN_LATENCY = 4
+#: Bits of an accumulator: an accelerator's are narrower, as far as its products are.
+_ACCUMULATOR_BITS = 32
 #: Refused above: what one simulation is given.
 MAXIMUM_BYTES = 1 << 31
 
 # Flags of an input word.
-WEIGHT, VALID, SIGNED, FIRST, SWAP, LAST = (1 << bit for bit in range(6))
+WEIGHT, VALID, SIGNED, FIRST, SWAP, LAST, END = (1 << bit for bit in range(7))
 
 
 def drained_columns(rows: int, columns: int) -> int:
@@ -62,8 +64,8 @@ class SystolicArrayTop(wiring.Component):
 
     - ``valid``: the activations are a row of a pass. ``swap`` is set on a pass's first row: the
       weights that came before it hold from here. ``first``: the pass is its tile's first and
-      overwrites the accumulators. ``last``: last row of a tile's last pass. ``activations_signed``:
-      int8, otherwise uint8.
+      overwrites the accumulators. ``last``: the pass is its tile's last, ``end``: its last row.
+      ``activations_signed``: int8, otherwise uint8.
     - ``weight_valid``: the weights are the next row of the next pass, reduction index R-1 first, R
       rows a pass.
 
@@ -94,6 +96,7 @@ class SystolicArrayTop(wiring.Component):
             groups=groups,
             lanes=drained_columns(rows, columns),
             tile_rows=tile_rows,
+            accumulator_bits=_ACCUMULATOR_BITS,
             slice_widths=sorted(widths),
             unsigned_columns=None if unsigned else 0,
         )
@@ -107,14 +110,15 @@ class SystolicArrayTop(wiring.Component):
                 "first": 1,
                 "swap": 1,
                 "last": 1,
-                "reserved": 2,
+                "end": 1,
+                "reserved": 1,
                 "weights": weight_bits,
             }
         )
         super().__init__(
             {
                 "i_stream": In(stream.Signature(word)),
-                "o_stream": Out(stream.Signature(32 * self.array.lanes)),
+                "o_stream": Out(stream.Signature(_ACCUMULATOR_BITS * self.array.lanes)),
                 **({"clk2x": In(1)} if self.array.clk2x_used else {}),
             }
         )
@@ -143,7 +147,7 @@ class SystolicArrayTop(wiring.Component):
             self.i_stream.ready.eq(~waiting[1]),
             taken.eq(self.i_stream.valid & self.i_stream.ready),
             entering.eq(taken & payload.valid),
-            tile_end.eq(entering & payload.last),
+            tile_end.eq(entering & payload.end),
         ]
         last_row = [Signal(row_bits, name=f"last_row_{b}") for b in range(2)]
         with m.If(entering):
@@ -167,6 +171,7 @@ class SystolicArrayTop(wiring.Component):
             array.entry.valid.eq(register(m, entering, "entry_valid", reset=True)),
             array.entry.first.eq(register(m, payload.first, "entry_first")),
             array.entry.last.eq(register(m, payload.last, "entry_last")),
+            array.entry.end.eq(register(m, payload.end, "entry_end")),
             array.entry.bank.eq(register(m, bank, "entry_bank")),
             array.entry.row.eq(register(m, row_now, "entry_row")),
         ]
@@ -186,7 +191,7 @@ class SystolicArrayTop(wiring.Component):
         # Out: complete banks alternate; a queue with credits takes what the memory's latency has
         # under way.
         m.submodules.room = room = Credits(8)
-        m.submodules.outputs = outputs = Fifo(32 * array.lanes, 8)
+        m.submodules.outputs = outputs = Fifo(_ACCUMULATOR_BITS * array.lanes, 8)
         complete = Signal(2, name="complete")
         drain_bank = Signal(name="drain_bank")
         drain_row = Signal(row_bits, name="drain_row")
@@ -499,7 +504,8 @@ class _SystolicArrayUnit(Unit):
                 flags[start:stop] |= VALID | (FIRST if step == 0 else 0)
                 flags[start] |= SWAP
                 if step == passes - 1:
-                    flags[stop - 1] |= LAST
+                    flags[start:stop] |= LAST
+                    flags[stop - 1] |= END
             if index < len(heights):
                 tile = tiles[index // passes]
                 block = weights[tile.columns.start // columns, index % passes]

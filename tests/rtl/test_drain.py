@@ -349,7 +349,7 @@ def test_memory_after_many_commands(name: str, seed: int) -> None:
 START = 1
 #: A row's address -> its accumulators; from there to its codes; on to the table's. The lanes have
 #: taken a chunk's constants as long after its first row's accumulators.
-AT_LANES = 3
+AT_LANES = 4
 CODES = 9
 CONSTANTS = 3
 TABLE = 3

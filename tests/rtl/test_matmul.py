@@ -69,7 +69,8 @@ def expected_rows(commands: list[Command]) -> list[Row]:
                         last_pass = (piece, p) == (given.slices - 1, given.passes - 1)
                         entry = {
                             "first": int((piece, p) == (0, 0)),
-                            "last": int(last_pass and row == given.rows - 1),
+                            "last": int(last_pass),
+                            "end": int(last_pass and row == given.rows - 1),
                             "bank": tile % 2,
                             "row": row,
                             "shift": shift,
@@ -152,7 +153,7 @@ def run_engine(
                 run.entered.append(cycle)
                 if row.first_row:
                     full_from = cycle + 1 + int(rng.integers(refill))
-                if row.entry["last"]:
+                if row.entry["end"]:
                     # In the order of the tiles.
                     earliest = max([cycle, *(when for when, _ in releases)])
                     when = earliest + 1 + int(rng.integers(release))

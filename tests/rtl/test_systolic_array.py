@@ -263,8 +263,7 @@ def schedule(shape: Shape, layers: Sequence[Layer], rng: np.random.Generator) ->
     weights_from = 2  # the last pass's swap
     entry_from = 2
     drain_from = 2
-    bank_from = [2, 2]  # first pass
-    second_from = [2, 2]  # second pass
+    bank_from = [2, 2]  # last pass
     minimum = array.minimum_pass_rows
     for index, layer in enumerate(layers):
         bank = index % 2
@@ -281,8 +280,8 @@ def schedule(shape: Shape, layers: Sequence[Layer], rng: np.random.Generator) ->
                     (t, "weights", (p, [cells[rows - 1 - p] for cells in one.cells]))
                 )
             first = max(entry_from, int(times[-1]) + 1)
-            first = max(first, bank_from[bank] if number == 0 else 0)
-            first = max(first, second_from[bank] if number == 1 else 0)
+            last = number == len(passes) - 1
+            first = max(first, bank_from[bank] if last else 0)
             entries = first + np.arange(m) + np.cumsum(rng.random(m) < bubbles)
             entries += max(0, int((last_rows + minimum - entries).max()))
             last_rows = entries
@@ -290,7 +289,8 @@ def schedule(shape: Shape, layers: Sequence[Layer], rng: np.random.Generator) ->
                 entry = {
                     "valid": 1,
                     "first": number == 0,
-                    "last": number == len(passes) - 1 and r == m - 1,
+                    "last": last,
+                    "end": last and r == m - 1,
                     "bank": bank,
                     "row": r,
                     "shift": one.shift,
@@ -308,13 +308,12 @@ def schedule(shape: Shape, layers: Sequence[Layer], rng: np.random.Generator) ->
         for s, offset in scans:
             for r in range(m):
                 line.events.append((start + r, "drain", (bank, r, s, offset)))
-                line.reads.append((start + r + 3, index, r, s, offset))
+                line.reads.append((start + r + 4, index, r, s, offset))
             start += m
         drain_from = start
-        # The bank's next tile begins while the last rows are read.
+        # The last pass of the bank's next tile begins while the last rows are read.
         bank_from[bank] = start - m - array.first_write_delay + 1
-        second_from[bank] = start - array.first_write_delay + 1
-    line.end = drain_from + 4
+    line.end = drain_from + 5
     return line
 
 
@@ -388,7 +387,11 @@ def run(shape: Shape, layers: Sequence[Layer], seed: int = 0) -> None:
     for t, bank in line.complete.items():
         complete[t] |= 1 << bank
     np.testing.assert_array_equal(outputs["bank_complete"][:, 0], complete)
-    data = np.ascontiguousarray(outputs["drain_data"]).view("<i4")
+    bits = compiled(shape).array.accumulator_bits
+    fields = np.unpackbits(outputs["drain_data"], axis=1, bitorder="little")
+    fields = fields[:, : bits * shape.lanes].reshape(line.end, shape.lanes, bits)
+    data = fields.astype(np.int64) @ (1 << np.arange(bits, dtype=np.int64))
+    data -= fields[..., -1].astype(np.int64) << bits
     expected = [layer.expected for layer in layers]
     checked = 0
     for t, index, r, segment, offset in line.reads:
@@ -510,7 +513,7 @@ def test_what_the_array_says_of_itself(shape: Shape) -> None:
     groups = shape.parts
     last_rows = [shape.last_row_of(group) for group in groups]
     assert array.first_write_delay == min(last_rows) + 1
-    assert array.minimum_pass_rows == (4 if shape.slice_widths else 3)
+    assert array.minimum_pass_rows == (5 if shape.slice_widths else 4)
     strips = [piece.strip for piece in array.pieces]
     assert sum(strip.count for strip in strips) == sum(group.columns for group in groups)
     texts = {name: convert_leaf(leaf, "x", name) for name, leaf in array.synthesis_leaves().items()}

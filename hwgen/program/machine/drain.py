@@ -41,9 +41,9 @@ DRAIN_TAKE = 1
 DRAIN_TILE = 1
 #: Last group taken -> its first row issued and the bank released.
 DRAIN_RELEASE = 2
-DRAIN_DONE = 19
+DRAIN_DONE = 20
 #: Constants of a chunk: settling of the registers in use, beyond a cycle per pair of columns.
-CONSTANTS_SETTLE = 7
+CONSTANTS_SETTLE = 8
 
 
 def first_channel(drain: Instruction, tile: int, config: AcceleratorConfig) -> int:
