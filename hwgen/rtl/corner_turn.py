@@ -11,13 +11,17 @@ from amaranth.utils import bits_for, ceil_log2
 from hwgen.rtl.pipeline import register
 from hwgen.rtl.ram import SmallMemory
 
+#: Words of the deepest memory of LUTs that needs no choice among several.
+LUT_DEPTH = 64
+
 
 class CornerTurn(wiring.Component):
     """R x R bytes written word by word (one column each), read row by row; ping-pong.
 
     Byte (row r, column c) lies in memory ``(r + c) mod R`` at address c, so that a column write and
     a row read touch each memory once: two rotators instead of R x R registers. A write takes effect
-    2 cycles after ``write_valid``; ``read_data`` follows ``read_row`` after 3 cycles.
+    2 cycles after ``write_valid``; ``read_data`` follows ``read_row`` after 3 cycles. Memories that
+    are deeper than those of LUTs are block RAM, a half each.
     """
 
     def __init__(self, rows: int, columns: int) -> None:
@@ -72,13 +76,15 @@ class CornerTurn(wiring.Component):
         half_read = Signal(name="half_read")
         m.d.sync += [row_1.eq(self.read_row), row_2.eq(row_1), half_read.eq(self.read_half)]
         gathered = Signal(8 * rows, reset_less=True, name="gathered")
+        depth = 2 << column_bits
+        # Block RAM reads into a register of its own, which stands where the other one would.
+        block = depth > LUT_DEPTH
         for b in range(rows):
-            store = SmallMemory(
-                "store", shape=8, depth=2 << column_bits, attrs={"ram_style": "distributed"}
-            )
+            style = {"ram_style": "block" if block else "distributed"}
+            store = SmallMemory("store", shape=8, depth=depth, attrs=style)
             m.submodules[f"store_{b}"] = store
             write = store.writer("write")
-            read = store.reader("read", domain="comb")
+            read = store.reader("read", domain="sync" if block else "comb")
             wanted = Signal(ceil_log2(rows), name=f"column_{b}")
             m.d.comb += [
                 write.en.eq(valid_1),
@@ -87,7 +93,7 @@ class CornerTurn(wiring.Component):
                 wanted.eq(b - row_1),
                 read.addr.eq(Cat(wanted[:column_bits], half_read)),
             ]
-            m.d.sync += gathered.word_select(b, 8).eq(read.data)
+            m.d["comb" if block else "sync"] += gathered.word_select(b, 8).eq(read.data)
         turned = self._rotate(m, gathered, row_2, rows, False)
         m.d.comb += self.read_data.eq(register(m, turned[: 8 * columns], "turned"))
         return m

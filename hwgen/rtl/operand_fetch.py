@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Elaboratable, Module, Mux, Signal
+from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
@@ -337,20 +337,24 @@ class OperandFetch(wiring.Component):
                 filled.bit_select(emit_half, 1).eq(0),
                 complete.bit_select(emit_half, 1).eq(0),
             ]
-        # Columns beyond the limit are zero: the first column of the tile against the limit.
-        column_base = Signal(17, name="column_base")
+        # Columns beyond the limit are zero. What is left of it from the tile's first column on is
+        # cut to as many bits as a column's number has, and compared with the numbers after that.
+        left = Signal(signed(18), name="left")
+        size = bits_for(key_columns)
+        within = Mux(left[size:-1].any(), ~Const(0, size), left[:size])
+        within = register(m, Mux(left[-1], 0, within), "left_in_tile")
         with m.If(self.i_command.valid & self.i_command.ready):
             m.d.sync += [
-                column_base.eq(0),
+                left.eq(self.i_command.payload.limit),
                 turn_write_half.eq(0),
                 settled_half.eq(0),
                 complete.eq(0),
                 emitting.eq(0),
             ]
         with m.If(is_columns & pass_injected & ends_tile):
-            m.d.sync += column_base.eq(column_base + key_columns)
+            m.d.sync += left.eq(left - key_columns)
         keep = Signal(key_columns, name="keep")
-        m.d.sync += keep.eq(Cat(column_base + c < command.limit for c in range(key_columns)))
+        m.d.sync += keep.eq(Cat(within > c for c in range(key_columns)))
         with m.If(e_flow[2]):
             m.d.comb += self.cells.eq(
                 Cat(Mux(keep[c], turned.word_select(c, 8), 0) for c in range(key_columns))

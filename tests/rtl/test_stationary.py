@@ -376,7 +376,9 @@ def test_weights_are_taken_ahead_of_their_turn() -> None:
     assert run.beats[3 * size - 1] < run.swapped[2]
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(16, 16), (16, 8), (16, 6), (16, 10), (32, 32)])
+@pytest.mark.parametrize(
+    ("rows", "columns"), [(16, 16), (16, 8), (16, 6), (16, 10), (32, 32), (64, 32), (64, 58)]
+)
 def test_corner_turn_is_a_transpose(rows: int, columns: int) -> None:
     rng = np.random.default_rng(rows + columns)
     halves = rng.integers(0, 256, (2, columns, rows), dtype=np.uint8)
