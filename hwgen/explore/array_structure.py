@@ -15,16 +15,13 @@ from typing import NamedTuple
 
 from hwgen.columns import ColumnGroup, Groups, parse_groups
 from hwgen.config import aligned_columns
-from hwgen.explore.memories import block_ram, lut_ram
+from hwgen.explore.memories import LUT_WORDS, block_ram, lut_ram
+from hwgen.numerics.requantise import BIASED_BITS as ACCUMULATOR_BITS
 
 Features = Mapping[str, float]
 
-#: Bits of an accumulator.
-ACCUMULATOR_BITS = 32
 #: Rows that share a register stage of the weight broadcast (hwgen.rtl.columns).
 _BROADCAST_ROWS = 8
-#: Bits that DRAIN rotates of an accumulator.
-_ROTATED_BITS = 27
 #: Rows of a block of weights that have a coefficient of their own; others have the next one's.
 _BLOCK_ROWS = (2, 3, 4, 5, 6, 8, 9, 10, 12, 13, 16, 20, 24, 32)
 #: Blocks one behind the other up to which each number has a coefficient of its own.
@@ -169,25 +166,28 @@ def array_features(
     return added(parts)
 
 
-def _accumulator_banks(groups: str, lanes: int) -> list[int]:
-    """Width of each bank: two to a strip."""
-    return 2 * [ACCUMULATOR_BITS * piece.columns for piece in pieces(groups, lanes)]
+def accumulator_memories(groups: str, lanes: int, tile_rows: int) -> list[tuple[int, int]]:
+    """Depth and width of each memory: of a strip one of a tile, and one of two of them."""
+    depths = (tile_rows, (1 << index_bits(tile_rows)) + tile_rows)
+    widths = [ACCUMULATOR_BITS * piece.columns for piece in pieces(groups, lanes)]
+    return [(words, width) for width in widths for words in depths]
 
 
 def accumulator_features(
     *, rows: int, groups: str, tile_rows: int, requantise_lanes: int = 0
 ) -> Features:
-    """The accumulators' memories."""
-    widths = _accumulator_banks(groups, requantise_lanes or rows // 2)
-    return added([block_ram_features(words=tile_rows, width=w, enables=1) for w in widths])
+    """The accumulators' memories, which end in a register."""
+    memories = accumulator_memories(groups, requantise_lanes or rows // 2, tile_rows)
+    choices = [block_ram_features(words=words, width=w, enables=1) for words, w in memories]
+    return added([{"registers": sum(width for _, width in memories)}, *choices])
 
 
 def accumulator_blocks(
     *, rows: int, groups: str, tile_rows: int, requantise_lanes: int = 0
 ) -> float:
     """Block RAMs of the accumulators."""
-    widths = _accumulator_banks(groups, requantise_lanes or rows // 2)
-    return sum(block_ram(tile_rows, width).bram36 for width in widths)
+    memories = accumulator_memories(groups, requantise_lanes or rows // 2, tile_rows)
+    return sum(block_ram(*memory).bram36 for memory in memories)
 
 
 def block_ram_features(*, words: int, width: int, enables: int) -> Features:
@@ -215,8 +215,8 @@ def stationary_features(*, rows: int, groups: str) -> Features:
     parsed = _parsed(groups)
     wide = _attention_columns(parsed)
     value_columns = _value_columns(rows, parsed)
-    # R x R blocks, each with a corner turn; the last one may be narrower.
-    squares = [min(rows, wide - first) for first in range(0, wide, rows)]
+    squares = _squares(rows, wide)
+    in_luts = [width for width in squares if not _turned_in_blocks(width)]
     # A rotator is a ladder of 2:1 multiplexers; a LUT holds two steps of it.
     steps = ceil_div(index_bits(rows), 2)
     narrow = [group for group in parsed if group.weight_bits < 8]
@@ -227,12 +227,29 @@ def stationary_features(*, rows: int, groups: str) -> Features:
         "row_bits": index_bits(rows),
         "squares": len(squares),
         "rotators": len(squares) * 2 * 8 * rows * steps,
-        "corner_memories": sum(rows * lut_ram(2 << index_bits(width), 8).lut for width in squares),
+        "corner_memories": sum(rows * lut_ram(2 << index_bits(width), 8).lut for width in in_luts),
         # Beside the corner turns a row of every other group's cells.
         "corner_registers": sum(8 * (2 * rows + width) for width in squares)
         + sum(group.columns * group.cell_bits for group in narrow),
         "kept_bits": 8 * max(0, value_columns - rows),
     }
+
+
+def _squares(rows: int, columns: int) -> list[int]:
+    """Columns of the R x R blocks, each with a corner turn; the last one may be narrower."""
+    return [min(rows, columns - first) for first in range(0, columns, rows)]
+
+
+def _turned_in_blocks(columns: int) -> bool:
+    """Whether a corner turn's memories, two columns' numbers deep, are block RAM."""
+    return 2 << index_bits(columns) > LUT_WORDS
+
+
+def stationary_blocks(*, rows: int, groups: str) -> float:
+    """Block RAMs of the corner turns: a memory a row."""
+    squares = _squares(rows, _attention_columns(_parsed(groups)))
+    blocks = [block_ram(2 << index_bits(n), 8).bram36 for n in squares if _turned_in_blocks(n)]
+    return rows * sum(blocks)
 
 
 def stationary_dsps(*, rows: int, groups: str) -> int:
@@ -282,7 +299,7 @@ def drain_features(
     """Lanes, chunks, rotation."""
     segments = ceil_div(_parsed(groups).columns, requantise_lanes)
     positions = rotation_positions(rows, groups, requantise_lanes)
-    rotated = _ROTATED_BITS * requantise_lanes
+    rotated = ACCUMULATOR_BITS * requantise_lanes
     features: dict[str, float] = {
         "constant": 1,
         "rows": rows,

@@ -32,6 +32,8 @@ _BLOCKS: tuple[tuple[int, tuple[int, ...], int, float], ...] = (
 _BYTE = 9
 #: Depth and width of eight LUTs as a memory with one read and one write port, and their cost.
 _LUT_MEMORIES: tuple[tuple[int, int], ...] = ((32, 14), (64, 7))
+#: Words of the deepest one.
+LUT_WORDS = 64
 _LUT_MEMORY_COST = 16
 _LUT_MEMORY_LUTS = 8
 

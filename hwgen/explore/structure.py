@@ -27,6 +27,7 @@ from hwgen.explore.array_structure import (
     has_odd_factor,
     index_bits,
     planes_features,
+    stationary_blocks,
     stationary_dsps,
     stationary_features,
 )
@@ -320,7 +321,10 @@ UNITS: Mapping[str, Unit] = MappingProxyType(
             parameters=("rows", "bank_words"), features=_bank_features, bram36=_bank_blocks
         ),
         "stationary": Unit(
-            parameters=("rows", "groups"), features=stationary_features, dsp=stationary_dsps
+            parameters=("rows", "groups"),
+            features=stationary_features,
+            dsp=stationary_dsps,
+            bram36=stationary_blocks,
         ),
         "weight_planes": Unit(
             parameters=("rows", "groups", "wide_beat_bits"), features=planes_features

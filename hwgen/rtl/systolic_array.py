@@ -285,9 +285,7 @@ class ColumnStrip(wiring.Component):
 
     def _shifted(self, m: Module, previous: Value, shift: Value) -> Value:
         """All accumulators of a row, shifted left as ``shift`` says."""
-        words = [
-            previous.word_select(c, self.strip.accumulator_bits) for c in range(self.count)
-        ]
+        words = [previous.word_select(c, self.strip.accumulator_bits) for c in range(self.count)]
         shifted = Signal(len(previous), name="shifted")
         m.d.comb += shifted.eq(previous)
         with m.Switch(shift):
@@ -318,8 +316,8 @@ class SystolicArray(wiring.Component):
     ... 0, which are the chain rows 0 ... R-1 of ``weight_row{g}``, not before the swap of the pass
     before has entered. ``bank_complete[b]``: all strips have written the tile's last row.
 
-    Accumulators have ``accumulator_bits`` bits and wrap: what is added to them behind the array, and
-    the sum of all, may be exact where they are not.
+    Accumulators have ``accumulator_bits`` bits and wrap: only what is made of them behind the array
+    has to fit, not what they hold on the way.
 
     The columns ``drain_segment * lanes + l`` of a row appear on the lanes l of ``drain_data`` four
     cycles after ``drain_row``; lanes below ``drain_offset`` show the segment after that. A lane
@@ -401,9 +399,7 @@ class SystolicArray(wiring.Component):
             while first < group.columns:
                 count = min(self.lanes - (start + first) % self.lanes, group.columns - first)
                 place = places.get(columns.skew, 0)
-                strip = Strip(
-                    columns, count, self.tile_rows, self.accumulator_bits, slice_widths
-                )
+                strip = Strip(columns, count, self.tile_rows, self.accumulator_bits, slice_widths)
                 pieces.append(_Piece(strip, g, first, place))
                 places[columns.skew] = place + 1
                 first += count

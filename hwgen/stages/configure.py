@@ -18,6 +18,7 @@ from hwgen.config import PARAMETERS, AcceleratorConfig, softmax_fields, value_te
 from hwgen.errors import ConfigError, DoesNotFitError, UsageError
 from hwgen.graph.network import network_of
 from hwgen.graph.spec import ModelSpec
+from hwgen.numerics.requantise import BIASED_BITS
 from hwgen.numerics.softmax import SoftmaxFunction
 from hwgen.stages.options import BY_NAME, DesignOptions
 
@@ -250,13 +251,15 @@ def _permits(values: Mapping[str, Any], name: str) -> bool:
 def memory_blocks(config: AcceleratorConfig) -> int:
     """36 Kbit block RAMs of the activation memory and the accumulators: a lower bound.
 
-    A block is 512 x 64, 1024 x 32, 2048 x 16 or 4096 x 8 bits with byte enables.
+    A block is 512 x 64, 1024 x 32, 2048 x 16 or 4096 x 8 bits with byte enables, without them 512 x
+    72 to 4096 x 9.
     """
-    memories = [(words, config.word_bits) for words in config.bank_words]
-    memories += [(config.tile_rows, 32 * config.columns)] * 2
+    memories = [(words, config.word_bits, 64) for words in config.bank_words]
+    # Of a tile the partial sums, of two the complete ones.
+    memories += [(n * config.tile_rows, BIASED_BITS * config.columns, 72) for n in (1, 2)]
     return sum(
-        min(-(-depth // (512 << k)) * -(-width // (64 >> k)) for k in range(4))
-        for depth, width in memories
+        min(-(-depth // (512 << k)) * -(-width // (unit >> k)) for k in range(4))
+        for depth, width, unit in memories
     )
 
 
