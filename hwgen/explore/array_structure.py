@@ -215,8 +215,9 @@ def stationary_features(*, rows: int, groups: str) -> Features:
     parsed = _parsed(groups)
     wide = _attention_columns(parsed)
     value_columns = _value_columns(rows, parsed)
-    squares = _squares(rows, wide)
-    in_luts = [width for width in squares if not _turned_in_blocks(width)]
+    words, width = _corner_memory(rows, wide)
+    squares = width // 8
+    in_luts = words <= LUT_WORDS
     # A rotator is a ladder of 2:1 multiplexers; a LUT holds two steps of it.
     steps = ceil_div(index_bits(rows), 2)
     narrow = [group for group in parsed if group.weight_bits < 8]
@@ -225,31 +226,27 @@ def stationary_features(*, rows: int, groups: str) -> Features:
         "rows": rows,
         "columns": wide,
         "row_bits": index_bits(rows),
-        "squares": len(squares),
-        "rotators": len(squares) * 2 * 8 * rows * steps,
-        "corner_memories": sum(rows * lut_ram(2 << index_bits(width), 8).lut for width in in_luts),
-        # Beside the corner turns a row of every other group's cells.
-        "corner_registers": sum(8 * (2 * rows + width) for width in squares)
+        "squares": squares,
+        # One in front of the memories, one behind each square.
+        "rotators": (1 + squares) * 8 * rows * steps,
+        "corner_memories": rows * lut_ram(words, width, enables=squares).lut if in_luts else 0,
+        # Beside the corner turn a row of every other group's cells.
+        "corner_registers": 8 * rows * (1 + squares * in_luts)
+        + 8 * wide
         + sum(group.columns * group.cell_bits for group in narrow),
         "kept_bits": 8 * max(0, value_columns - rows),
     }
 
 
-def _squares(rows: int, columns: int) -> list[int]:
-    """Columns of the R x R blocks, each with a corner turn; the last one may be narrower."""
-    return [min(rows, columns - first) for first in range(0, columns, rows)]
-
-
-def _turned_in_blocks(columns: int) -> bool:
-    """Whether a corner turn's memories, two columns' numbers deep, are block RAM."""
-    return 2 << index_bits(columns) > LUT_WORDS
+def _corner_memory(rows: int, columns: int) -> tuple[int, int]:
+    """Depth and width of the memories of the corner turn, one a row: a byte for R columns each."""
+    return 2 << index_bits(min(rows, columns)), 8 * ceil_div(columns, rows)
 
 
 def stationary_blocks(*, rows: int, groups: str) -> float:
-    """Block RAMs of the corner turns: a memory a row."""
-    squares = _squares(rows, _attention_columns(_parsed(groups)))
-    blocks = [block_ram(2 << index_bits(n), 8).bram36 for n in squares if _turned_in_blocks(n)]
-    return rows * sum(blocks)
+    """Block RAMs of the corner turn, if LUTs are not deep enough."""
+    words, width = _corner_memory(rows, _attention_columns(_parsed(groups)))
+    return rows * block_ram(words, width, enables=width // 8).bram36 if words > LUT_WORDS else 0
 
 
 def stationary_dsps(*, rows: int, groups: str) -> int:

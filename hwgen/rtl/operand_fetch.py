@@ -22,7 +22,7 @@ class OperandFetch(wiring.Component):
     ``attention_columns``; the operand has one slice. With ``room`` a pass may be handed out: a row
     of it in every cycle with ``valid``, the last one with ``last``; then ``room`` must be low until
     the next may follow. V: a pass is read once there is room, one row per ``value_columns / R``
-    words. K: the fetch runs one pass ahead (ping-pong corner turns, one for every R columns).
+    words. K: the fetch runs one pass ahead (a ping-pong corner turn).
     ``done`` pulses with the command's last row.
     """
 
@@ -88,26 +88,20 @@ class OperandFetch(wiring.Component):
         f_tile_base = Signal(WORD_ADDRESS_BITS, name="f_tile_base")
         f_half = Signal(name="f_half")
 
-        # Corner turn buffers, one per square.
         turn_read_row = Signal(row_bits, name="turn_read_row")
         turn_half = Signal(name="turn_half")
-        turn_data = []
         turn_write = Signal(squares, name="turn_write")
         turn_column = Signal(range(square_columns[0]), name="turn_column")
         turn_write_half = Signal(name="turn_write_half")
-        for s, columns in enumerate(square_columns):
-            turn = CornerTurn(rows, columns)
-            m.submodules[f"corner_turn_{s}"] = turn
-            m.d.comb += [
-                turn.write_valid.eq(turn_write[s]),
-                turn.write_half.eq(turn_write_half),
-                turn.write_column.eq(turn_column),
-                turn.write_word.eq(self.read.data),
-                turn.read_half.eq(turn_half),
-                turn.read_row.eq(turn_read_row),
-            ]
-            turn_data.append(turn.read_data)
-        turned = Cat(turn_data)
+        m.submodules.corner_turn = turn = CornerTurn(rows, key_columns)
+        m.d.comb += [
+            turn.write_valid.eq(turn_write),
+            turn.write_half.eq(turn_write_half),
+            turn.write_column.eq(turn_column),
+            turn.write_word.eq(self.read.data),
+            turn.read_half.eq(turn_half),
+            turn.read_row.eq(turn_read_row),
+        ]
 
         # Tags of words in flight: whether there is one, whether it is the last of its row (V) or
         # pass (K), column in the square (V: whether the row counts), square.
@@ -357,6 +351,6 @@ class OperandFetch(wiring.Component):
         m.d.sync += keep.eq(Cat(within > c for c in range(key_columns)))
         with m.If(e_flow[2]):
             m.d.comb += self.cells.eq(
-                Cat(Mux(keep[c], turned.word_select(c, 8), 0) for c in range(key_columns))
+                Cat(Mux(keep[c], turn.read_data.word_select(c, 8), 0) for c in range(key_columns))
             )
         return m

@@ -377,7 +377,8 @@ def test_weights_are_taken_ahead_of_their_turn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "columns"), [(16, 16), (16, 8), (16, 6), (16, 10), (32, 32), (64, 32), (64, 58)]
+    ("rows", "columns"),
+    [(16, 16), (16, 8), (16, 6), (16, 10), (16, 38), (32, 32), (64, 32), (64, 58), (64, 70)],
 )
 def test_corner_turn_is_a_transpose(rows: int, columns: int) -> None:
     rng = np.random.default_rng(rows + columns)
@@ -388,9 +389,10 @@ def test_corner_turn_is_a_transpose(rows: int, columns: int) -> None:
     async def bench(ctx) -> None:
         for half in range(2):
             for column in rng.permutation(columns):
-                ctx.set(unit.write_valid, 1)
+                square, place = divmod(int(column), rows)
+                ctx.set(unit.write_valid, 1 << square)
                 ctx.set(unit.write_half, half)
-                ctx.set(unit.write_column, int(column))
+                ctx.set(unit.write_column, place)
                 ctx.set(unit.write_word, int.from_bytes(halves[half, column].tobytes(), "little"))
                 await ctx.tick()
         ctx.set(unit.write_valid, 0)
