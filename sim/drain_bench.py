@@ -3,8 +3,8 @@
 
 An accumulator is a hash of its tile, row and column (:func:`accumulators`), so that every wrong
 bank, row, segment or lane shows. A tile is complete ``gap`` cycles after its predecessor has been
-and its bank is free; behind a release the rows of a bank are good for as long as a matrix
-multiplication that begins at once would leave them, and it is not complete before.
+and its bank is free; behind a release a row of a bank is spoilt every cycle, and the bank is not
+complete before all of them are.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ class Supply(IntEnum):
 class DrainWithArray(wiring.Component):
     """What stands in an EngineBench: the engine, its constant FIFO, an array, a MATMUL engine."""
 
-    def __init__(self, config: AcceleratorConfig, first_write_delay: int) -> None:
+    def __init__(self, config: AcceleratorConfig) -> None:
         """Everything of one configuration."""
         self.config = config
-        self.drain = DrainEngine(config, first_write_delay)
+        self.drain = DrainEngine(config)
         super().__init__(
             {
                 "i_command": In(command_signature("DRAIN")),
@@ -156,7 +156,7 @@ class DrainWithArray(wiring.Component):
         ]
 
         # Banks. `age`: cycles since the release.
-        good = config.rows + drain.first_write_delay
+        good = config.tile_rows
         full = Signal(2)
         number = [Signal(16, name=f"number_{b}") for b in range(2)]
         age = [Signal(range(good + 1), init=good, name=f"age_{b}") for b in range(2)]
@@ -192,8 +192,8 @@ class DrainWithArray(wiring.Component):
         # The array.
         there = Mux(
             drain.drain_bank,
-            full[1] | (age[1] != good),
-            full[0] | (age[0] != good),
+            full[1] | (age[1] <= drain.drain_row),
+            full[0] | (age[0] <= drain.drain_row),
         )
         tile_read = delay(m, Mux(drain.drain_bank, number[1], number[0]), 1, "tile_read")
         row = delay(m, drain.drain_row, 1, "row_read")
@@ -211,9 +211,9 @@ class DrainWithArray(wiring.Component):
         return m
 
 
-def emit_drain_bench(config: AcceleratorConfig, first_write_delay: int, bank_words: int) -> str:
+def emit_drain_bench(config: AcceleratorConfig, bank_words: int) -> str:
     """Verilog of the bench around DRAIN."""
-    unit = DrainWithArray(config, first_write_delay)
+    unit = DrainWithArray(config)
     bench = EngineBench(unit, "DRAIN", bank_words)
     text = verilog.convert(bench, name="bench", emit_src=False)
     return "\n".join([text, *unit.drain.leaves().values()])

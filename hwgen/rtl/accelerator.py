@@ -97,7 +97,7 @@ class Accelerator(wiring.Component):
             slice_widths=config.slice_widths,
             unsigned_columns=config.unsigned_columns,
         )
-        self.drain = DrainEngine(config, first_write_delay=self.array.first_write_delay)
+        self.drain = DrainEngine(config)
 
     def leaves(self) -> dict[str, wiring.Component | str]:
         """Modules, or their Verilog, that are emitted once each and instantiated by name."""

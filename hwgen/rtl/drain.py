@@ -47,14 +47,14 @@ class DrainEngine(wiring.Component):
     The write port must have the highest priority (it is never stalled); a residual read that loses
     its bank stalls the issue. ``done`` pulses when the command's last word has been written.
 
-    ``drain_segment`` and ``drain_offset`` as in SystolicArray, whose ``first_write_delay`` decides
-    when a bank is given back. With a fractional softmax ``row_shifts`` writes the memory of the
-    rows' shifts; mode SHIFTED adds entry r of the command's slot to the shifts of row r.
+    ``drain_segment`` and ``drain_offset`` as in SystolicArray. A bank is given back with the first
+    row of its last chunk, of residuals behind the last one. With a fractional softmax
+    ``row_shifts`` writes the memory of the rows' shifts; mode SHIFTED adds entry r of the command's
+    slot to the shifts of row r.
     """
 
-    def __init__(self, config: AcceleratorConfig, first_write_delay: int) -> None:
+    def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        self.first_write_delay = first_write_delay
         #: Cycles from a row's drain address to its accumulators at the lanes, to its codes.
         self.at_lanes = ACCUMULATOR_LATENCY + config.rotation_stages
         self.latency = self.at_lanes + requantise.LATENCY + elementwise.LATENCY
@@ -194,16 +194,9 @@ class DrainEngine(wiring.Component):
         single_row = Signal(name="single_row")
         before_last_row = Signal(12, name="before_last_row")
 
-        # The bank is released when R + first_write_delay rows of its last chunk are left (one is
-        # read per cycle): 2 R behind full cascades. The next tile's first pass writes its row r
-        # more than first_write_delay cycles after the release and reads nothing; its second pass,
-        # the first to use the read port, comes at least another R cycles later whatever its number
-        # of rows, for the weights of a pass take R cycles to load. A residual read may stall; then
-        # the bank is released after the last row.
-        left_over = config.rows + self.first_write_delay
-        ending = Signal(name="ending")
-        ending_at_once = Signal(name="ending_at_once")
-        before_ending = Signal(12, name="before_ending")
+        # The bank is released with the first row of its last chunk: one is read per cycle, and the
+        # next tile's last pass, the only one that writes to the bank, follows row by row. A read of
+        # residuals may stall; then the bank is released after the last row.
         released = Signal(name="released")
         last_issue = Signal(name="last_issue")  # of the command
         pipeline_busy = Signal(name="pipeline_busy")
@@ -219,7 +212,6 @@ class DrainEngine(wiring.Component):
                 row.eq(0),
                 address.eq(base),
                 last_row.eq(single_row),
-                ending.eq(ending_at_once),
             ]
 
         with m.FSM(name="drain"):
@@ -235,8 +227,6 @@ class DrainEngine(wiring.Component):
                         ),
                         single_row.eq(given.rows == 1),
                         before_last_row.eq(given.rows - 2),
-                        ending_at_once.eq(given.rows <= left_over),
-                        before_ending.eq(given.rows - (left_over + 1)),
                     ]
                     m.next = "Chunk"
             with m.State("Chunk"), m.If(loader.loaded & complete.bit_select(bank, 1)):
@@ -247,9 +237,8 @@ class DrainEngine(wiring.Component):
                     row.eq(row + 1),
                     address.eq(address + 1),
                     last_row.eq(row == before_last_row),
-                    ending.eq(ending | (row == before_ending)),
                 ]
-                with m.If(chunks.last & ending & ~residual & ~released):
+                with m.If(chunks.last & ~residual & ~released):
                     m.d.comb += self.bank_release.bit_select(bank, 1).eq(1)
                     m.d.sync += released.eq(1)
                 with m.If(last_row & ~straight):

@@ -17,10 +17,10 @@ from hwgen.rtl.systolic_array import entry_layout
 class MatmulEngine(wiring.Component):
     """Reads ``rows`` words per pass into the array, one per cycle, passes back to back.
 
-    A pass starts when the shadow weights are full; the first pass of a tile also waits for its
-    accumulator bank. ``bank_release[b]`` (from DRAIN) frees bank b. A request passes through a
-    register on its way to the memory. ``swap`` accompanies the first row of a pass, ``entry.shift``
-    the first pass of a weight slice behind another. Exactly one of
+    A pass starts when the shadow weights are full; the last pass of a tile also waits for its
+    accumulator bank, which only that one writes. ``bank_release[b]`` (from DRAIN) frees bank b. A
+    request passes through a register on its way to the memory. ``swap`` accompanies the first row
+    of a pass, ``entry.shift`` the first pass of a weight slice behind another. Exactly one of
     ``busy`` (a row was requested), ``stall_*`` is high per cycle while a command is active.
     ``done`` pulses after the last word was read.
     """
@@ -92,7 +92,7 @@ class MatmulEngine(wiring.Component):
         ]
 
         weights_ready = ~first_row | (self.stationary_full & ~claimed)
-        bank_ready = ~(first_row & first_pass) | ~bank_busy.bit_select(bank, 1)
+        bank_ready = ~(first_row & last_pass) | ~bank_busy.bit_select(bank, 1)
         # The memory takes the request of this port in every cycle, as long as it comes first.
         advance = ~self.read.valid | self.read.ready
         able = active & weights_ready & bank_ready
@@ -117,7 +117,7 @@ class MatmulEngine(wiring.Component):
             m.d.sync += address.eq(address + 1)
             with m.If(first_row):
                 m.d.sync += claimed.eq(1)
-                with m.If(first_pass):
+                with m.If(last_pass):
                     m.d.sync += bank_busy.bit_select(bank, 1).eq(1)
         with m.If(ends_pass):
             m.d.sync += [base.eq(base + command.stride), address.eq(base + command.stride)]

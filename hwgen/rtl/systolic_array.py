@@ -314,7 +314,8 @@ class SystolicArray(wiring.Component):
     sums are right in the first ``unsigned_columns`` columns and the rest of their groups. Weights
     of group g: ``weight_valid{g}`` with ``weights{g}`` (column 0 lowest) for reduction indices R-1
     ... 0, which are the chain rows 0 ... R-1 of ``weight_row{g}``, not before the swap of the pass
-    before has entered. ``bank_complete[b]``: all strips have written the tile's last row.
+    before has entered. ``bank_complete[b]``: all strips have written the tile's last row. Only a
+    tile's last pass writes to its bank: a row of it must not enter before the bank's row is read.
 
     Accumulators have ``accumulator_bits`` bits and wrap: only what is made of them behind the array
     has to fit, not what they hold on the way.
@@ -348,9 +349,6 @@ class SystolicArray(wiring.Component):
         strips = [piece.strip for piece in self.pieces]
         #: Fewest cycles from a pass's first row to the next one's: read, add, write.
         self.minimum_pass_rows = 2 + max(strip.lead for strip in strips)
-        #: An accumulator is written more than this many cycles after the entry of its row, and one
-        #: cycle less at the earliest is it read for a pass that adds to it.
-        self.first_write_delay = min(strip.columns.skew[-1] + 1 for strip in strips)
         #: Whether there is a second clock of twice the frequency, ``clk2x``.
         self.clk2x_used = any(strip.columns.clk2x for strip in strips)
         super().__init__(

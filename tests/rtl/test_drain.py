@@ -35,7 +35,6 @@ class Design:
     rows: int
     groups: str
     ports: int = 1
-    first_write_delay: int | None = None  #: None: ``rows``
     lanes: int = 0  #: 0: ``rows / 2``
 
     @property
@@ -50,16 +49,12 @@ class Design:
             softmax_fractional=True,
         )
 
-    @property
-    def delay(self) -> int:
-        return self.rows if self.first_write_delay is None else self.first_write_delay
-
 
 #: Aligned: no rotation; half a word; rotations by two of eight lanes, one stage; by two of 16, two
 #: stages, banks given back late; by eight of 16, three ports; by two of 32, segments and a rest.
 #: As many lanes as rows: rotations by two of 16; aligned; by two of 64.
 ALIGNED = Design(16, "dual:16:8", 1)
-PAIRS = Design(32, "dual:22:8,digits:10:4,digits:14:1", 1, first_write_delay=16)
+PAIRS = Design(32, "dual:22:8,digits:10:4,digits:14:1", 1)
 DESIGNS = {
     "aligned": ALIGNED,
     "half": Design(16, "dual:8:8", 2),
@@ -78,7 +73,7 @@ NAMES = [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in 
 
 @cache
 def _verilog(design: Design) -> str:
-    return emit_drain_bench(design.config, design.delay, BANK_WORDS)
+    return emit_drain_bench(design.config, BANK_WORDS)
 
 
 @dataclass(frozen=True)
@@ -369,7 +364,6 @@ def expected_cycles(design: Design, jobs: list[Job], gap: int) -> int:
     their registers.
     """
     config = design.config
-    left_over = config.rows + design.delay
     codes = AT_LANES + config.rotation_stages + CODES
     settle = AT_LANES + config.rotation_stages + CONSTANTS
     accepted = loaded = settled = 0
@@ -380,7 +374,7 @@ def expected_cycles(design: Design, jobs: list[Job], gap: int) -> int:
         for chunks in job.chunks(config):
             number = len(completed)
             begun = [completed[-1] + 1] if number else [-gap]
-            begun += [released[-2] + max(1, left_over - gap)] if number > 1 else []
+            begun += [released[-2] + max(1, TILE_ROWS - gap)] if number > 1 else []
             completed.append(max(begun) + gap)
             free = max(free, completed[-1] + 1)
             for place, chunk in enumerate(chunks):
@@ -396,7 +390,7 @@ def expected_cycles(design: Design, jobs: list[Job], gap: int) -> int:
             if job.mode == DrainMode.RESIDUAL:
                 released.append(free - 1)
             else:
-                released.append(take + 1 + max(0, job.rows - left_over))
+                released.append(take + 1)
             # What is left of the tile's constants leaves its FIFO, a beat a cycle.
             if number or len(chunks) > 1:
                 used = -(-64 * sum(map(len, chunks)) // config.wide_beat_bits)

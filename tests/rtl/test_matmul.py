@@ -197,7 +197,7 @@ def run_engine(
         if row.first_row:
             bounds.append(run.full[passes])
             passes += 1
-            if row.entry["first"]:
+            if row.entry["last"]:
                 if tiles >= 2:
                     bounds.append(run.released[tiles - 2] + 1)
                 tiles += 1
@@ -234,7 +234,7 @@ def random_commands(rng: np.random.Generator, count: int) -> list[Command]:
 
 @pytest.mark.parametrize(
     ("grant", "command", "refill", "release"),
-    [(100, 100, 1, 1), (100, 20, 30, 60), (40, 100, 5, 5), (70, 60, 20, 90)],
+    [(100, 100, 1, 1), (100, 20, 30, 120), (40, 100, 5, 5), (70, 60, 20, 90)],
 )
 def test_random_commands(grant: int, command: int, refill: int, release: int) -> None:
     commands = random_commands(np.random.default_rng([grant, command, refill, release]), 12)

@@ -210,9 +210,6 @@ def timeline(model: Timeline) -> Process:
     """When instructions are taken and done."""
     config = model.config
     settle = CONSTANTS_SETTLE + config.rotation_stages
-    # Rows that may be left when a bank is given back; sign columns and pumped ones write sooner.
-    sooner = config.clk2x or any(group.weight_bits == 1 for group in config.groups)
-    distance = config.rows + config.rows // (2 if sooner else 1)
     tile = 0
     time = 0
     filled = 0  # when the next group's constants are in their registers, at the earliest
@@ -243,8 +240,8 @@ def timeline(model: Timeline) -> Process:
                 if number_of_chunk + 1 == len(chunks) or residual or filled > time:
                     time += DRAIN_TAKE
                 if number_of_chunk + 1 == len(chunks) and not residual:
-                    # The next tile follows the last chunk's rows at a distance.
-                    released = take + DRAIN_RELEASE + max(0, rows - distance)
+                    # The next tile's last pass follows the last chunk's rows.
+                    released = take + DRAIN_RELEASE
             if residual:
                 model.residual_reads.append((start, time))
             model.constants_free.append(take)

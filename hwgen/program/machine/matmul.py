@@ -27,9 +27,15 @@ def execute(machine: Machine, i: Instruction) -> Step:
     config = machine.config
     if i["rows"] > config.tile_rows:
         raise machine.fail(f"rows must be at most {config.tile_rows}, not {i['rows']}", i)
+    one_pass = i["passes"] * i["slices"] == 1
+
+    def bank_free() -> bool:
+        return len(machine.accumulators) < ACCUMULATOR_BANKS
+
     for _ in range(i["tiles"]):
-        yield lambda: bool(machine.operands) and len(machine.accumulators) < ACCUMULATOR_BANKS
-        operand = machine.operands.popleft()
+        # The last pass waits for its bank; what the others read may be read before.
+        yield lambda: bool(machine.operands) and (not one_pass or bank_free())
+        operand = machine.operands[0]
         columns = operand.weights.shape[2]
         if not i["signed"] and columns > config.unsigned_columns:
             legal = config.unsigned_columns
@@ -47,6 +53,8 @@ def execute(machine: Machine, i: Instruction) -> Step:
         if unwritten.any() and operand.weights[:, unwritten].any():
             raise machine.fail("Activations must be written before they are read", i)
         codes = data.view(np.int8) if i["signed"] else data
+        yield bank_free
+        machine.operands.popleft()
         machine.accumulators.append((_product(machine, codes, operand, i), operand.poisoned))
     yield lambda: True
 
@@ -116,7 +124,7 @@ def timeline(model: Timeline) -> Process:
                     memory = model.full_from_memory[number_of_pass]
                     stalls["STALL_STATIONARY" if memory else "STALL_WEIGHTS"] += there - start
                     start = there
-                if index == 0 and tile >= 2:
+                if index == passes - 1 and tile >= 2:
                     while len(bank_free) <= tile - 2:
                         yield
                     if bank_free[tile - 2] > start:
