@@ -2,8 +2,11 @@
 """Column groups of the array: what kinds of columns there are, and how a design is made of them.
 
 A *group* is a number of neighbouring columns of one kind and weight width. A layer runs on a prefix
-of the groups: all columns that are wide enough, or all columns, the weights cut into slices. No
-hardware here: :mod:`hwgen.rtl.columns` has a leaf for every kind.
+of the groups: all columns that are wide enough, or all columns, the weights cut into slices.
+Attention, whose stationary operand is activations, runs on columns of 8 bits; the columns of a
+*paired* group are two of 4 bits to every one of them: an 8-bit value is 16 times its upper nibble
+and the lower one's carry, plus the lower nibble. No hardware here: :mod:`hwgen.rtl.columns` has a
+leaf for every kind.
 """
 
 from __future__ import annotations
@@ -59,13 +62,22 @@ KINDS: Mapping[str, ColumnKind] = {
 }
 
 
+#: Bits of a column that is half of a pair.
+PAIRED_BITS = 4
+
+
 @dataclass(frozen=True, order=True)
 class ColumnGroup:
-    """Neighbouring columns of one kind and width; ``dual:58:8`` in words."""
+    """Neighbouring columns of one kind and width; ``dual:58:8`` in words, ``digits:12:4+4`` paired.
+
+    Of a paired group the first half of the columns holds the lower nibbles of attention's operand,
+    the second half the upper ones, in the same order.
+    """
 
     kind: str
     columns: int
     weight_bits: int
+    paired: bool = False
 
     def __post_init__(self) -> None:
         """Check every part.
@@ -79,11 +91,14 @@ class ColumnGroup:
             # type() and not isinstance: a JSON true is an int to Python.
             if type(getattr(self, name)) is not int:
                 raise _refusal(f"{name} of a group", "an integer", getattr(self, name), None)
-        step = KINDS[self.kind].columns_step
+        if type(self.paired) is not bool:
+            raise _refusal("paired of a group", "true or false", self.paired, None)
+        step = self.columns_step
         if not step <= self.columns <= MAXIMUM_COLUMNS or self.columns % step:
             nearest = min(max(self.columns + -self.columns % step, step), MAXIMUM_COLUMNS)
             legal = "an even number" if step == 2 else f"a multiple of {step}"
-            what = "columns of a group" if step == 2 else f"columns of a {self.kind} group"
+            kind = "paired" if self.paired else self.kind
+            what = "columns of a group" if step == 2 else f"columns of a {kind} group"
             raise _refusal(what, f"{legal} in {step}..{MAXIMUM_COLUMNS}", self.columns, nearest)
         legal_bits = KINDS[self.kind].weight_bits
         if self.weight_bits not in legal_bits:
@@ -92,6 +107,10 @@ class ColumnGroup:
             legal = texts[0] if len(texts) == 1 else f"in {texts[0]}..{texts[-1]}"
             what = f"weight_bits of {self.kind} columns"
             raise _refusal(what, legal, self.weight_bits, nearest)
+        if self.paired and self.weight_bits != PAIRED_BITS:
+            texts = [str(self.weight_bits), str(PAIRED_BITS)]
+            what = "weight_bits of a paired group"
+            raise _refusal(what, texts[1], texts[0], f"{texts[1]}+{texts[1]}")
 
     @property
     def takes_slices(self) -> bool:
@@ -105,8 +124,15 @@ class ColumnGroup:
 
     @property
     def columns_step(self) -> int:
-        """What their number is a multiple of."""
-        return KINDS[self.kind].columns_step
+        """What their number is a multiple of; pairs are even in number."""
+        return 4 if self.paired else KINDS[self.kind].columns_step
+
+    @property
+    def attention_columns(self) -> int:
+        """Columns of 8 bits that attention has here."""
+        if self.paired:
+            return self.columns // 2
+        return self.columns if self.weight_bits == 8 else 0
 
     @property
     def dsps(self) -> float:
@@ -115,7 +141,8 @@ class ColumnGroup:
 
     def __str__(self) -> str:
         """As the command line takes it."""
-        return f"{self.kind}:{self.columns}:{self.weight_bits}"
+        pair = f"+{self.weight_bits}" if self.paired else ""
+        return f"{self.kind}:{self.columns}:{self.weight_bits}{pair}"
 
     @classmethod
     def parse(cls, text: str) -> ColumnGroup:
@@ -124,10 +151,12 @@ class ColumnGroup:
         Raises:
             ConfigError: not of that form, or not legal.
         """
-        if not (found := re.fullmatch(r"(\w+):(\d{1,6}):(\d{1,6})", text.strip(), re.ASCII)):
-            raise _refusal("a column group", "KIND:COLUMNS:BITS, as dual:58:8", text, None)
-        kind, columns, bits = found.groups()
-        return cls(kind, int(columns), int(bits))
+        form = r"(\w+):(\d{1,6}):(\d{1,6})(\+\3)?"
+        if not (found := re.fullmatch(form, text.strip(), re.ASCII)):
+            legal = "KIND:COLUMNS:BITS, as dual:58:8, or paired, as digits:12:4+4"
+            raise _refusal("a column group", legal, text, None)
+        kind, columns, bits, paired = found.groups()
+        return cls(kind, int(columns), int(bits), paired is not None)
 
 
 class Groups(tuple[ColumnGroup, ...]):
@@ -143,6 +172,17 @@ class Groups(tuple[ColumnGroup, ...]):
     def columns(self) -> int:
         """Columns of all groups."""
         return sum(group.columns for group in self)
+
+    @property
+    def attention_columns(self) -> int:
+        """Columns of 8 bits, which attention runs on: those of the first groups."""
+        return sum(group.attention_columns for group in self)
+
+    @property
+    def paired_columns(self) -> range:
+        """The columns of attention that are pairs: of their lower halves, the first ones."""
+        start = sum(group.columns for group in self if group.weight_bits == 8)
+        return range(start, self.attention_columns)
 
     @property
     def clk2x(self) -> bool:
@@ -170,6 +210,12 @@ def check_groups(groups: object) -> None:
         ordered = Groups(sorted(groups, key=lambda group: -group.weight_bits))
         legal = "in order of their weight_bits, the widest first"
         raise _refusal("groups", legal, groups, ordered)
+    # Attention's columns are the first ones.
+    place = sum(group.weight_bits == 8 for group in groups)
+    pairs = [number for number, group in enumerate(groups) if group.paired]
+    if pairs not in ([], [place]):
+        legal = "with one paired group at most, next to those of 8 bits"
+        raise _refusal("groups", legal, groups, None)
     # A cascade's columns lie in one strip, and strips are cut at multiples of many columns.
     order = sorted(groups, key=lambda group: not KINDS[group.kind].clk2x)
     if order != list(groups):

@@ -148,7 +148,7 @@ class AcceleratorConfig:
     """Everything that decides the hardware; :data:`PARAMETERS` says what each field is.
 
     Beside the ranges of the fields there are rules between them: attention is 8 x 8 bits, and has
-    ``rows / 2`` columns of 8 bits or more; requantise lanes make half a word of bytes a cycle or a
+    ``rows / 2`` columns of 8 bits or more, some of which may be pairs of 4 bits; requantise lanes make half a word of bytes a cycle or a
     whole one, LAYERNORM takes half an int16 word a cycle or a whole one; a read FIFO holds two
     bursts, the constant FIFO two tiles.
     """
@@ -313,8 +313,8 @@ class AcceleratorConfig:
 
     @property
     def attention_columns(self) -> int:
-        """Columns of 8 bits, which attention runs on: those of the first groups."""
-        return sum(group.columns for group in self.groups if group.weight_bits == 8)
+        """Columns of 8 bits, which attention runs on: those of the first groups, then pairs."""
+        return self.groups.attention_columns
 
     @property
     def value_columns(self) -> int:
@@ -340,7 +340,9 @@ class AcceleratorConfig:
     @property
     def unsigned_columns(self) -> int:
         """Columns that take uint8 activations, the softmax's codes: groups that V reaches."""
-        return next(columns for columns in self.prefixes if columns >= self.value_columns)
+        pairs = max(0, self.value_columns - self.groups.paired_columns.start)
+        reached = self.value_columns + (pairs and len(self.groups.paired_columns))
+        return next(columns for columns in self.prefixes if columns >= reached)
 
     @property
     def slice_widths(self) -> tuple[int, ...]:
@@ -376,7 +378,8 @@ class AcceleratorConfig:
 
         Offsets of DRAIN are multiples of it too.
         """
-        return gcd(self.requantise_lanes, self.value_columns, *self.prefixes)
+        own = (self.value_columns, self.attention_columns)
+        return gcd(self.requantise_lanes, *own, *self.prefixes)
 
     @property
     def rotation_stages(self) -> int:
@@ -476,7 +479,10 @@ COLUMNS = Parameter(
     even=True,
 )
 #: What ``groups`` is.
-GROUPS_DOC = "groups of columns (KIND:COLUMNS:BITS with commas between them, the widest first)"
+GROUPS_DOC = (
+    "groups of columns (KIND:COLUMNS:BITS with commas between them, the widest first; BITS 4+4: pairs"
+    " of columns are one of 8 bits to attention)"
+)
 
 
 #: Lanes, as parts of the rows: the legal ones; ``rows / 2`` if nothing is said.

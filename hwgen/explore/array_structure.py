@@ -97,15 +97,12 @@ def rotation_positions(rows: int, groups: str, lanes: int) -> int:
     """Rotations that DRAIN can do (:attr:`hwgen.config.AcceleratorConfig.rotation_step`)."""
     parsed = _parsed(groups)
     prefixes = [Groups(parsed[: count + 1]).columns for count in range(len(parsed))]
-    return lanes // gcd(lanes, _value_columns(rows, parsed), *prefixes)
-
-
-def _attention_columns(groups: Groups) -> int:
-    return sum(group.columns for group in groups if group.weight_bits == 8)
+    own = (_value_columns(rows, parsed), parsed.attention_columns)
+    return lanes // gcd(lanes, *own, *prefixes)
 
 
 def _value_columns(rows: int, groups: Groups) -> int:
-    return max(n for n in aligned_columns(rows) if n <= _attention_columns(groups))
+    return max(n for n in aligned_columns(rows) if n <= groups.attention_columns)
 
 
 # The array --------------------------------------------------------------------------------------
@@ -155,10 +152,12 @@ def array_features(
         )
     segments = ceil_div(parsed.columns, lanes)
     drained = ACCUMULATOR_BITS * lanes  # bits of the choice among the segments
+    # Adding up a pair costs a LUT a bit, about what a choice among the segments does.
+    added_up = ACCUMULATOR_BITS * len(parsed.paired_columns)
     parts.append(
         {
             "select_bits": lanes * index_bits(segments) * (segments > 1),
-            "drained_bits": drained * (segments > 1),
+            "drained_bits": drained * (segments > 1) + added_up,
             "drained_bits_beyond_4": drained * max(0, segments - 4),
             "drained_bits_beyond_6": drained * max(0, segments - 6),
         }
@@ -213,7 +212,7 @@ def block_ram_features(*, words: int, width: int, enables: int) -> Features:
 def stationary_features(*, rows: int, groups: str) -> Features:
     """Operands of attention, and the registers in front of the array."""
     parsed = _parsed(groups)
-    wide = _attention_columns(parsed)
+    wide = parsed.attention_columns
     value_columns = _value_columns(rows, parsed)
     words, width = _corner_memory(rows, wide)
     squares = width // 8

@@ -244,6 +244,7 @@ class Accelerator(wiring.Component):
             array.drain_row.eq(drain.drain_row),
             array.drain_segment.eq(drain.drain_segment),
             array.drain_offset.eq(drain.drain_offset),
+            *([array.drain_pairs.eq(drain.drain_pairs)] if array.pairs else []),
             drain.drain_data.eq(array.drain_data),
             drain.bank_complete.eq(array.bank_complete),
             *([array.clk2x.eq(self.clk2x)] if config.clk2x else []),

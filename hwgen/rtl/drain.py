@@ -47,10 +47,10 @@ class DrainEngine(wiring.Component):
     The write port must have the highest priority (it is never stalled); a residual read that loses
     its bank stalls the issue. ``done`` pulses when the command's last word has been written.
 
-    ``drain_segment`` and ``drain_offset`` as in SystolicArray. A bank is given back with the first
-    row of its last chunk, of residuals behind the last one. With a fractional softmax
-    ``row_shifts`` writes the memory of the rows' shifts; mode SHIFTED adds entry r of the command's
-    slot to the shifts of row r.
+    ``drain_segment``, ``drain_offset`` and ``drain_pairs`` as in SystolicArray. A bank is given
+    back with the first row of its last chunk, of residuals behind the last one. With a fractional
+    softmax ``row_shifts`` writes the memory of the rows' shifts; mode SHIFTED adds entry r of the
+    command's slot to the shifts of row r.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -76,6 +76,7 @@ class DrainEngine(wiring.Component):
                 "drain_row": Out(bits_for(config.tile_rows - 1)),
                 "drain_segment": Out(max(1, bits_for(config.segments - 1))),
                 "drain_offset": Out(bits_for(config.requantise_lanes - 1)),
+                **({"drain_pairs": Out(1)} if config.groups.paired_columns else {}),
                 "drain_data": In(BIASED_BITS * config.requantise_lanes),
                 "table_valid": In(1),
                 "table_slot": In(1),
@@ -189,6 +190,11 @@ class DrainEngine(wiring.Component):
             self.drain_segment.eq(chunks.segment),
             self.drain_offset.eq(chunks.offset),
         ]
+        if pairs := config.groups.paired_columns:
+            # No group ends where a tile of attention does, if that ends among the pairs.
+            attention = {config.attention_columns, config.value_columns} - {*range(pairs.start + 1)}
+            paired = Cat(command.tile_columns == columns for columns in sorted(attention)).any()
+            m.d.comb += self.drain_pairs.eq(paired)
         # Where the row counter stands at its end is known ahead, in registers.
         last_row = Signal(name="last_row")
         single_row = Signal(name="single_row")

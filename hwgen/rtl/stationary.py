@@ -6,7 +6,7 @@ from __future__ import annotations
 from functools import reduce
 from operator import and_
 
-from amaranth import Cat, Elaboratable, Module, Mux, Signal, Value
+from amaranth import Cat, Const, Elaboratable, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
@@ -19,13 +19,24 @@ from hwgen.rtl.ports import ReadPort, command_signature
 from hwgen.rtl.weight_planes import WeightPlanes
 
 
+def nibbles(values: Value) -> Value:
+    """Cells of a paired group from bytes: their lower halves, then their upper halves.
+
+    A cell is four bits and a carry above them. The lower four, read as signed, are 16 too few where
+    their highest is set; the upper cell's carry makes up for it.
+    """
+    codes = [values.word_select(c, 8) for c in range(len(values) // 8)]
+    lower = [Cat(code[:4], Const(0, 1)) for code in codes]
+    return Cat(*lower, *(Cat(code[4:], code[3]) for code in codes))
+
+
 class StationaryEngine(wiring.Component):
     """Loads the array's shadow weights for every pass, in program order.
 
     ``weights``: wide beats of packed weights. ``weight_valid{g}``/``weight_row{g}``/
     ``weight_data{g}`` go to column group g of the array: chain row 0 (reduction index R-1) first,
     at most one row a cycle. Groups get the rows of weights independently of each other, those of V
-    and K all at once (8-bit groups only). ``full`` is high while all groups that the pass uses hold
+    and K all at once (8-bit groups and pairs only). ``full`` is high while all groups that the pass uses hold
     it and it has not begun; ``swapped`` (from the array's entry) frees the shadow registers.
     ``from_memory``: the pass that is being loaded is of V or K. ``done`` pulses when the last row
     of a command has been handed out.
@@ -136,9 +147,11 @@ class StationaryEngine(wiring.Component):
             with m.If(ends):
                 m.d.sync += open_groups[g].eq(0)
             m.d.comb += rows.ready.eq(open_groups[g])
-            if group.weight_bits == 8:
-                piece = operand.cells[8 * start : 8 * (start + group.columns)]
-                start += group.columns
+            if own := group.attention_columns:
+                piece: Value = operand.cells[8 * start : 8 * (start + own)]
+                start += own
+                if group.paired:
+                    piece = nibbles(piece)
                 valid = valid | operand.valid
                 row, cells = Mux(uses[g], row, operand.row), Mux(uses[g], cells, piece)
             m.d.sync += [

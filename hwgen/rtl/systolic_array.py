@@ -35,6 +35,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
+from hwgen.columns import PAIRED_BITS
 from hwgen.numerics.requantise import BIASED_BITS
 from hwgen.rtl.columns import Columns, columns_of
 from hwgen.rtl.pipeline import register
@@ -59,6 +60,10 @@ class Group(Protocol):
     @property
     def takes_slices(self) -> bool:
         """Whether a cell has a carry bit."""
+
+    @property
+    def paired(self) -> bool:
+        """Whether the second half of the columns are the upper nibbles of the first one's."""
 
 
 def entry_layout(tile_rows: int, slice_widths: Sequence[int] = ()) -> data.StructLayout:
@@ -322,7 +327,8 @@ class SystolicArray(wiring.Component):
 
     The columns ``drain_segment * lanes + l`` of a row appear on the lanes l of ``drain_data`` four
     cycles after ``drain_row``; lanes below ``drain_offset`` show the segment after that. A lane
-    whose column does not exist shows anything.
+    whose column does not exist shows anything. Where there is a paired group, ``drain_pairs`` adds
+    16 times the sums of its second half of columns to those of the first.
     """
 
     def __init__(
@@ -346,6 +352,14 @@ class SystolicArray(wiring.Component):
         self.accumulator_bits = accumulator_bits
         self.layout = entry_layout(tile_rows, slice_widths)
         self.pieces = self._cut(tuple(slice_widths))
+        #: A column of every pair, the lower one, and the other.
+        self.pairs: dict[int, int] = {}
+        start = 0
+        for group in groups:
+            if group.paired:
+                half = group.columns // 2
+                self.pairs |= {start + c: start + half + c for c in range(half)}
+            start += group.columns
         strips = [piece.strip for piece in self.pieces]
         #: Fewest cycles from a pass's first row to the next one's: read, add, write.
         self.minimum_pass_rows = 2 + max(strip.lead for strip in strips)
@@ -370,6 +384,7 @@ class SystolicArray(wiring.Component):
                 "drain_row": In(bits_for(tile_rows - 1)),
                 "drain_segment": In(bits_for(self.segments - 1)),
                 "drain_offset": In(bits_for(lanes - 1)),
+                **({"drain_pairs": In(1)} if self.pairs else {}),
                 "drain_data": Out(accumulator_bits * lanes),
                 "bank_complete": Out(2),
                 **({"clk2x": In(1)} if self.clk2x_used else {}),
@@ -514,13 +529,26 @@ class SystolicArray(wiring.Component):
         return valid, row, word
 
     def _drain(self, m: Module, columns: list[Value]) -> None:
-        """The choice among the segments, each lane for itself: registers but for the last step."""
+        """The choice among the segments, each lane for itself: registers but for the last steps.
+
+        A pair is added up here and not in front of the accumulators: its columns may lie in strips
+        that are a cycle apart.
+        """
         given = register(m, self.drain_segment, "given_segment")
         offset = register(m, self.drain_offset, "given_offset")
         following = Signal.like(given, name="following_segment", reset_less=True)
         m.d.sync += following.eq(given + 1)
         segment = register(m, given, "segment")
         bits = self.accumulator_bits
+        if self.pairs:
+            columns = list(columns)
+            early = register(m, self.drain_pairs, "pairs_given")
+            used = register(m, register(m, early, "pairs_early"), "pairs")
+            for lower, upper in self.pairs.items():
+                both = Signal(bits, name=f"pair_{lower}")
+                product = Mux(used, Cat(Const(0, PAIRED_BITS), columns[upper]), 0)
+                m.d.comb += both.eq(columns[lower] + product)
+                columns[lower] = both
         for lane in range(self.lanes):
             last = lane == self.lanes - 1  # no offset is larger
             wrapped = register(m, 0 if last else lane < offset, f"wrapped_{lane}")

@@ -54,6 +54,7 @@ class _Uniform(NamedTuple):
     columns: int
     weight_bits: int
     takes_slices: bool = False
+    paired: bool = False
 
 
 class SystolicArrayTop(wiring.Component):
