@@ -130,6 +130,10 @@ def row_blocks(
     return tuple(pairwise(bounds))
 
 
+#: Most images of a START whose last operation is done at once: a row of each.
+FRAMES_TOGETHER = 16
+
+
 @dataclass(frozen=True, kw_only=True)
 class BufferPlan:
     """Placements of all tensors of a model on a design, and the words that each bank needs."""
@@ -187,7 +191,8 @@ def plan_buffers(
         tile_rows: rows of an accumulator bank.
         word_keys: of the configuration; ``rows`` if None.
         blocks: row blocks, None for the rule.
-        frames: of a START; with several the next frame's image has a place of its own.
+        frames: of a START; with several the next image and what the last operation reads and writes
+            have places of their own.
         in_flight: how many have buffers; they share the scores.
 
     Raises:
@@ -201,7 +206,7 @@ def plan_buffers(
     scores0 = replace(_placement("scores0", (longest, tokens), rows), per_word=keys)
     scores0 = replace(scores0, padded=round_up(tokens, keys))
     scores = scores0, replace(scores0, role="scores1")
-    banks = _Banks(graph, rows, resident_image=frames > 1)
+    banks = _Banks(graph, rows, frames=frames)
     banks.place()
     demand = banks.demand(max(1, value_columns // rows))
     demand |= {scores.role: scores.slices * longest for scores in scores}
@@ -269,11 +274,22 @@ def _role(op: Op, output: str, *, wide: bool) -> str:
 class _Banks:
     """Places tensors in the order of the operations; no two share words while both are needed."""
 
-    def __init__(self, graph: GraphLike, rows: int, *, resident_image: bool) -> None:
-        """``resident_image``: the next image comes while the bank's other tensors are needed."""
+    def __init__(self, graph: GraphLike, rows: int, *, frames: int) -> None:
+        """``frames`` of a START: what outlasts an image's work has words of its own.
+
+        With several that is the next image, and what the last operation reads and writes for many
+        images at once, a row each.
+        """
         self.graph = graph
         self.rows = rows
-        self.resident_image = resident_image
+        last = graph.ops[-1]
+        image = [op.output for op in graph.ops if isinstance(op, ImageCodes)]
+        #: rows of tensors that share words with no other one
+        self.apart: dict[str, int] = {}
+        if frames > 1:
+            together = min(frames, FRAMES_TOGETHER)
+            self.apart |= {name: graph.tensors[name].shape[0] for name in image}
+            self.apart |= dict.fromkeys((*last.inputs, *last.outputs), together)
         self.places: dict[str, Placement] = {}
         self.constants: dict[str, Placement] = {}
         self._last = {name: n for n, op in enumerate(graph.ops) for name in op.inputs}
@@ -290,7 +306,7 @@ class _Banks:
             if any(tensor.dtype == "uint8" or len(tensor.shape) == 3 for tensor in tensors):
                 continue  # of a head and block at a time: scores, rows' shifts
             match op:
-                case ImageCodes() if self.resident_image:
+                case _ if op.output in self.apart:
                     pass  # below
                 case Linear() if op.residual is not None:
                     self.places[op.output] = self._in_place(op, op.residual, number)
@@ -308,9 +324,9 @@ class _Banks:
                     place = self._of(op, op.output)
                     self.places[op.output] = self._fit(place, op.outputs, number)
         for op in ops:
-            if isinstance(op, ImageCodes) and self.resident_image:
+            if op.output in self.apart:
                 self.places[op.output] = self._behind(self._of(op, op.output))
-            elif isinstance(op, MeanPool):
+            if isinstance(op, MeanPool):
                 tokens = self.graph.tensors[op.input].shape[0]
                 ones = _placement("hidden", (1, tokens), self.rows)
                 self.constants[op.name] = self._behind(ones)
@@ -334,8 +350,7 @@ class _Banks:
         """An output at the beginning of its bank."""
         tensor = self.graph.tensors[output]
         count, channels = tensor.shape
-        if isinstance(op, LayerNorm):
-            count = self.places[op.input].stride  # its first rows lie as all of them do
+        count = self.apart.get(output, count)
         wide, heads = tensor.dtype == "int16", op.output_heads
         place = _placement(
             *(_role(op, output, wide=wide), (count, channels // max(1, heads)), self.rows),

@@ -29,6 +29,8 @@ class Draft:
     relocate: bool = False  #: the address counts from the data of the image
     #: Of an external address: how much further the next frame's is.
     frame_stride: int = 0
+    #: Whether its destination has a row for each of several frames.
+    row_per_frame: bool = False
     #: Boundary pieces that are complete with it: (tensor, fields of Part without engine and count).
     parts: tuple[tuple[str, dict[str, Any]], ...] = ()
 

@@ -67,7 +67,7 @@ def lower(
         in_flight=in_flight,
     )
     plan.check(config)
-    low = Lowering(graph, config, plan, skeleton)
+    low = Lowering(graph, config, plan, skeleton, frames)
     for op in graph.ops:
         low.starts.append(len(low.items))
         lower_operation(op, low)

@@ -62,7 +62,12 @@ class Lowering:
     """State of one compilation."""
 
     def __init__(
-        self, graph: GraphLike, config: AcceleratorConfig, plan: BufferPlan, skeleton: bool
+        self,
+        graph: GraphLike,
+        config: AcceleratorConfig,
+        plan: BufferPlan,
+        skeleton: bool,
+        frames: int = 1,
     ) -> None:
         """Nothing is lowered yet."""
         self.graph = graph
@@ -79,7 +84,7 @@ class Lowering:
         self.output_words = 0
         #: the image in pieces, for the frames of a START behind the first one
         self.image_pieces: list[Draft] = []
-        self.frames = 1
+        self.frames = frames
         #: where the items of each operation of the graph begin
         self.starts: list[int] = []
 
@@ -91,6 +96,10 @@ class Lowering:
             ops[index - 1] if index else None,
             ops[index + 1] if index + 1 < len(ops) else None,
         )
+
+    def row_per_frame(self, op: Op) -> bool:
+        """Whether an operation makes a row for each of several images: what the last one reads."""
+        return self.frames > 1 and op.output in self.graph.ops[-1].inputs
 
     # Addresses ------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from hwgen.isa.instructions import (
     Engine,
     StationarySource,
 )
+from hwgen.program.buffer_plan import FRAMES_TOGETHER
 from hwgen.program.lower.context import Lowering
 from hwgen.program.schedule import Draft, Item
 
@@ -32,32 +33,62 @@ def repeat(low: Lowering, frames: int, in_flight: int) -> None:
     """Replace the items of one image by those of all.
 
     Images are loaded in pieces beside the attention of the one before (of the pair before), whose
-    matmuls need no weights; the first ones whole.
+    matmuls need no weights; the first ones whole. The last operation, a row of each image, is done
+    for up to :data:`FRAMES_TOGETHER` images at once: its weights are loaded once, and to load them
+    into the array takes longer than one row does.
 
     Args:
         low: the compilation; every operation is lowered.
         frames: images.
         in_flight: 1, or 2 with an even number of them.
     """
-    low.frames = frames
     if frames == 1:
         return
     once = low.items
     low.items = []
+    done = 0  # images whose last operation has come
     for first in range(0, frames, in_flight):
         group = range(first, first + in_flight)
-        for span in _spans(low, once, in_flight):
+        for span in _spans(low, in_flight):
             for frame in group:
                 low.items += _items(low, once, span, frame, frames, in_flight)
+        if group.stop - done == FRAMES_TOGETHER or group.stop == frames:
+            low.items += _together(once[low.starts[-1] :], range(done, group.stop))
+            done = group.stop
 
 
-def _spans(low: Lowering, once: Sequence[Item], in_flight: int) -> list[range]:
-    """Pieces of an image's work that alternate with those of the other one in flight."""
-    cuts = [0, len(once)]
+def _spans(low: Lowering, in_flight: int) -> list[range]:
+    """Pieces of an image's work that alternate with those of the other one in flight.
+
+    All but the last operation.
+    """
+    cuts = [0, low.starts[-1]]
     if in_flight > 1:
         starts = zip(low.graph.ops, low.starts, strict=True)
         cuts[1:1] = [start for op, start in starts if isinstance(op, LayerNorm)]
     return [range(*span) for span in pairwise(cuts)]
+
+
+def _together(closing: Sequence[Item], frames: range) -> Iterator[Item]:
+    """The items of the last operation, which is linear, for a row of each image."""
+    for item in closing:
+        drafts = []
+        for draft in item.drafts:
+            fields = dict(draft.fields)
+            if draft.opcode == "STORE":
+                for row, frame in enumerate(frames):
+                    own = replace(draft, fields=fields | {"source": fields["source"] + row})
+                    drafts.append(of_frame(own, frame, None))
+                continue
+            if draft.opcode in ("MATMUL", "DRAIN"):
+                fields["rows"] = len(frames)
+            parts = tuple(
+                (tensor, values | {"base": values["base"] + row, "index": (frame,)})
+                for tensor, values in draft.parts
+                for row, frame in enumerate(frames)
+            )
+            drafts.append(replace(draft, fields=fields, parts=parts))
+        yield replace(item, drafts=drafts, predecessors=[])
 
 
 def _items(
@@ -71,7 +102,7 @@ def _items(
     """Some of the items, for one of the images."""
     second = frame % in_flight
     offsets = low.plan.second_words if second else None
-    beside = _beside(low, once)
+    images = _beside(once, low.image_pieces)
     for number in span:
         item = once[number]
         drafts = item.drafts
@@ -80,7 +111,7 @@ def _items(
             unwanted = ("LOAD_IMAGE",) * (frame >= in_flight) + _SHARED * second
             drafts = [draft for draft in drafts if draft.opcode not in unwanted]
         moved = [of_frame(draft, frame, offsets) for draft in drafts]
-        for piece in beside.get(number, ()):
+        for piece in images.get(number, ()):
             if frame + in_flight < frames:
                 moved.append(of_frame(piece, frame + in_flight, offsets))
         loads = [draft for draft in moved if draft.opcode in _SHARED]
@@ -93,8 +124,8 @@ def _items(
             yield replace(item, drafts=moved, predecessors=[])
 
 
-def _beside(low: Lowering, once: Sequence[Item]) -> dict[int, list[Draft]]:
-    """Which pieces of an image come with which items: evenly with the matmuls of queries."""
+def _beside(once: Sequence[Item], pieces: Sequence[Draft]) -> dict[int, list[Draft]]:
+    """Which pieces come with which items: evenly with the matmuls of queries."""
     places = [
         number
         for number, item in enumerate(once)
@@ -104,8 +135,8 @@ def _beside(low: Lowering, once: Sequence[Item]) -> dict[int, list[Draft]]:
         )
     ]
     found: dict[int, list[Draft]] = {}
-    for k, piece in enumerate(low.image_pieces):
-        place = places[k * len(places) // len(low.image_pieces)]
+    for k, piece in enumerate(pieces):
+        place = places[k * len(places) // len(pieces)]
         found.setdefault(place, []).append(piece)
     return found
 
@@ -116,17 +147,24 @@ def of_frame(draft: Draft, frame: int, offsets: Sequence[int] | None) -> Draft:
     if draft.frame_stride:
         fields["address"] += frame * draft.frame_stride
     parts = draft.parts
+    if draft.row_per_frame:
+        row = frame % FRAMES_TOGETHER
+        fields["destination"] += row
+        parts = tuple((tensor, values | {"base": values["base"] + row}) for tensor, values in parts)
     if offsets is not None:
         names = [name for name in _WORDS if name in fields]
+        if draft.row_per_frame:
+            names.remove("destination")
         if draft.opcode == "STATIONARY":
             weights = fields["source"] == StationarySource.WEIGHTS
             names = [] if weights else ["base"]
         for name in names:
             fields[name] += offsets[fields[name] >> OFFSET_BITS]
-        parts = tuple(
-            (tensor, values | {"base": _moved(values["base"], values["first_token"], offsets)})
-            for tensor, values in parts
-        )
+        if not draft.row_per_frame:
+            parts = tuple(
+                (tensor, values | {"base": _moved(values["base"], values["first_token"], offsets)})
+                for tensor, values in parts
+            )
     parts = tuple(
         (tensor, values | {"index": (frame, *values.get("index", ()))}) for tensor, values in parts
     )

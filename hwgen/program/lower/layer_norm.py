@@ -67,6 +67,7 @@ def lower_layer_norm(op: LayerNorm, low: Lowering) -> None:
                 "slot": number % 2,
             },
             label=op.name,
+            row_per_frame=low.row_per_frame(op),
             parts=tuple(low.parts(op.output, normalised, rows, (0, 1 << 30))),
         )
         drafts = [draft]

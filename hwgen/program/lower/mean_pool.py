@@ -75,4 +75,5 @@ def lower_mean_pool(op: MeanPool, low: Lowering) -> None:
         ),
         cycles=tiles * ones.slices * (config.rows + INJECTION_CYCLES),
     )
+    item.drafts[-1].row_per_frame = low.row_per_frame(op)
     low.items.append(item)
