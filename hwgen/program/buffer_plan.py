@@ -131,7 +131,7 @@ def row_blocks(
 
 
 #: Most images of a START whose last operation is done at once: a row of each.
-FRAMES_TOGETHER = 16
+_MOST_TOGETHER = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +146,7 @@ class BufferPlan:
     words: tuple[int, ...]  #: per bank
     #: per bank: how much further the buffers of a second image in flight lie
     second_words: tuple[int, ...] = (0,) * len(BANK_ROLES)
+    together: int = 1  #: images of a START whose last operation is done at once, a row of each
 
     def check(self, config: AcceleratorConfig) -> None:
         """Every bank must hold what is placed in it.
@@ -206,7 +207,8 @@ def plan_buffers(
     scores0 = replace(_placement("scores0", (longest, tokens), rows), per_word=keys)
     scores0 = replace(scores0, padded=round_up(tokens, keys))
     scores = scores0, replace(scores0, role="scores1")
-    banks = _Banks(graph, rows, frames=frames)
+    together = min(frames, max(1, min(_MOST_TOGETHER, tile_rows) // in_flight) * in_flight)
+    banks = _Banks(graph, rows, together=together)
     banks.place()
     demand = banks.demand(max(1, value_columns // rows))
     demand |= {scores.role: scores.slices * longest for scores in scores}
@@ -235,6 +237,7 @@ def plan_buffers(
         scores=scores,
         words=tuple(demand[role] for role in BANK_ROLES),
         second_words=tuple(second[role] for role in BANK_ROLES),
+        together=together,
     )
 
 
@@ -274,11 +277,11 @@ def _role(op: Op, output: str, *, wide: bool) -> str:
 class _Banks:
     """Places tensors in the order of the operations; no two share words while both are needed."""
 
-    def __init__(self, graph: GraphLike, rows: int, *, frames: int) -> None:
-        """``frames`` of a START: what outlasts an image's work has words of its own.
+    def __init__(self, graph: GraphLike, rows: int, *, together: int) -> None:
+        """``together``: images whose last operation is done at once.
 
-        With several that is the next image, and what the last operation reads and writes for many
-        images at once, a row each.
+        With several of a START, what outlasts an image's work has words of its own: the next image,
+        and what the last operation reads and writes, a row of each image.
         """
         self.graph = graph
         self.rows = rows
@@ -286,8 +289,7 @@ class _Banks:
         image = [op.output for op in graph.ops if isinstance(op, ImageCodes)]
         #: rows of tensors that share words with no other one
         self.apart: dict[str, int] = {}
-        if frames > 1:
-            together = min(frames, FRAMES_TOGETHER)
+        if together > 1:
             self.apart |= {name: graph.tensors[name].shape[0] for name in image}
             self.apart |= dict.fromkeys((*last.inputs, *last.outputs), together)
         self.places: dict[str, Placement] = {}

@@ -26,12 +26,19 @@ DESIGNS = 200
 def random_groups(rng: np.random.Generator, rows: int, most: int) -> Groups:
     """One to four groups of at most ``most`` columns, first ``rows / 2`` of 8 bits or more.
 
-    Those of DSP blocks are at twice the clock where their number allows it.
+    Those of DSP blocks are at twice the clock where their number allows it. Pairs of columns in
+    some of them, without which there may be too few for attention.
     """
     widths = sorted(rng.integers(1, 9, int(rng.integers(0, 4))).tolist(), reverse=True)
     columns = 2 * int(rng.integers(rows // 4, most // 2 + 1))
     first = ColumnGroup("dual" if columns % 8 else "pumped", columns, 8)
     rest = [ColumnGroup("digits", 2 * int(rng.integers(1, most // 2 + 1)), bits) for bits in widths]
+    if rng.integers(3) == 0:
+        pairs = 4 * int(rng.integers(1, rows // 4 + 1))
+        if columns - pairs // 2 >= 4 and rng.integers(2):
+            first = ColumnGroup("dual", columns - pairs // 2, 8)
+        narrow = [group for group in rest if group.weight_bits <= 4]
+        rest = [ColumnGroup("digits", pairs, 4, paired=True), *narrow[:2]]
     return Groups((first, *rest))
 
 

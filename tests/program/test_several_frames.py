@@ -101,7 +101,7 @@ def test_images_come_in_pieces_beside_attention() -> None:
     one, two = (lower(graph, config, frames=frames) for frames in (1, 2))
     assert two.input_bytes == 2 * one.input_bytes
     assert two.output_bytes == 2 * one.output_bytes
-    assert (one.macs, one.weight_bytes) == (two.macs, two.weight_bytes)
+    assert one.macs == two.macs
     loads = [(number, i) for number, i in enumerate(two.instructions) if i.opcode == "LOAD_IMAGE"]
     # 12 x 12 x 3 bytes: a row of patches, 108 bytes, does not end with a beat, four of them do.
     assert [i["address"] for _, i in loads] == [0, one.input_bytes // 16]
@@ -110,6 +110,24 @@ def test_images_come_in_pieces_beside_attention() -> None:
     assert 0 < loads[1][0] < half
     assert two.labels[loads[1][0] - 1].endswith(".logits")
     assert sum(i.opcode == "STORE" for i in two.instructions) == 2
+
+
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_the_last_layer_is_done_for_many_images_at_once(in_flight: int) -> None:
+    """Two lots of it: a row for each of so many images, and for the rest."""
+    graph = random_graph(spec(depth=1), 1)
+    together = 16
+    frames = together + 2
+    options = {"frames": frames, "in_flight": in_flight}
+    config = preset_config(graph, rows=16, groups=dense(16), **options)
+    program = lower(graph, config, **options)
+    matmuls = [
+        instruction["rows"]
+        for instruction, label in zip(program.instructions, program.labels, strict=True)
+        if label == "head" and instruction.opcode == "MATMUL"
+    ]
+    assert matmuls == [together, 2]
+    check(graph, program, seeds=(None,))
 
 
 def test_the_table_of_boundaries_holds_all_frames() -> None:
@@ -133,9 +151,11 @@ def test_frames_hide_the_image() -> None:
 
 def test_a_place_of_its_own_for_the_image() -> None:
     graph = random_graph(MODELS["tiny"], 1)
-    config = preset_config(graph, rows=16, groups=dense(16))
+    config = preset_config(graph, rows=16, groups=dense(16), frames=2)
+    words = list(config.bank_words)
+    words[config.bank("hidden")] -= 1
     with pytest.raises(DoesNotFitError, match="hidden"):
-        lower(graph, config, frames=2)
+        lower(graph, config.replace(bank_words=tuple(words)), frames=2)
 
 
 def test_one_image_is_refused() -> None:

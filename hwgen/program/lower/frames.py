@@ -19,7 +19,6 @@ from hwgen.isa.instructions import (
     Engine,
     StationarySource,
 )
-from hwgen.program.buffer_plan import FRAMES_TOGETHER
 from hwgen.program.lower.context import Lowering
 from hwgen.program.schedule import Draft, Item
 
@@ -52,8 +51,8 @@ def repeat(low: Lowering, frames: int, in_flight: int) -> None:
         for span in _spans(low, in_flight):
             for frame in group:
                 low.items += _items(low, once, span, frame, frames, in_flight)
-        if group.stop - done == FRAMES_TOGETHER or group.stop == frames:
-            low.items += _together(once[low.starts[-1] :], range(done, group.stop))
+        if group.stop - done == low.plan.together or group.stop == frames:
+            low.items += _together(low, once[low.starts[-1] :], range(done, group.stop))
             done = group.stop
 
 
@@ -69,7 +68,7 @@ def _spans(low: Lowering, in_flight: int) -> list[range]:
     return [range(*span) for span in pairwise(cuts)]
 
 
-def _together(closing: Sequence[Item], frames: range) -> Iterator[Item]:
+def _together(low: Lowering, closing: Sequence[Item], frames: range) -> Iterator[Item]:
     """The items of the last operation, which is linear, for a row of each image."""
     for item in closing:
         drafts = []
@@ -78,7 +77,7 @@ def _together(closing: Sequence[Item], frames: range) -> Iterator[Item]:
             if draft.opcode == "STORE":
                 for row, frame in enumerate(frames):
                     own = replace(draft, fields=fields | {"source": fields["source"] + row})
-                    drafts.append(of_frame(own, frame, None))
+                    drafts.append(of_frame(low, own, frame, None))
                 continue
             if draft.opcode in ("MATMUL", "DRAIN"):
                 fields["rows"] = len(frames)
@@ -110,10 +109,10 @@ def _items(
             # Its image has come before, its parameters with the first of the pair.
             unwanted = ("LOAD_IMAGE",) * (frame >= in_flight) + _SHARED * second
             drafts = [draft for draft in drafts if draft.opcode not in unwanted]
-        moved = [of_frame(draft, frame, offsets) for draft in drafts]
+        moved = [of_frame(low, draft, frame, offsets) for draft in drafts]
         for piece in images.get(number, ()):
             if frame + in_flight < frames:
-                moved.append(of_frame(piece, frame + in_flight, offsets))
+                moved.append(of_frame(low, piece, frame + in_flight, offsets))
         loads = [draft for draft in moved if draft.opcode in _SHARED]
         if in_flight > 1 and 0 < len(loads) < len(moved):
             # Apart, so that it need not wait until the other image has used what they replace.
@@ -141,14 +140,14 @@ def _beside(once: Sequence[Item], pieces: Sequence[Draft]) -> dict[int, list[Dra
     return found
 
 
-def of_frame(draft: Draft, frame: int, offsets: Sequence[int] | None) -> Draft:
+def of_frame(low: Lowering, draft: Draft, frame: int, offsets: Sequence[int] | None) -> Draft:
     """The same of another image, in buffers that lie so many words further in each bank."""
     fields = dict(draft.fields)
     if draft.frame_stride:
         fields["address"] += frame * draft.frame_stride
     parts = draft.parts
     if draft.row_per_frame:
-        row = frame % FRAMES_TOGETHER
+        row = frame % low.plan.together
         fields["destination"] += row
         parts = tuple((tensor, values | {"base": values["base"] + row}) for tensor, values in parts)
     if offsets is not None:
