@@ -115,8 +115,10 @@ def cycle_bound(
             for form in tile_formats(config, layer.weight_bits)
         ]
         runs = layer.passes * min(tiles * form.slices for tiles, form in forms)
-        array += count * runs * max(layer.rows, least)
-        drain += count * chunks(layer.columns, layer.rows, wide=layer.wide)
+        # A layer of one row, the last one, is done for several images of a START at once.
+        images = frames if layer.rows == 1 else 1
+        array += count * runs * max(layer.rows, least) // images
+        drain += count * chunks(layer.columns, layer.rows, wide=layer.wide) // images
         beats += count * min(
             tiles
             * (
