@@ -148,9 +148,9 @@ class AcceleratorConfig:
     """Everything that decides the hardware; :data:`PARAMETERS` says what each field is.
 
     Beside the ranges of the fields there are rules between them: attention is 8 x 8 bits, and has
-    ``rows / 2`` columns of 8 bits or more, some of which may be pairs of 4 bits; requantise lanes make half a word of bytes a cycle or a
-    whole one, LAYERNORM takes half an int16 word a cycle or a whole one; a read FIFO holds two
-    bursts, the constant FIFO two tiles.
+    ``rows / 2`` columns of 8 bits or more, some of which may be pairs of 4 bits; requantise lanes
+    make half a word of bytes a cycle or a whole one, LAYERNORM takes half an int16 word a cycle or
+    a whole one; a read FIFO holds two bursts, the constant FIFO two tiles.
     """
 
     rows: int = _parameter(
@@ -398,6 +398,11 @@ class AcceleratorConfig:
         return 128 * self.memory_ports
 
     @property
+    def word_ports(self) -> int:
+        """Memory ports that load words: all, or one where a word is not whole beats of all."""
+        return 1 if self.word_bits % self.wide_beat_bits else self.memory_ports
+
+    @property
     def constant_beats(self) -> int:
         """Wide beats of the per-column constants of a tile on all groups (8 bytes a column)."""
         return self.constant_beats_of(self.columns)
@@ -480,8 +485,8 @@ COLUMNS = Parameter(
 )
 #: What ``groups`` is.
 GROUPS_DOC = (
-    "groups of columns (KIND:COLUMNS:BITS with commas between them, the widest first; BITS 4+4: pairs"
-    " of columns are one of 8 bits to attention)"
+    "groups of columns (KIND:COLUMNS:BITS with commas between them, the widest first; BITS 4+4:"
+    " pairs of columns are one of 8 bits to attention)"
 )
 
 

@@ -127,6 +127,7 @@ def _stride(name: str, doc: str) -> Field:
 
 
 _EXTERNAL = Field("address", EXTERNAL_ADDRESS_BITS, "external address, units of 16 bytes")
+_PORT_STRIDE = Field("port_stride", 24, "distance between the ports' regions, units of 16 bytes")
 _ROWS = Field("rows", 12, "tokens processed, 1..4095")
 _TILES = Field("tiles", 16, "output tiles")
 _PASSES = Field("passes", 12, "slices of `rows` reduction indices per tile")
@@ -149,7 +150,7 @@ OPCODES: tuple[Opcode, ...] = (
         "region at address + p * port_stride.",
         (
             _EXTERNAL,
-            Field("port_stride", 24, "distance between the ports' regions, units of 16 bytes"),
+            _PORT_STRIDE,
             _TILES,
             Field("constant_beats", 12, "wide beats of constants per tile"),
             Field("weight_beats", 20, "wide beats of packed weights per tile"),
@@ -160,8 +161,14 @@ OPCODES: tuple[Opcode, ...] = (
         "LOAD_WORDS",
         2,
         Engine.LOAD,
-        "Copy consecutive words from the image to the activation memory (port 0).",
-        (_EXTERNAL, Field("words", 17, "words"), _word("destination", "first word")),
+        "Copy consecutive words from the image to the activation memory: from wide beats as "
+        "LOAD_TILES, where a word is one or several whole ones, else from port 0.",
+        (
+            _EXTERNAL,
+            _PORT_STRIDE,
+            Field("words", 17, "words"),
+            _word("destination", "first word"),
+        ),
     ),
     Opcode(
         "LOAD_IMAGE",

@@ -129,6 +129,23 @@ def split_ports(records: Bytes, config: AcceleratorConfig) -> tuple[bytes, int]:
     return out.tobytes(), stride
 
 
+def split_words(words: Bytes, config: AcceleratorConfig) -> tuple[bytes, int]:
+    """Words of the activation memory as LOAD_WORDS reads them: as :func:`split_ports`, or as are.
+
+    Returns:
+        bytes, distance between the ports' regions.
+    """
+    if config.word_ports == 1:
+        return words.tobytes(), 0
+    return split_ports(words, config)
+
+
+def words_size(words: int, config: AcceleratorConfig) -> int:
+    """Bytes of :func:`split_words`."""
+    ports, size = config.word_ports, words * config.rows
+    return size if ports == 1 else ports * port_stride(size // (ports * BEAT_BYTES)) * BEAT_BYTES
+
+
 def port_stride(beats: int) -> int:
     """Distance between the ports' regions of ``beats`` wide beats, units of 16 bytes."""
     page = 4096 // BEAT_BYTES

@@ -170,8 +170,8 @@ class LoadEngine(wiring.Component):
     A load that would leave its window is not begun: ``outside`` stays high, with the address of the
     first beat of a port that would. One that reaches the last address ends there in the same way.
 
-    Requests run ahead of the data by up to ``queue_depth`` commands, as far as the port FIFOs have
-    room. Bursts end at multiples of ``burst_beats`` beats, so none crosses 4 KiB; one is offered
+    Words come from all ports where ``config.word_ports`` says so. Requests run ahead of the data by
+    up to ``queue_depth`` commands, as far as the port FIFOs have room. Bursts end at multiples of ``burst_beats`` beats, so none crosses 4 KiB; one is offered
     every 2 cycles at best. Throughput: one (wide) beat per cycle. LOAD_IMAGE takes one group per
     cycle. ``done`` pulses when a command's last beat has been handed over.
     """
@@ -214,7 +214,7 @@ class LoadEngine(wiring.Component):
         config = self.config
         n = config.memory_ports
         burst_log2 = ceil_log2(config.burst_beats)
-        beats_per_word = config.rows // BEAT_BYTES
+        beats_per_word = config.word_bits // (config.word_ports * 8 * BEAT_BYTES)
 
         m.submodules.pending = pending = SyncFIFO(width=CHECKED_BITS, depth=config.queue_depth)
         opcode = Signal(4, name="opcode")
@@ -248,8 +248,8 @@ class LoadEngine(wiring.Component):
         accept = self.i_command.valid & self.i_command.ready
         m.d.comb += [pending.w_data.eq(self.i_command.payload), pending.w_en.eq(accept)]
         m.d.sync += accepted_word.eq(accept)
-        # Beats from the base to each port's first; the other ports serve LOAD_TILES only. The
-        # address is every load's first field.
+        # Beats from the base to each port's first; the other ports serve wide loads only. The
+        # address is every load's first field, the distance of the ports the second of wide ones.
         offsets = [Signal(len(tiles.address) + 1, name=f"offset_{p}") for p in range(n)]
         is_image = Signal(name="is_image")
         with m.If(accept):
@@ -263,7 +263,9 @@ class LoadEngine(wiring.Component):
                 ),
             ]
         with m.If(accepted_word):
-            m.d.sync += [requesting.eq(1), wide.eq(opcode == CODES["LOAD_TILES"]), left.eq(total)]
+            wide_loads = ["LOAD_TILES", "LOAD_WORDS"][: 1 + (config.word_ports > 1)]
+            is_wide = Cat(opcode == CODES[name] for name in wide_loads).any()
+            m.d.sync += [requesting.eq(1), wide.eq(is_wide), left.eq(total)]
             base = Mux(is_image, self.input_base, self.image_base)
             window = Mux(is_image, self.input_window, self.image_window)
             for p in range(n):
@@ -326,7 +328,6 @@ class LoadEngine(wiring.Component):
         """Where the beats of each command go."""
         config = self.config
         n = config.memory_ports
-        beats_per_word = config.rows // BEAT_BYTES
         beats = [getattr(self, f"i_beats{p}") for p in range(n)]
         beat = beats[0]
         wide_valid = Signal(name="wide_valid")
@@ -452,20 +453,25 @@ class LoadEngine(wiring.Component):
                         m.d.sync += [beats_left.eq(beats_left - 1), none_left.eq(beats_left == 1)]
 
             with m.State("Words"):
-                part = Signal(range(beats_per_word + 1), name="part")
+                whole = config.word_ports > 1  # wide beats
+                given, valid = (wide_data, wide_valid) if whole else (beat.payload, beat.valid)
+                parts = config.word_bits // len(given)
+                part = Signal(range(parts + 1), name="part")
+                taken = Signal(name="taken")
                 m.d.comb += [
-                    write.valid.eq(beat.valid),
+                    write.valid.eq(valid),
                     write.payload.address.eq(address),
-                    write.payload.data.eq(Cat([beat.payload] * beats_per_word)),
+                    write.payload.data.eq(given.replicate(parts)),
                     write.payload.enable.eq(
-                        Cat((part == k).replicate(BEAT_BYTES) for k in range(beats_per_word))
+                        Cat((part == k).replicate(len(given) // 8) for k in range(parts))
                     ),
-                    write.payload.last.eq((part == beats_per_word - 1) & (count == last_count)),
-                    pop_narrow.eq(write.valid & write.ready),
+                    write.payload.last.eq((part == parts - 1) & (count == last_count)),
+                    taken.eq(write.valid & write.ready),
+                    (pop_wide if whole else pop_narrow).eq(taken),
                 ]
-                with m.If(pop_narrow):
+                with m.If(taken):
                     m.d.sync += part.eq(part + 1)
-                    with m.If(part == beats_per_word - 1):
+                    with m.If(part == parts - 1):
                         m.d.sync += [part.eq(0), address.eq(address + 1), count.eq(count + 1)]
                         with m.If(count == last_count):
                             m.next = "Flush"

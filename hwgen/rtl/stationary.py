@@ -36,9 +36,9 @@ class StationaryEngine(wiring.Component):
     ``weights``: wide beats of packed weights. ``weight_valid{g}``/``weight_row{g}``/
     ``weight_data{g}`` go to column group g of the array: chain row 0 (reduction index R-1) first,
     at most one row a cycle. Groups get the rows of weights independently of each other, those of V
-    and K all at once (8-bit groups and pairs only). ``full`` is high while all groups that the pass uses hold
-    it and it has not begun; ``swapped`` (from the array's entry) frees the shadow registers.
-    ``from_memory``: the pass that is being loaded is of V or K. ``done`` pulses when the last row
+    and K all at once (8-bit groups and pairs only). ``full`` is high while all groups that the pass
+    uses hold it and it has not begun; ``swapped`` (from the array's entry) frees the shadow
+    registers. ``from_memory``: the pass that is being loaded is of V or K. ``done`` pulses when the last row
     of a command has been handed out.
 
     A command of source WEIGHTS is accepted as soon as all beats of the one before have been taken,

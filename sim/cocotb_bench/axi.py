@@ -21,7 +21,9 @@ _SIZE_16_BYTES = 4
 
 
 #: A load without thresholds, from far behind the memory image.
-_STRAY_LOAD = Instruction("LOAD_WORDS", {"address": (1 << 28) - 1, "words": 16, "destination": 0})
+_STRAY_LOAD = Instruction(
+    "LOAD_WORDS", {"address": (1 << 28) - 1, "port_stride": 0, "words": 16, "destination": 0}
+)
 
 
 class ProtocolError(Exception):

@@ -291,6 +291,7 @@ def make_frame(memory_ports: int, *, seed: int = 1) -> TestFrame:
     position_load = b.emit(
         "LOAD_WORDS",
         address=b.load("positions", position_words, POSITION_GAP),
+        port_stride=0,
         words=len(position_words) // config.rows,
         destination=residual_bank,
     )
@@ -460,6 +461,7 @@ def make_frame(memory_ports: int, *, seed: int = 1) -> TestFrame:
             "LOAD_WORDS",
             {Engine.SOFTMAX: 1},
             address=extra_address,
+            port_stride=0,
             words=len(extra),
             destination=beside,
         )

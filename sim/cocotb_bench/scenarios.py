@@ -325,7 +325,8 @@ def top_of_memory(bench: Bench, *, name: str) -> Cycles:
     content = bench.output.data if name == "OUTPUT" else bench.image.data
     page = bytes(content[:BASE_ALIGNMENT])
     if name == "FETCH":
-        load = Instruction("LOAD_WORDS", {"address": 0, "words": 1, "destination": 0})
+        fields = {"address": 0, "port_stride": 0, "words": 1, "destination": 0}
+        load = Instruction("LOAD_WORDS", fields)
         rest = range(1, BASE_ALIGNMENT // INSTRUCTION_BYTES)
         page = page[:INSTRUCTION_BYTES] + b"".join(encode(load, index) for index in rest)
     bench.memory.regions.append(Region("top", top, bytearray(page), name == "OUTPUT"))

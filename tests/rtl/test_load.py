@@ -64,15 +64,16 @@ class Expected:
 
 def expect(config: AcceleratorConfig, given: Instruction) -> Expected:
     """What a load does, byte by byte."""
-    ports = config.memory_ports if given.opcode == "LOAD_TILES" else 1
+    wide = {"LOAD_TILES": config.memory_ports, "LOAD_WORDS": config.word_ports}
+    ports = wide.get(given.opcode, 1)
     base = INPUT_BASE if given.opcode == "LOAD_IMAGE" else IMAGE_BASE
-    stride = given["port_stride"] if given.opcode == "LOAD_TILES" else 0
+    stride = given["port_stride"] if ports > 1 else 0
     first = [base + BEAT_BYTES * (given["address"] + p * stride) for p in range(ports)]
     if given.opcode == "LOAD_TILES":
         result = Expected(given["beats"], first)
         beat = 0
 
-        def wide() -> int:
+        def wide_beat() -> int:
             nonlocal beat
             values = [memory_beat(start + BEAT_BYTES * beat) for start in first]
             beat += 1
@@ -80,14 +81,15 @@ def expect(config: AcceleratorConfig, given: Instruction) -> Expected:
 
         for _ in range(given["tiles"]):
             last = given["constant_beats"] - 1
-            result.constants += [(wide(), int(b == last)) for b in range(last + 1)]
-            result.weights += [wide() for _ in range(given["weight_beats"])]
+            result.constants += [(wide_beat(), int(b == last)) for b in range(last + 1)]
+            result.weights += [wide_beat() for _ in range(given["weight_beats"])]
         assert beat == given["beats"]
         return result
     if given.opcode == "LOAD_WORDS":
-        result = Expected(given["words"] * config.rows // BEAT_BYTES, first)
-        content = memory_bytes(first[0], result.beats)
-        for k, value in enumerate(content):
+        result = Expected(given["words"] * config.rows // (ports * BEAT_BYTES), first)
+        parts = [memory_bytes(start, result.beats) for start in first]
+        beats = [part[BEAT_BYTES * b :][:BEAT_BYTES] for b in range(result.beats) for part in parts]
+        for k, value in enumerate(b"".join(beats)):
             result.written[given["destination"] + k // config.rows, k % config.rows] = value
         return result
     if given.opcode == "LOAD_IMAGE":
@@ -289,9 +291,9 @@ def tiles(address: int, count: int, constants: int, weights: int, stride: int = 
     return Instruction("LOAD_TILES", fields | {"beats": count * (constants + weights)})
 
 
-def words(address: int, count: int, destination: int) -> Instruction:
-    place = (BANK << OFFSET_BITS) + destination
-    return Instruction("LOAD_WORDS", {"address": address, "words": count, "destination": place})
+def words(address: int, count: int, destination: int, stride: int = 512) -> Instruction:
+    fields = {"address": address, "port_stride": stride, "words": count}
+    return Instruction("LOAD_WORDS", fields | {"destination": (BANK << OFFSET_BITS) + destination})
 
 
 def image(address: int, loops: tuple[int, int, int, int], log2: int) -> Instruction:
@@ -336,7 +338,7 @@ PACES = {
 
 
 @pytest.mark.parametrize("pace", PACES.values(), ids=PACES)
-@pytest.mark.parametrize(("rows", "ports"), [(16, 1), (32, 2)])
+@pytest.mark.parametrize(("rows", "ports"), [(16, 1), (32, 2), (32, 3), (64, 2)])
 def test_all_kinds(rows: int, ports: int, pace: Pace) -> None:
     run_engine(config_of(rows, ports), COMMANDS, pace, ahead=12, seed=ports)
 
@@ -367,12 +369,14 @@ def test_cycles_of_tiles() -> None:
 
 def test_cycles_of_words_and_images() -> None:
     """A beat a cycle, a group a cycle; done LOAD_FLUSH after the last word was handed over."""
-    for command, cycles in (
-        (words(0, 6, 3), 12),
-        (image(0, (2, 4, 2, 2), 3), 32),
-        (image(0, (1, 8, 2, 1), 4), 16),
+    for ports, command, cycles in (
+        (1, words(0, 6, 3), 12),
+        (2, words(0, 6, 3), 6),
+        (3, words(0, 6, 3), 12),
+        (1, image(0, (2, 4, 2, 2), 3), 32),
+        (1, image(0, (1, 8, 2, 1), 4), 16),
     ):
-        run = run_engine(config_of(32, 1), [command, command])
+        run = run_engine(config_of(32, ports), [command, command])
         assert np.diff(run.writes[:cycles]).tolist() == [1] * (cycles - 1)
         assert run.done[0] == run.writes[cycles - 1] + LOAD_FLUSH - 1
         assert run.writes[cycles] == run.done[0] + 1 + LOAD_GAP + 1

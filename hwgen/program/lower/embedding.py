@@ -13,7 +13,7 @@ from hwgen.program.lower.context import Lowering, lower_operation
 from hwgen.program.lower.layer import layer_item, layer_pieces, weight_layer
 from hwgen.program.lower.layer_norm import load_layernorm
 from hwgen.program.lower.mean_pool import load_ones
-from hwgen.program.packing import words_of_int16
+from hwgen.program.packing import port_stride, split_words, words_of_int16, words_size
 from hwgen.program.schedule import Draft, Item
 
 #: Output tiles that MATMUL can finish before DRAIN has taken any.
@@ -83,8 +83,12 @@ def lower_embedding(op: Embedding, low: Lowering) -> None:
     first = int(op.class_token)
     layer = weight_layer(low, op, op.weights, op.requantise, source, residual)
     layer.mode, layer.token_offset = DrainMode.RESIDUAL, first
-    position = None if low.skeleton else words_of_int16(op.position, low.config).tobytes()
-    address = low.image.add(residual.slices * low.tokens * rows_bytes, position)
+    words, ports = residual.slices * low.tokens, low.config.word_ports
+    position = None
+    if not low.skeleton:
+        position, _ = split_words(words_of_int16(op.position, low.config), low.config)
+    address = low.image.add(words_size(words, low.config), position)
+    beats = rows_bytes // (ports * BEAT_BYTES)  # of a word, on every port
     # Blocks of patches: the tokens of the row blocks without the class token.
     blocks = [
         (max(0, start - first), stop - first) for start, stop in low.plan.blocks if stop - first > 0
@@ -110,7 +114,8 @@ def lower_embedding(op: Embedding, low: Lowering) -> None:
             load = Draft(
                 opcode="LOAD_WORDS",
                 fields={
-                    "address": address + loaded * low.tokens * rows_bytes // BEAT_BYTES,
+                    "address": address + loaded * low.tokens * beats,
+                    "port_stride": port_stride(words * beats) if ports > 1 else 0,
                     "words": (until - loaded) * low.tokens,
                     "destination": low.word(residual, loaded),
                 },

@@ -62,7 +62,14 @@ def execute(machine: Machine, i: Instruction) -> Step:
         return
     yield lambda: True
     if i.opcode == "LOAD_WORDS":
-        data = machine.load(machine.image, start, i["words"] * config.rows)
+        ports, size = config.word_ports, i["words"] * config.rows
+        parts = [
+            machine.load(
+                machine.image, start + p * i["port_stride"] * BEAT_BYTES, size // ports
+            ).reshape(-1, BEAT_BYTES)
+            for p in range(ports)
+        ]
+        data = np.stack(parts, axis=1)
         machine.write(i["destination"], 0, data.reshape(-1, config.rows))
     elif i.opcode == "LOAD_IMAGE":
         _load_image(machine, i, start)
@@ -125,7 +132,7 @@ def timeline(model: Timeline) -> Process:
     limit = max(1.0, memory.latency / in_flight)
     slot = BEAT_BYTES / memory.bytes_per_cycle  # one beat's share of the bandwidth
     narrow_beat = max(limit, slot)
-    # Port 0 takes part in every load, the others in LOAD_TILES only; their requests run
+    # Port 0 takes part in every load, the others in wide ones only; their requests run
     # ahead of port 0's data by what may be in flight: they fetch coming tiles beside its loads.
     wide_starts, wide_counts = _wide_stream(model)
     others = 0  # beats that each other port has fetched
@@ -228,7 +235,7 @@ def timeline(model: Timeline) -> Process:
                 time += LOAD_TURN
             done = int(time)
         else:
-            beats, cycles = _narrow(model, instruction)
+            beats, cycles = _plain(model, instruction)
             rate = max(narrow_beat, cycles)
             # In pieces, so that requests follow the room in the FIFO.
             left = beats
@@ -248,12 +255,13 @@ def timeline(model: Timeline) -> Process:
 
 
 def _wide_stream(model: Timeline) -> tuple[list[int], list[tuple[int, int]]]:
-    """Where port 0's beats are LOAD_TILES: starts of the loads; wide beats before, within."""
+    """Where port 0's beats are wide: starts of the loads; wide beats before, within."""
     starts, counts = [0], [(0, 0)]
     position = wide = 0
     for _, instruction in model.by_engine[Engine.LOAD]:
-        is_wide = instruction.opcode == "LOAD_TILES"
-        beats = instruction["beats"] if is_wide else _narrow(model, instruction)[0]
+        is_tiles = instruction.opcode == "LOAD_TILES"
+        is_wide = is_tiles or (instruction.opcode == "LOAD_WORDS" and model.config.word_ports > 1)
+        beats = instruction["beats"] if is_tiles else _plain(model, instruction)[0]
         starts.append(position)
         counts.append((wide, beats if is_wide else 0))
         position += beats
@@ -261,10 +269,10 @@ def _wide_stream(model: Timeline) -> tuple[list[int], list[tuple[int, int]]]:
     return starts, counts
 
 
-def _narrow(model: Timeline, i: Instruction) -> tuple[int, float]:
-    """Beats of a load on one port, and the cycles that a beat takes to write."""
+def _plain(model: Timeline, i: Instruction) -> tuple[int, float]:
+    """Beats of a load, but LOAD_TILES, on each port, and the cycles that a beat takes to write."""
     if i.opcode == "LOAD_WORDS":
-        return i["words"] * model.config.rows // BEAT_BYTES, 1.0
+        return i["words"] * model.config.rows // (model.config.word_ports * BEAT_BYTES), 1.0
     if i.opcode == "LOAD_IMAGE":
         return i["beats"], BEAT_BYTES / (1 << i["group_log2"])
     if i.opcode == "LOAD_LAYERNORM":
