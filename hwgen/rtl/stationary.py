@@ -38,8 +38,8 @@ class StationaryEngine(wiring.Component):
     at most one row a cycle. Groups get the rows of weights independently of each other, those of V
     and K all at once (8-bit groups and pairs only). ``full`` is high while all groups that the pass
     uses hold it and it has not begun; ``swapped`` (from the array's entry) frees the shadow
-    registers. ``from_memory``: the pass that is being loaded is of V or K. ``done`` pulses when the last row
-    of a command has been handed out.
+    registers. ``from_memory``: the pass that is being loaded is of V or K. ``done`` pulses when the
+    last row of a command has been handed out.
 
     A command of source WEIGHTS is accepted as soon as all beats of the one before have been taken,
     at most one ahead: its first two blocks of every group are assembled while the pass before waits

@@ -62,14 +62,12 @@ def execute(machine: Machine, i: Instruction) -> Step:
         return
     yield lambda: True
     if i.opcode == "LOAD_WORDS":
-        ports, size = config.word_ports, i["words"] * config.rows
+        size = i["words"] * config.rows // config.word_ports  # of a port
         parts = [
-            machine.load(
-                machine.image, start + p * i["port_stride"] * BEAT_BYTES, size // ports
-            ).reshape(-1, BEAT_BYTES)
-            for p in range(ports)
+            machine.load(machine.image, start + p * i["port_stride"] * BEAT_BYTES, size)
+            for p in range(config.word_ports)
         ]
-        data = np.stack(parts, axis=1)
+        data = np.stack([part.reshape(-1, BEAT_BYTES) for part in parts], axis=1)
         machine.write(i["destination"], 0, data.reshape(-1, config.rows))
     elif i.opcode == "LOAD_IMAGE":
         _load_image(machine, i, start)
