@@ -65,9 +65,19 @@ class Operand:
                             cells[chain_row, column] = words[word, channel % rows]
                 shadow: Shadow = []
                 for group in config.groups:
-                    piece, cells = cells[:, : group.columns], cells[:, group.columns :]
                     wide = group.weight_bits == 8
-                    shadow.append([row_value(row, 8) for row in piece] if wide else [])
+                    own = group.columns if wide else group.columns // 2 if group.paired else 0
+                    piece, cells = cells[:, :own], cells[:, own:]
+                    if group.paired:
+                        # value == 16 * (upper + carry) + lower, all signed
+                        signed = np.where(piece > 127, piece - 256, piece)
+                        lower = (signed + 8) % 16 - 8
+                        carry = lower < 0
+                        upper = (signed - lower) // 16 - carry
+                        assert upper.min() >= -8 and upper.max() <= 7
+                        piece = np.hstack([lower & 15, upper & 15 | carry << 4])
+                    bits = group.cell_bits
+                    shadow.append([row_value(row, bits) for row in piece] if own else [])
                 shadows.append(shadow)
         return shadows
 
@@ -249,6 +259,7 @@ SHAPES = (
     ("dual:32:8", 2),
     ("dual:58:8", 4),
     ("dual:6:8,digits:8:8,digits:10:4", 1),
+    ("dual:10:8,digits:12:4+4,digits:6:4", 1),
     ("dual:22:8,digits:6:6,digits:70:3,digits:10:1", 2),
 )
 

@@ -250,8 +250,8 @@ class Timeline:
 
     events: list[tuple[int, str, Any]] = field(default_factory=list)
     complete: dict[int, int] = field(default_factory=dict)  #: bank by cycle
-    #: cycle of the data, layer, row, segment, offset
-    reads: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    #: cycle of the data, layer, row, segment, offset, whether pairs are added up
+    reads: list[tuple[int, int, int, int, int, int]] = field(default_factory=list)
     end: int = 0
 
 
@@ -305,10 +305,12 @@ def schedule(shape: Shape, layers: Sequence[Layer], rng: np.random.Generator) ->
         scans = [(s, int(rng.integers(shape.lanes))) for s in range(array.segments)]
         scans += [(s, 0) for s in range(array.segments)]
         start = max(done, drain_from)
+        paired = max(array.pairs.values(), default=1 << 20) < layer.expected.shape[1]
         for s, offset in scans:
             for r in range(m):
-                line.events.append((start + r, "drain", (bank, r, s, offset)))
-                line.reads.append((start + r + 4, index, r, s, offset))
+                both = int(rng.integers(2)) if paired else 0
+                line.events.append((start + r, "drain", (bank, r, s, offset, both)))
+                line.reads.append((start + r + 4, index, r, s, offset, both))
             start += m
         drain_from = start
         # The last pass of the bank's next tile follows the rows that are read.
@@ -330,6 +332,7 @@ def stimulus(shape: Shape, line: Timeline, rng: np.random.Generator) -> dict[str
         "drain_row": rng.integers(0, shape.tile_rows, (end, 1)),
         "drain_segment": rng.integers(0, array.segments, (end, 1)),
         "drain_offset": rng.integers(0, shape.lanes, (end, 1)),
+        "drain_pairs": rng.integers(0, 2, (end, 1)),
     }
     for g, group in enumerate(shape.parts):
         ports[f"weight_valid{g}"] = np.zeros((end, 1), np.int64)
@@ -354,7 +357,8 @@ def stimulus(shape: Shape, line: Timeline, rng: np.random.Generator) -> dict[str
                 place += width
             entry[t] = word
         else:
-            for name, value in zip(("bank", "row", "segment", "offset"), what, strict=True):
+            names = ("bank", "row", "segment", "offset", "pairs")
+            for name, value in zip(names, what, strict=True):
                 ports[f"drain_{name}"][t] = value
     return ports | {"entry": entry[:, None]}
 
@@ -371,7 +375,7 @@ def run(shape: Shape, layers: Sequence[Layer], seed: int = 0) -> None:
         assert port.width % values.shape[1] == 0, port
         columns.append(packed(values, port.width // values.shape[1]))
         assert columns[-1].shape[1] == port.bytes
-    assert not ports
+    assert set(ports) == (set() if compiled(shape).array.pairs else {"drain_pairs"})
     done = subprocess.run(
         [executable],
         input=np.concatenate(columns, axis=1).tobytes(),
@@ -393,16 +397,29 @@ def run(shape: Shape, layers: Sequence[Layer], seed: int = 0) -> None:
     data = fields.astype(np.int64) @ (1 << np.arange(bits, dtype=np.int64))
     data -= fields[..., -1].astype(np.int64) << bits
     expected = [layer.expected for layer in layers]
+    together = [pairs_added(shape, values) for values in expected]
     checked = 0
-    for t, index, r, segment, offset in line.reads:
+    for t, index, r, segment, offset, both in line.reads:
         lanes = np.arange(shape.lanes)
         places = (segment + (lanes < offset)) * shape.lanes + lanes
         valid = places < expected[index].shape[1]
-        wanted = expected[index][r, places[valid]]
+        wanted = (together if both else expected)[index][r, places[valid]]
         got = data[t, valid]
         assert np.array_equal(got, wanted), (index, r, segment, offset, got, wanted)
         checked += valid.sum()
     assert checked >= sum(values.size for values in expected)
+
+
+def pairs_added(shape: Shape, sums: Array) -> Array:
+    """Sums of a layer on all columns of the pairs: 16 times the second half of them added."""
+    added, start = sums.copy(), 0
+    for group in shape.parts:
+        half = group.columns // 2
+        if group.paired and start + group.columns <= sums.shape[1]:
+            upper = sums[:, start + half : start + group.columns]
+            added[:, start : start + half] += upper << 4
+        start += group.columns
+    return added
 
 
 def random_layer(shape: Shape, rng: np.random.Generator) -> Layer:
@@ -433,7 +450,7 @@ def random_layer(shape: Shape, rng: np.random.Generator) -> Layer:
 
 SHAPES = [
     Shape(4, "dual:6:8,digits:4:4,digits:6:1", 2),
-    Shape(16, "digits:10:4", 8),
+    Shape(16, "dual:2:8,digits:12:4+4,digits:2:4", 8, unsigned=14),
     Shape(5, "digits:4:3,digits:6:2", 3),
     Shape(8, "dual:2:8,digits:2:8,digits:8:2", 4, unsigned=3),
     Shape(33, "dual:4:8,digits:2:3,digits:4:1", 8, unsigned=4),
@@ -493,6 +510,9 @@ def random_shape(rng: np.random.Generator) -> Shape:
         f":{2 * rng.integers(1, 8)}:{bits}"
         for bits in widths
     ]
+    wide = sum(bits == 8 for bits in widths)
+    if widths[wide:] and rng.integers(2):
+        parts[wide:] = [f"digits:{4 * rng.integers(1, 5)}:4+4"]
     if pumped:
         parts.insert(0, f"pumped:{4 * rng.integers(1, 5)}:8")
     lanes = int(rng.integers(1, 13))
