@@ -149,8 +149,9 @@ class AcceleratorConfig:
 
     Beside the ranges of the fields there are rules between them: attention is 8 x 8 bits, and has
     ``rows / 2`` columns of 8 bits or more, some of which may be pairs of 4 bits; requantise lanes
-    make half a word of bytes a cycle or a whole one, LAYERNORM takes half an int16 word a cycle or
-    a whole one; a read FIFO holds two bursts, the constant FIFO two tiles.
+    make half a word of bytes a cycle or a whole one, LAYERNORM takes a quarter of an int16 word a
+    cycle, half of one or a whole one; lanes are not rotated only where V and some layers need no
+    rotation; a read FIFO holds two bursts, the constant FIFO two tiles.
     """
 
     rows: int = _parameter(
@@ -168,10 +169,15 @@ class AcceleratorConfig:
     )
     layernorm_lanes: int = _parameter(
         0,
-        "channels that LAYERNORM takes a cycle, rows / 4 or rows / 2",
+        "channels that LAYERNORM takes a cycle, rows / 8, rows / 4 or rows / 2",
         4,
         64,
         power_of_two=True,
+    )
+    rotation: bool = _flag(
+        True,
+        "whether DRAIN rotates its lanes, so that a tile may end anywhere in a word; without, layers"
+        " run on columns that are whole segments of requantise_lanes only",
     )
     softmax_vec: int = _parameter(
         32,
@@ -260,12 +266,17 @@ class AcceleratorConfig:
             else:
                 nearest = Groups((*dense(least), *self.groups))
             raise _refusal("groups", legal, self.groups, nearest)
-        for name, (few, many) in _LANES.items():
-            legal_lanes = (round(few * self.rows), round(many * self.rows))
+        for name in _LANES:
+            legal_lanes = lanes_of(name, self.rows)
             if (lanes := getattr(self, name)) not in legal_lanes:
-                legal = f"{legal_lanes[0]} or {legal_lanes[1]} with {self.rows} rows"
+                *few, most = map(str, legal_lanes)
+                legal = f"{', '.join(few)} or {most} with {self.rows} rows"
                 nearest_lanes = min(legal_lanes, key=lambda legal: abs(legal - lanes))
                 raise _refusal(name, legal, lanes, nearest_lanes)
+        whole = [n for n in self.prefixes if n % self.requantise_lanes == 0]
+        if not self.rotation and (self.value_columns % self.requantise_lanes or not whole):
+            legal = "true where no layer, or not V, can run on whole segments of"
+            raise _refusal("rotation", f"{legal} {self.requantise_lanes} columns", False, True)
         self._check_fifo("read_fifo_beats", "two bursts", 2 * self.burst_beats)
         self._check_fifo("constant_fifo_beats", "two tiles", 2 * self.constant_beats)
 
@@ -378,6 +389,8 @@ class AcceleratorConfig:
 
         Offsets of DRAIN are multiples of it too.
         """
+        if not self.rotation:
+            return self.requantise_lanes
         own = (self.value_columns, self.attention_columns)
         return gcd(self.requantise_lanes, *own, *self.prefixes)
 
@@ -459,6 +472,12 @@ class AcceleratorConfig:
         return validate(values, cls)
 
 
+def lanes_of(name: str, rows: int) -> tuple[int, ...]:
+    """Legal numbers of the lanes of that name beside so many rows, ascending."""
+    lanes = (round(part * rows) for part in _LANES[name])
+    return tuple(n for n in lanes if n >= PARAMETERS[name].low)
+
+
 def softmax_fields(function: SoftmaxFunction) -> dict[str, Any]:
     """The fields of :class:`AcceleratorConfig` that a softmax decides; lanes in mode ``sole``."""
     if function.mode == "sole":
@@ -491,9 +510,9 @@ GROUPS_DOC = (
 
 
 #: Lanes, as parts of the rows: the legal ones; ``rows / 2`` if nothing is said.
-_LANES: Mapping[str, tuple[float, float]] = {
+_LANES: Mapping[str, tuple[float, ...]] = {
     "requantise_lanes": (1 / 2, 1),
-    "layernorm_lanes": (1 / 4, 1 / 2),
+    "layernorm_lanes": (1 / 8, 1 / 4, 1 / 2),
 }
 #: Fields whose legal values depend on others.
 _DEPENDENT = ("read_fifo_beats", "constant_fifo_beats")

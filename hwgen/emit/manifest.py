@@ -38,7 +38,7 @@ from hwgen.reading import (
 )
 
 SCHEMA = "hwgen.design"
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 FILE_NAME = "manifest.json"
 
 #: Packages whose version decides the bytes of the folder; Python's does not, and is stated beside.

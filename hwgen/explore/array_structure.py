@@ -93,8 +93,10 @@ def pieces(groups: str, lanes: int) -> tuple[Piece, ...]:
     return tuple(found)
 
 
-def rotation_positions(rows: int, groups: str, lanes: int) -> int:
+def rotation_positions(rows: int, groups: str, lanes: int, *, rotation: bool = True) -> int:
     """Rotations that DRAIN can do (:attr:`hwgen.config.AcceleratorConfig.rotation_step`)."""
+    if not rotation:
+        return 1
     parsed = _parsed(groups)
     prefixes = [Groups(parsed[: count + 1]).columns for count in range(len(parsed))]
     own = (_value_columns(rows, parsed), parsed.attention_columns)
@@ -244,7 +246,7 @@ def _corner_memory(rows: int, columns: int) -> tuple[int, int]:
 
 def stationary_blocks(*, rows: int, groups: str) -> float:
     """Block RAMs of the corner turn, if LUTs are not deep enough."""
-    words, width = _corner_memory(rows, _attention_columns(_parsed(groups)))
+    words, width = _corner_memory(rows, _parsed(groups).attention_columns)
     return rows * block_ram(words, width, enables=width // 8).bram36 if words > LUT_WORDS else 0
 
 
@@ -291,10 +293,11 @@ def drain_features(
     memory_ports: int,
     tile_rows: int,
     softmax_fractional: bool,
+    rotation: bool = True,
 ) -> Features:
     """Lanes, chunks, rotation."""
     segments = ceil_div(_parsed(groups).columns, requantise_lanes)
-    positions = rotation_positions(rows, groups, requantise_lanes)
+    positions = rotation_positions(rows, groups, requantise_lanes, rotation=rotation)
     rotated = ACCUMULATOR_BITS * requantise_lanes
     features: dict[str, float] = {
         "constant": 1,

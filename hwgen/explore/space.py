@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hwgen.columns import ColumnGroup, Groups, dense
-from hwgen.config import PARAMETERS, AcceleratorConfig
+from hwgen.config import PARAMETERS, AcceleratorConfig, lanes_of
 from hwgen.explore.resources import is_measured
 from hwgen.graph.spec import ModelSpec
 from hwgen.program.buffer_plan import default_tile_rows, row_blocks, sized_config
@@ -126,12 +126,12 @@ class Choices:
 
 def requantise_lanes(rows: int) -> tuple[int, ...]:
     """Requantise lanes that a design can have, ascending."""
-    return rows // 2, rows
+    return lanes_of("requantise_lanes", rows)
 
 
 def layernorm_lanes(rows: int) -> tuple[int, ...]:
     """LayerNorm lanes that a design can have, ascending."""
-    return rows // 4, rows // 2
+    return lanes_of("layernorm_lanes", rows)
 
 
 def legal_columns(rows: int, most_macs: int) -> list[int]:

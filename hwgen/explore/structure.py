@@ -338,6 +338,7 @@ UNITS: Mapping[str, Unit] = MappingProxyType(
                 "memory_ports",
                 "tile_rows",
                 "softmax_fractional",
+                "rotation",
             ),
             features=drain_features,
             dsp=lambda *, requantise_lanes, **_: requantise_lanes,

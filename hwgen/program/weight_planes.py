@@ -83,6 +83,8 @@ def tile_formats(
             planes = [max(1 + padding, bits) for bits in of_groups]
             if any(n > group.weight_bits for n, group in zip(planes, used, strict=True)):
                 continue
+        if config.prefixes[count - 1] % config.rotation_step:
+            continue  # DRAIN cannot rotate what is left of a word
         found.append(
             TileFormat(
                 columns=config.prefixes[count - 1],

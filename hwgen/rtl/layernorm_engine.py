@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Engine LAYERNORM: int16 residual rows to power-of-two-factor codes, then AILayerNorm.
 
-Words used here: *group*: ``lanes`` channels, a whole word of the residual or half of one, half or a
-quarter of a word of the result.
+Words used here: *group*: ``lanes`` channels, a whole word of the residual, half or a quarter of
+one; half as much of a word of the result.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class LayerNormEngine(wiring.Component):
             for field in ("beta", "gamma", "alpha"):
                 m.d.comb += unit.parameters.data[lane][field].eq(records[lane % 2][field])
 
-        # Reads, one a group: a word of two groups is read twice.
+        # Reads, one a group: a word of several groups is read as often.
         m.submodules.sources = sources = RowAddresses()
         m.submodules.read_room = read_room = Credits(READ_DEPTH)
         m.submodules.requests = requests = StreamBuffer(WORD_ADDRESS_BITS)
@@ -148,11 +148,11 @@ class LayerNormEngine(wiring.Component):
         groups_per_word = config.int16_channels // lanes
         word_requested: Value = requested
         if groups_per_word > 1:
-            second = Signal(name="second")  # group of the word
-            only = sources.row_end & ~last_group[0]  # the row ends within the word
-            word_requested = requested & (second | only)
+            within = Signal(exact_log2(groups_per_word), name="within")  # group of the word
+            ends = sources.row_end & (within == last_group[: len(within)])
+            word_requested = requested & (within.all() | ends)
             with m.If(requested):
-                m.d.sync += second.eq(~second & ~only)
+                m.d.sync += within.eq(Mux(ends, 0, within + 1))
         with m.If(start):
             m.d.sync += started.eq(1)
         with m.Elif(word_requested & sources.end):
@@ -183,7 +183,7 @@ class LayerNormEngine(wiring.Component):
         m.submodules.codes = codes = Fifo(unit.i_stream.payload.shape(), READ_DEPTH)
         given: Value = self.read.data
         if groups_per_word > 1:
-            given = Mux(group_in[0], given[16 * lanes :], given[: 16 * lanes])
+            given = given.word_select(group_in[: exact_log2(groups_per_word)], 16 * lanes)
         for lane in range(lanes):
             residual = given[16 * lane : 16 * (lane + 1)]
             doubled = Cat(Const(0, 1), residual).as_signed()

@@ -173,7 +173,8 @@ class LoadEngine(wiring.Component):
     Words come from all ports where ``config.word_ports`` says so. Requests run ahead of the data by
     up to ``queue_depth`` commands, as far as the port FIFOs have room. Bursts end at multiples of
     ``burst_beats`` beats, so none crosses 4 KiB; one is offered every 2 cycles at best. Throughput:
-    one (wide) beat per cycle. LOAD_IMAGE takes one group per cycle. ``done`` pulses when a command's last beat has been handed over.
+    one (wide) beat per cycle. LOAD_IMAGE takes one group per cycle. ``done`` pulses when a
+    command's last beat has been handed over.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:

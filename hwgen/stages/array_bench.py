@@ -58,11 +58,13 @@ class FrameDesign:
     layernorm_lanes: int = 16
     row_blocks: int = 2
     frames_in_flight: int = 1
+    rotation: bool = True
 
     @property
     def how(self) -> str:
-        """The last three."""
-        return f"{self.layernorm_lanes}, {self.row_blocks}, {self.frames_in_flight}"
+        """All after the columns."""
+        rotation = "" if self.rotation else ", no rotation"
+        return f"{self.layernorm_lanes}, {self.row_blocks}, {self.frames_in_flight}{rotation}"
 
     @property
     def name(self) -> str:
@@ -77,10 +79,13 @@ class FrameDesign:
             "layernorm_lanes": self.layernorm_lanes,
             "row_blocks": self.row_blocks,
             "frames_in_flight": self.frames_in_flight,
+            "rotation": self.rotation,
         }
         return DesignOptions(values={**COMMON, **own})
 
 
+#: 58 columns in DSP blocks and six pairs are the 64 of a tile of V.
+_W4 = "dual:58:8,digits:12:4+4,digits:58:4"
 #: The lines of the table: what is fastest of those that were tried and fit the ZCU102.
 DESIGNS: tuple[FrameDesign, ...] = (
     FrameDesign("deit_base", "8", "dual:58:8"),
@@ -92,14 +97,14 @@ DESIGNS: tuple[FrameDesign, ...] = (
     FrameDesign("deit_base", "8", "pumped:112:8", 32, 1),
     FrameDesign("deit_small", "8", "pumped:112:8", 32, 1, 2),
     FrameDesign("deit_tiny", "8", "pumped:112:8", 32, 1, 2),
-    FrameDesign("deit_base", "4", "dual:58:8,digits:12:4+4,digits:58:4"),
-    FrameDesign("deit_small", "4", "dual:58:8,digits:12:4+4,digits:58:4", frames_in_flight=2),
-    FrameDesign("deit_tiny", "4", "dual:58:8,digits:12:4+4,digits:58:4", frames_in_flight=2),
+    FrameDesign("deit_base", "4", _W4, rotation=False),
+    FrameDesign("deit_small", "4", _W4, 8, frames_in_flight=2, rotation=False),
+    FrameDesign("deit_tiny", "4", _W4, 8, frames_in_flight=2, rotation=False),
     FrameDesign("deit_base", "4", "pumped:112:8,digits:80:4", 32, 1),
     FrameDesign("deit_small", "4", "pumped:112:8,digits:80:4", 16, 1, 2),
     FrameDesign("deit_tiny", "4", "pumped:112:8,digits:80:4", 32, 1, 2),
-    FrameDesign("deit_base", "8:58+4:70", "dual:58:8,digits:12:4+4,digits:58:4", 32, 1),
-    FrameDesign("deit_base", "1", "dual:58:8,digits:12:4+4,digits:186:1"),
+    FrameDesign("deit_base", "8:58+4:70", _W4, 32, 1, rotation=False),
+    FrameDesign("deit_base", "1", "dual:58:8,digits:12:4+4,digits:186:1", 8),
 )
 
 
@@ -149,6 +154,7 @@ class FrameFigures:
             "layernorm_lanes": self.design.layernorm_lanes,
             "row_blocks": self.design.row_blocks,
             "frames_in_flight": self.design.frames_in_flight,
+            "rotation": self.design.rotation,
             "predicted_cycles": self.predicted_cycles,
             "useful_macs_per_cycle": self.useful_macs_per_cycle,
             "array_utilisation": self.useful_macs_per_cycle / self.macs_per_cycle,

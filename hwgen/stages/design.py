@@ -34,7 +34,7 @@ from hwgen.stages.options import DesignOptions
 
 #: Longest name of a design.
 _NAME_CHARACTERS = 64
-DESIGN_SCHEMA_VERSION = 6
+DESIGN_SCHEMA_VERSION = 7
 _DESIGN_KEY = "hwgen.design"
 
 

@@ -121,6 +121,7 @@ OPTIONS: tuple[DesignOption, ...] = (
     DesignOption("clock_mhz", _ARRAY, "--clock", "the board's; an assumption, nothing is timed"),
     DesignOption("requantise_lanes", _VECTOR, default="rows / 2"),
     DesignOption("layernorm_lanes", _VECTOR, default="rows / 2"),
+    DesignOption("rotation", _VECTOR, default=_usual("rotation")),
     DesignOption("softmax_vec", _VECTOR, "--softmax-lanes", _usual("softmax_vec")),
     DesignOption("max_row_length", _VECTOR, default=_MODEL),
     DesignOption("max_channels", _VECTOR, default=_MODEL),

@@ -123,6 +123,12 @@ def _check_tile(
             f" not {columns}",
             i,
         )
+    step = config.rotation_step
+    if i["offset"] % step or (i["tiles"] > 1 and not i["apart"] and columns % step):
+        raise machine.fail(
+            f"offset and tile_columns must be multiples of {step}, not {i['offset']} and {columns}",
+            i,
+        )
     if valid <= 0:
         raise machine.fail(f"columns must reach the last tile, not be {i['columns']}", i)
     if len(beats) != (expected := config.constant_beats_of(columns)):
