@@ -176,7 +176,7 @@ class AcceleratorConfig:
     )
     rotation: bool = _flag(
         True,
-        "whether DRAIN rotates its lanes, so that a tile may end anywhere in a word; without, layers"
+        "whether DRAIN rotates its lanes, so that tiles may end anywhere in a word; without, layers"
         " run on columns that are whole segments of requantise_lanes only",
     )
     softmax_vec: int = _parameter(
@@ -273,12 +273,19 @@ class AcceleratorConfig:
                 legal = f"{', '.join(few)} or {most} with {self.rows} rows"
                 nearest_lanes = min(legal_lanes, key=lambda legal: abs(legal - lanes))
                 raise _refusal(name, legal, lanes, nearest_lanes)
-        whole = [n for n in self.prefixes if n % self.requantise_lanes == 0]
-        if not self.rotation and (self.value_columns % self.requantise_lanes or not whole):
-            legal = "true where no layer, or not V, can run on whole segments of"
+        if not self.rotation and not self._rotates_nothing():
+            legal = "true where V, K or every layer ends within a segment of"
             raise _refusal("rotation", f"{legal} {self.requantise_lanes} columns", False, True)
         self._check_fifo("read_fifo_beats", "two bursts", 2 * self.burst_beats)
         self._check_fifo("constant_fifo_beats", "two tiles", 2 * self.constant_beats)
+
+    def _rotates_nothing(self) -> bool:
+        """Whether V, K and, on some columns, layers are whole segments of the requantise lanes."""
+        tiles = [self.value_columns]
+        if self.word_keys == self.rows:  # else every tile of K begins a word
+            tiles.append(self.attention_columns)
+        lanes = self.requantise_lanes
+        return not any(n % lanes for n in tiles) and any(n % lanes == 0 for n in self.prefixes)
 
     def _check_fifo(self, name: str, what: str, least: int) -> None:
         value, parameter = getattr(self, name), PARAMETERS[name]

@@ -177,12 +177,15 @@ JOBS = [
     Job(6, 100, 9, source=700, destination=OTHER_BANK + 850, gamma_shift=1),
     Job(6, 57, 10, source=800, destination=OTHER_BANK + 920, output_zero_point=77),
 ]
-#: Rows and lanes: a residual's word at a time, or half of one.
+#: Rows and lanes: a quarter of a residual's word at a time, half of one, a whole one.
 DESIGNS = (
-    (16, 8),
+    (32, 4),
     (32, 8),
     (64, 32),
-    *(pytest.param(rows, lanes, marks=pytest.mark.slow) for rows, lanes in ((16, 4), (64, 16))),
+    *(
+        pytest.param(rows, lanes, marks=pytest.mark.slow)
+        for rows, lanes in ((16, 8), (16, 4), (64, 16))
+    ),
 )
 
 
