@@ -138,9 +138,11 @@ class ReadMaster(wiring.Component):
             length = Signal(9, name=f"{name}_beats")
             accept = Signal(name=f"{name}_accept")
             fits = Signal(name=f"{name}_fits")
+            # A load that fits was offered in the cycle before, and stays; END takes a fetch back.
+            offered = bursts.valid if identifier == ID_FETCH else Const(1)
             m.d.comb += [
                 length.eq(bursts.payload.length + 1),
-                accept.eq(can_issue & fits & bursts.valid & ~taken),
+                accept.eq(can_issue & fits & offered & ~taken),
                 bursts.ready.eq(accept),
             ]
             m.d.sync += fits.eq(
