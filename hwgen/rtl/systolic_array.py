@@ -106,10 +106,15 @@ class Strip:
     def lead(self) -> int:
         """Cycles from an accumulator's read address to the addition.
 
-        The memory's two, and one for the shift where there is any: the LUTs of the addition have
-        no inputs left for it.
+        The memory's two, and one for a choice among shifts: the LUTs of the addition have inputs
+        for two words, shifted and not, but no more.
         """
-        return 3 if self.shifts else 2
+        return 2 + self.shifts_ahead
+
+    @property
+    def shifts_ahead(self) -> bool:
+        """Whether accumulators are shifted a cycle before the addition."""
+        return len(self.shifts) > 1
 
     @property
     def word_bits(self) -> int:
@@ -255,7 +260,7 @@ class ColumnStrip(wiring.Component):
         m.d.comb += ahead.eq(entries[-size:])
         found = register(m, ahead, "entry_found", reset=True)  # in the block RAM
         read = register(m, found, "entry_read", reset=True)  # in its output register
-        now = register(m, read, "entry_now", reset=True) if strip.shifts else read
+        now = register(m, read, "entry_now", reset=True) if strip.shifts_ahead else read
         after = register(m, now, "entry_after", reset=True)
 
         result = Signal(strip.word_bits, reset_less=True, name="result")
@@ -279,12 +284,15 @@ class ColumnStrip(wiring.Component):
             m.d.sync += self.bank_complete[b].eq(after.valid & after.end & (after.bank == b))
         previous: Value = partial.read_data
         if strip.shifts:
-            previous = register(m, self._shifted(m, previous, read.shift), "previous")
+            previous = self._shifted(m, previous, read.shift)
+        if strip.shifts_ahead:
+            previous = register(m, previous, "previous")
         bits = strip.accumulator_bits
         for c, total in enumerate(totals):
             start = previous.word_select(c, bits)
+            # The sum first: carry chains take that operand as it is, the LUTs make the other.
             m.d.sync += result.word_select(c, bits).eq(
-                Mux(now.first, Const(0, bits), start).as_signed() + total
+                total + Mux(now.first, Const(0, bits), start).as_signed()
             )
         m.d.comb += self.drain_data.eq(register(m, complete.read_data, "drained"))
 
