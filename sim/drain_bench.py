@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from amaranth import Cat, Const, Module, Mux, Signal, Value
-from amaranth.back import verilog
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.config import AcceleratorConfig
+from hwgen.emit.verilog import convert
 from hwgen.isa.instructions import BEAT_BYTES
 from hwgen.rtl.drain import ACCUMULATOR_LATENCY, DrainEngine
 from hwgen.rtl.elementwise import INDEX_BITS, WRITTEN_ENTRIES
@@ -214,7 +214,7 @@ def emit_drain_bench(config: AcceleratorConfig, first_write_delay: int, bank_wor
     """Verilog of the bench around DRAIN."""
     unit = DrainWithArray(config, first_write_delay)
     bench = EngineBench(unit, "DRAIN", bank_words)
-    text = verilog.convert(bench, name="bench", emit_src=False)
+    text = convert(bench, "bench")
     return "\n".join([text, *unit.drain.leaves().values()])
 
 
