@@ -11,7 +11,7 @@ from hwgen.errors import ProgramError
 from hwgen.isa.instructions import IMAGE_MAGIC, Instruction
 
 #: To be raised with every change of what an instruction or the memory image means.
-ISA_VERSION = 6
+ISA_VERSION = 7
 
 
 def build_identity(config: AcceleratorConfig) -> int:
