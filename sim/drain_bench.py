@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from amaranth import Cat, Const, Module, Mux, Signal, Value
-from amaranth.back import verilog
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.config import AcceleratorConfig
+from hwgen.emit.verilog import convert
 from hwgen.isa.instructions import BEAT_BYTES
 from hwgen.numerics.requantise import BIASED_BITS
 from hwgen.rtl.drain import ACCUMULATOR_LATENCY, DrainEngine
@@ -215,7 +215,7 @@ def emit_drain_bench(config: AcceleratorConfig, bank_words: int) -> str:
     """Verilog of the bench around DRAIN."""
     unit = DrainWithArray(config)
     bench = EngineBench(unit, "DRAIN", bank_words)
-    text = verilog.convert(bench, name="bench", emit_src=False)
+    text = convert(bench, "bench")
     return "\n".join([text, *unit.drain.leaves().values()])
 
 

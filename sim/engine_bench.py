@@ -15,11 +15,11 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 from amaranth import Cat, Module, Mux, Signal
-from amaranth.back import verilog
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
+from hwgen.emit.verilog import convert
 from hwgen.errors import SimulationError
 from hwgen.isa.instructions import (
     OFFSET_BITS,
@@ -295,7 +295,7 @@ class EngineScript:
 def emit_bench(engine: wiring.Component, opcode: str, bank_words: int) -> str:
     """Verilog of the bench around an engine."""
     bench = EngineBench(engine, opcode, bank_words)
-    return verilog.convert(bench, name="bench", emit_src=False)
+    return convert(bench, "bench")
 
 
 def run_script(text: str, script: EngineScript) -> npt.NDArray[np.uint8]:

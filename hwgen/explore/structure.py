@@ -271,8 +271,9 @@ def _constant_fifo_features(*, wide_beat_bits: int, constant_fifo_beats: int) ->
 
 
 def _sequencer_features(*, queue_depth: int, instruction_check: bool) -> Features:
-    waits = WAIT_BITS * len(Engine)
-    widths = (CHECKED_BITS + waits, *[BODY_BITS + waits] * (len(Engine) - 1))
+    others = len(Engine) - 1
+    waits = WAIT_BITS * others
+    widths = (CHECKED_BITS + waits, *[BODY_BITS + waits] * others)
     return {
         "constant": 1,
         "check": int(instruction_check),

@@ -10,6 +10,7 @@ from hwgen.isa import banks, instructions, registers
 from hwgen.isa.banks import BANK_PATHS, READERS, WRITERS
 from hwgen.isa.instructions import (
     BANK_BITS,
+    BODY_OFFSET,
     CHECKED_BITS,
     INSTRUCTION_BITS,
     OFFSET_BITS,
@@ -74,17 +75,23 @@ def _instructions() -> list[str]:
         "",
         inspect.getdoc(instructions) or "",
         "",
-        f"Bits {OPCODE_BITS - 1}..0: opcode. Then one {WAIT_BITS}-bit threshold per engine:",
+        f"Bits {OPCODE_BITS - 1}..0: opcode. Then one {WAIT_BITS}-bit threshold per other engine,",
+        "in the order of the engines' numbers; END has one of every engine, BEGIN none.",
         "",
-        "| engine | number | bits |",
-        "|---|---|---|",
+        "| threshold of | number | in instructions of engines before it | behind it, and in END |",
+        "|---|---|---|---|",
     ]
     for engine in Engine:
         low = OPCODE_BITS + WAIT_BITS * engine
-        lines.append(f"| {engine.name} | {engine.value} | {low + WAIT_BITS - 1}..{low} |")
+        places = [
+            f"{first + WAIT_BITS - 1}..{first}" if there else "none"
+            for first, there in ((low - WAIT_BITS, engine > 0), (low, True))
+        ]
+        lines.append(f"| {engine.name} | {engine.value} | {' | '.join(places)} |")
     lines += [
         "",
-        f"Then the body; bits {INSTRUCTION_BITS - 1}..{CHECKED_BITS}: check.",
+        f"Then, from bit {BODY_OFFSET}, the body.",
+        f"Bits {INSTRUCTION_BITS - 1}..{CHECKED_BITS}: check.",
         "",
         f"A word address has {BANK_BITS} bits of bank above {OFFSET_BITS} bits of offset.",
         "",

@@ -2,13 +2,13 @@
 """The instruction set: one field table from which everything else is derived.
 
 An instruction is 256 bits (32 bytes, little endian, two 128-bit beats): opcode, one *wait
-threshold* per engine, body, check. Instructions are fetched in order, sent to the queue of their
-engine and executed in order there; engines run beside each other. An instruction starts when for
-every engine ``e`` the number of instructions that ``e`` has completed since START is at least
-``wait_e`` (0: no wait). Three handshakes are implicit in hardware and need no thresholds: weight
-stream -> STATIONARY, stationary operands -> MATMUL, accumulator bank MATMUL -> DRAIN (and the
-constants that DRAIN takes from the tile stream). The order of instructions must be a valid
-sequential order; then no queue can deadlock.
+threshold* per other engine, body, check. Instructions are fetched in order, sent to the queue of
+their engine and executed in order there, so that none waits for its own; engines run beside each
+other. An instruction starts when for every other engine ``e`` the number of instructions that ``e``
+has completed since START is at least ``wait_e`` (0: no wait). Three handshakes are implicit in
+hardware and need no thresholds: weight stream -> STATIONARY, stationary operands -> MATMUL,
+accumulator bank MATMUL -> DRAIN (and the constants that DRAIN takes from the tile stream). The
+order of instructions must be a valid sequential order; then no queue can deadlock.
 
 Addresses: *word addresses* name a word of ``rows`` bytes of the activation memory: bank in bits
 19..17, offset in bits 16..0. A tensor ``[tokens, channels]`` of int8 is stored in slices of
@@ -116,6 +116,13 @@ class Opcode:
     engine: Engine | None
     doc: str
     fields: tuple[Field, ...] = ()
+
+    @property
+    def waits_for(self) -> tuple[Engine, ...]:
+        """Engines of its thresholds, from bit 4 up: all but its own; END's all, BEGIN's none."""
+        if self.engine is None and self.fields:
+            return ()
+        return tuple(engine for engine in Engine if engine != self.engine)
 
 
 def _word(name: str, doc: str) -> Field:
@@ -371,13 +378,16 @@ BY_NAME = {opcode.name: opcode for opcode in OPCODES}
 BY_CODE = {opcode.code: opcode for opcode in OPCODES}
 
 OPCODE_BITS = 4
-BODY_OFFSET = OPCODE_BITS + WAIT_BITS * len(Engine)
+BODY_OFFSET = OPCODE_BITS + WAIT_BITS * (len(Engine) - 1)
 BODY_BITS = CHECKED_BITS - BODY_OFFSET
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """One decoded instruction: opcode name, field values, wait thresholds per engine."""
+    """One decoded instruction: opcode name, field values, wait thresholds per engine.
+
+    Those of engines that the opcode does not wait for are 0.
+    """
 
     opcode: str
     fields: dict[str, int]
@@ -407,6 +417,13 @@ class Instruction:
                 f"{self.opcode}: wait thresholds must be {len(Engine)} values in "
                 f"0..{(1 << WAIT_BITS) - 1}, not {self.waits!r}"
             )
+        waits_for = BY_NAME[self.opcode].waits_for
+        for engine in Engine:
+            if self.waits[engine] and engine not in waits_for:
+                raise ProgramError(
+                    f"{self.opcode} must not wait for {engine.name}: its threshold must be 0, not "
+                    f"{self.waits[engine]}"
+                )
 
     @property
     def engine(self) -> Engine | None:
@@ -440,8 +457,8 @@ def encode(instruction: Instruction, index: int) -> bytes:
     """Encode one instruction to 32 bytes; ``index`` is its place in the program."""
     opcode = BY_NAME[instruction.opcode]
     word = opcode.code
-    for engine, wait in enumerate(instruction.waits):
-        word |= wait << (OPCODE_BITS + WAIT_BITS * engine)
+    for place, engine in enumerate(opcode.waits_for):
+        word |= instruction.waits[engine] << (OPCODE_BITS + WAIT_BITS * place)
     offsets = field_offsets(opcode)
     for field in opcode.fields:
         mask = (1 << field.bits) - 1
@@ -469,10 +486,9 @@ def decode(data: bytes, index: int) -> Instruction:
     if code not in BY_CODE:
         raise ProgramError(f"Opcode must be one of {sorted(BY_CODE)}, not {code}", where=where)
     opcode = BY_CODE[code]
-    waits = tuple(
-        word >> (OPCODE_BITS + WAIT_BITS * engine) & ((1 << WAIT_BITS) - 1)
-        for engine in range(len(Engine))
-    )
+    waits = [0] * len(Engine)
+    for place, engine in enumerate(opcode.waits_for):
+        waits[engine] = word >> (OPCODE_BITS + WAIT_BITS * place) & ((1 << WAIT_BITS) - 1)
     fields: dict[str, int] = {}
     offsets = field_offsets(opcode)
     for field in opcode.fields:
@@ -480,4 +496,4 @@ def decode(data: bytes, index: int) -> Instruction:
         if field.signed and value >> (field.bits - 1):
             value -= 1 << field.bits
         fields[field.name] = value
-    return Instruction(opcode.name, fields, waits)
+    return Instruction(opcode.name, fields, tuple(waits))

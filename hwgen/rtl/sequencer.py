@@ -26,6 +26,7 @@ from hwgen.isa.instructions import (
     OPCODE_BITS,
     WAIT_BITS,
     Engine,
+    Opcode,
     encode,
 )
 from hwgen.isa.registers import Cause
@@ -100,7 +101,6 @@ class Sequencer(wiring.Component):
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
-        engines = len(Engine)
 
         completed = Array(
             Signal(WAIT_BITS, name=f"completed_{engine.name.lower()}") for engine in Engine
@@ -169,7 +169,6 @@ class Sequencer(wiring.Component):
                 m.d.sync += [held.eq(instruction), held_valid.eq(1)]
         arrived = register(m, beat_taken & ~stopping & have_low, "arrived", reset=True)
         opcode = held[:OPCODE_BITS]
-        waits = held[OPCODE_BITS:BODY_OFFSET]
         is_begin = opcode == BY_NAME["BEGIN"].code
 
         # The CRC over both beats, one after the other by the same logic. The check stands behind
@@ -230,34 +229,36 @@ class Sequencer(wiring.Component):
         with m.If(self.start):
             m.d.sync += [have_low.eq(0), held_valid.eq(0), index.eq(0), found.eq(0)]
 
-        def met(thresholds: Signal) -> list:
-            return [completed[e] >= thresholds.word_select(e, WAIT_BITS) for e in range(engines)]
+        def met(thresholds: Value, entry: Opcode) -> list[Value]:
+            """Per engine; those of its thresholds are in the order of the engines."""
+            conditions: list[Value] = [Const(1, 1)] * len(Engine)
+            for place, other in enumerate(entry.waits_for):
+                conditions[other] = completed[other] >= thresholds.word_select(place, WAIT_BITS)
+            return conditions
 
         # Queues.
         for engine in Engine:
             name = engine.name.lower()
             out = getattr(self, f"o_{name}")
             width = CHECKED_BITS if engine == Engine.LOAD else BODY_BITS
-            queue = SyncFIFO(width=width + WAIT_BITS * engines, depth=self.config.queue_depth)
+            waits = held[OPCODE_BITS:BODY_OFFSET]
+            queue = SyncFIFO(width=len(waits) + width, depth=self.config.queue_depth)
             m.submodules[f"{name}_queue"] = queue
-            codes = [code for code, entry in BY_CODE.items() if entry.engine == engine]
+            entries = [entry for entry in BY_CODE.values() if entry.engine == engine]
             mine = Signal(name=f"{name}_opcode")
             m.d.comb += [
-                mine.eq(Cat(opcode == code for code in codes).any()),
-                queue.w_data.eq(
-                    Cat(waits, held[0 if engine == Engine.LOAD else BODY_OFFSET : CHECKED_BITS])
-                ),
+                mine.eq(Cat(opcode == entry.code for entry in entries).any()),
+                queue.w_data.eq(Cat(waits, held[CHECKED_BITS - width : CHECKED_BITS])),
                 queue.w_en.eq(sound & mine & ~stopping & ~self.halt),
             ]
             with m.If(mine & queue.w_rdy & sound & ~stopping & ~self.halt):
                 m.d.comb += dispatch.eq(1)
-            head_waits = queue.r_data[: WAIT_BITS * engines]
-            conditions = met(head_waits)
+            conditions = met(queue.r_data[: len(waits)], entries[0])
             ok = Signal(name=f"{name}_ready")
             m.d.sync += ok.eq(queue.r_rdy & ~(out.valid & out.ready) & Cat(conditions).all())
             m.d.comb += [
                 out.valid.eq(ok),
-                out.payload.eq(queue.r_data[WAIT_BITS * engines :]),
+                out.payload.eq(queue.r_data[len(waits) :]),
                 queue.r_en.eq(out.valid & out.ready),
             ]
             if engine == Engine.MATMUL:
@@ -271,9 +272,11 @@ class Sequencer(wiring.Component):
         # thresholds are met and what was fetched beyond END has arrived: then nothing of the
         # frame is left on the bus, and the next START is taken from the interrupt on.
         end_met = Signal(name="end_met")
-        with m.If(sound & (opcode == BY_NAME["END"].code) & ~self.halt):
+        end = BY_NAME["END"]
+        with m.If(sound & (opcode == end.code) & ~self.halt):
             m.d.sync += stopping.eq(1)
-        m.d.sync += end_met.eq(stopping & Cat(met(waits)).all() & (pending_beats == 0) & ~end_met)
+        conditions = met(held[OPCODE_BITS:], end)
+        m.d.sync += end_met.eq(stopping & Cat(conditions).all() & (pending_beats == 0) & ~end_met)
         m.d.comb += self.finished.eq(end_met & running)
         with m.If(self.finished):
             m.d.sync += [

@@ -287,8 +287,9 @@ def fetch_window(bench: Bench, *, bursts: int) -> Cycles:
     """The image's window ends among the instructions; the loads before do not begin."""
     yield from ready(bench)
     index, instruction = _find(bench, "LOAD_LAYERNORM")
-    for_ever = ((1 << WAIT_BITS) - 1,) * len(Engine)
-    data = encode(replace(instruction, waits=for_ever), index)
+    for_ever = [0] * len(Engine)
+    for_ever[Engine.STORE] = (1 << WAIT_BITS) - 1
+    data = encode(replace(instruction, waits=tuple(for_ever)), index)
     size = FETCH_BYTES * bursts
     yield from set_window(bench, "IMAGE", size)
 

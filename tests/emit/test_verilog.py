@@ -10,12 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from amaranth import ClockSignal, Instance, Module, Signal
-from amaranth.lib import data, wiring
+from amaranth import ClockSignal, Instance, Module, Mux, Signal
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.emit.verilog import check_identifier, convert, convert_leaf, external_modules
 from hwgen.errors import ConfigError
+from hwgen.sim.unit_bench import run_unit
+from hwgen.units.folder import VERILATOR_OPTIONS
 
 
 class Cell(wiring.Component):
@@ -105,6 +107,56 @@ def test_elements_are_no_bits() -> None:
     text = convert(Elements(), "x")
     assert r"\y.1 " in text
     assert r"\y[1] " not in text
+
+
+class Memories(wiring.Component):
+    """Memories of words that are equal and of words that are not."""
+
+    at: In(3)
+    y: Out(18)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        for place, init in enumerate(([0] * 8, [*range(1, 8), 0], [9] * 5)):
+            words = memory.Memory(shape=6, depth=len(init), init=init)
+            m.submodules[f"words_{place}"] = words
+            port = words.read_port(domain="comb")
+            write = words.write_port()
+            m.d.comb += [
+                port.addr.eq(self.at),
+                self.y[6 * place :][:6].eq(port.data),
+                write.addr.eq(self.at),
+                write.en.eq(self.at == 7),
+            ]
+        return m
+
+
+def test_equal_words_are_filled_by_a_loop() -> None:
+    text = convert(Memories(), "x")
+    loops = re.findall(r"initial for \(\\\S+ = 0; \S+ < (\d)'d(\d); .*\n.* = 6'h(\w\w);", text)
+    assert loops == [("4", "8", "00"), ("3", "5", "09")]
+    assert len(re.findall(r"\[\d\] = 6'h\w\w;", text)) == 8
+
+
+@pytest.mark.verilator
+def test_initial_words_are_there_at_the_beginning() -> None:
+    class Bench(wiring.Component):
+        i: In(stream.Signature(3))
+        o: Out(stream.Signature(18))
+
+        def elaborate(self, platform: object) -> Module:
+            m = Module()
+            m.submodules.memories = memories = Memories()
+            m.d.comb += [
+                memories.at.eq(Mux(self.i.valid, self.i.payload, 0)),
+                self.o.payload.eq(memories.y),
+                self.o.valid.eq(self.i.valid),
+                self.i.ready.eq(self.o.ready),
+            ]
+            return m
+
+    run = run_unit(convert(Bench(), "x"), "x", range(5), 5, options=VERILATOR_OPTIONS)
+    assert run.integers() == [(at + 1) << 6 | 9 << 12 for at in range(5)]
 
 
 def test_text_says_nothing_about_its_maker() -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -35,15 +37,20 @@ def fields_of(opcode: str, rng: np.random.Generator | None = None, top: bool = F
     return out
 
 
+def waits_of(opcode: str, value: Callable[[], int]) -> tuple[int, ...]:
+    """Thresholds of the engines that it waits for."""
+    return tuple(value() if e in BY_NAME[opcode].waits_for else 0 for e in Engine)
+
+
 @pytest.mark.parametrize("opcode", [o.name for o in OPCODES])
 def test_encode_decode_round_trip(opcode: str) -> None:
     rng = np.random.default_rng(0)
     cases = [
         Instruction(opcode, fields_of(opcode)),
-        Instruction(opcode, fields_of(opcode, top=True), (0xFFFF,) * len(Engine)),
+        Instruction(opcode, fields_of(opcode, top=True), waits_of(opcode, lambda: 0xFFFF)),
     ]
     for _ in range(50):
-        waits = tuple(int(w) for w in rng.integers(0, 1 << WAIT_BITS, len(Engine)))
+        waits = waits_of(opcode, lambda: int(rng.integers(1 << WAIT_BITS)))
         cases.append(Instruction(opcode, fields_of(opcode, rng), waits))
     for index, case in enumerate(cases):
         data = encode(case, index)
@@ -73,11 +80,34 @@ def test_fields_do_not_overlap(opcode: str) -> None:
     assert used < 1 << CHECKED_BITS
 
 
-def test_waits_stand_behind_the_opcode() -> None:
-    for engine in Engine:
+@pytest.mark.parametrize("opcode", [o.name for o in OPCODES])
+def test_waits_stand_behind_the_opcode(opcode: str) -> None:
+    """Those of the others in the order of the engines; BEGIN, before which nothing runs, none."""
+    entry = BY_NAME[opcode]
+    base = word_of(Instruction(opcode, fields_of(opcode)))
+    others = [engine for engine in Engine if engine != entry.engine]
+    for place, engine in enumerate(others if opcode != "BEGIN" else ()):
         waits = tuple(0xABCD if e == engine else 0 for e in Engine)
-        word = word_of(Instruction("END", {}, waits))
-        assert word >> OPCODE_BITS == 0xABCD << (WAIT_BITS * engine)
+        word = word_of(Instruction(opcode, fields_of(opcode), waits))
+        assert word ^ base == 0xABCD << (OPCODE_BITS + WAIT_BITS * place)
+
+
+@pytest.mark.parametrize("opcode", ["BEGIN", "DRAIN", "STORE"])
+def test_waits_that_an_instruction_does_not_have(opcode: str) -> None:
+    own = BY_NAME[opcode].engine or Engine.LOAD
+    waits = tuple(3 * (e == own) for e in Engine)
+    message = f"{opcode} must not wait for {own.name}: its threshold must be 0, not 3"
+    with pytest.raises(ProgramError, match=message):
+        Instruction(opcode, fields_of(opcode), waits)
+
+
+def test_an_eighth_engine_has_room() -> None:
+    """A threshold more in every instruction, beside the longest body."""
+    for opcode in OPCODES:
+        offsets = field_offsets(opcode)
+        ends = [offsets[field.name] + field.bits for field in opcode.fields]
+        thresholds = OPCODE_BITS + WAIT_BITS * len(opcode.waits_for)
+        assert max([*ends, thresholds]) + WAIT_BITS <= CHECKED_BITS
 
 
 def test_opcodes_are_unique_and_fit() -> None:
