@@ -166,8 +166,7 @@ def legal_groups(
     activations, and as many as can be placed, these also filled up to a whole word by 8-bit columns
     in the fabric; at twice the clock also the multiple of a quarter of a word below, which leaves
     DSPs for lanes and is rotated in one step. Behind each that can be placed, columns of one of the
-    widths ``narrow``: one to four words of them, less what makes the sum whole words, and at least
-    half as many as the others.
+    widths ``narrow``, up to four words of them.
 
     Args:
         rows: R of the array.
@@ -182,11 +181,22 @@ def legal_groups(
     placeable = [g for g in wide if cascades is None or sum(p.dsps for p in g) <= cascades]
     for groups in placeable:
         for bits in narrow:
-            for words in range(1, _NARROW_WORDS + 1):
-                count = words * rows - groups.columns % rows
-                if 2 * count >= groups.columns:
-                    found.append(Groups((*groups, ColumnGroup("digits", count, bits))))
+            for count in _narrow_counts(groups, rows):
+                found.append(Groups((*groups, ColumnGroup("digits", count, bits))))
     return [groups for groups in found if is_measured(groups, rows)]
+
+
+def _narrow_counts(groups: Groups, rows: int) -> Iterator[int]:
+    """How many narrow columns are tried behind others: the sum is whole words of activations.
+
+    At least half as many as the others. Of columns at twice the clock that are no half words as
+    many take most of a device's LUTs: fewer, and sums of half words, too.
+    """
+    part = groups.clk2x and groups.columns % (rows // 2) > 0
+    step, least = (rows // 2, groups.columns / 8) if part else (rows, groups.columns / 2)
+    for count in range(step - groups.columns % step, _NARROW_WORDS * rows + 1, step):
+        if count >= least:
+            yield count
 
 
 def _wide_groups(

@@ -96,9 +96,9 @@ DESIGNS: tuple[FrameDesign, ...] = (
     FrameDesign("deit_base", "4", "dual:58:8,digits:70:4"),
     FrameDesign("deit_small", "4", "dual:58:8,digits:70:4", frames_in_flight=2),
     FrameDesign("deit_tiny", "4", "dual:58:8,digits:70:4", frames_in_flight=2),
-    FrameDesign("deit_base", "4", "pumped:112:8,digits:80:4", 32, 1),
-    FrameDesign("deit_small", "4", "pumped:112:8,digits:80:4", 16, 1, 2),
-    FrameDesign("deit_tiny", "4", "pumped:112:8,digits:80:4", 32, 1, 2),
+    FrameDesign("deit_base", "4", "pumped:112:8,digits:48:4"),
+    FrameDesign("deit_small", "4", "pumped:112:8,digits:48:4", 16, 1, 2),
+    FrameDesign("deit_tiny", "4", "pumped:112:8,digits:16:4", 32, 1, 2),
     FrameDesign("deit_base", "8:58+4:70", "dual:58:8,digits:70:4", 32, 1),
     FrameDesign("deit_base", "1", "dual:56:8,digits:8:8,digits:192:1"),
 )

@@ -121,7 +121,7 @@ def test_the_cheapest_design_that_meets_a_target(
     meeting.sort(key=lambda f: (f.point.cost, f.cycles, f.point.candidate))
     assert answer.feasible
     assert names(answer) == [(f.point.candidate, f.cycles) for f in meeting[:SHOWN]]
-    assert len(evaluations) < len(everything) / 2
+    assert len(evaluations) <= len(everything) / 2
     assert len(evaluations) == len(set(evaluations))
 
 
@@ -154,9 +154,11 @@ def test_columns_at_twice_the_clock_are_proposed_by_cascades() -> None:
     assert pumped >= {
         *(f"pumped:{columns}:8" for columns in (32, 64, 112, 116, 128)),
         *("pumped:112:8,digits:16:8", "pumped:112:8,digits:80:4", "pumped:116:8,digits:76:4"),
+        *("pumped:112:8,digits:16:4", "pumped:112:8,digits:48:4", "pumped:64:8,digits:64:4"),
     }
     # The first beyond the device is there, too, to say what binds; nothing is behind it.
     assert not any(text.startswith(("pumped:128:8,", "pumped:120")) for text in pumped)
+    assert not pumped & {"pumped:64:8,digits:32:4", "pumped:116:8,digits:12:4"}
     assert all(groups.columns % 4 == 0 for groups in both if groups.clk2x)
     assert any(g.clk2x for g in legal_groups(64, 10_080, clk2x=True))  # heights are not known
 
