@@ -354,7 +354,12 @@ def test_a_lacking_coefficient_is_named() -> None:
             "array",
             {"rows": 16, "groups": "dual:16:8", "tile_rows": 17, "requantise_lanes": 8},
         ),
+        (
+            "array",
+            {"rows": 16, "groups": "pumped:8:8", "tile_rows": 197, "requantise_lanes": 8},
+        ),
         ("columns", {"rows": 16, "groups": "digits:8:4"}),
+        ("columns", {"rows": 16, "groups": "pumped:8:8"}),
         ("activation_banks", {"rows": 16, "bank_words": (1182,)}),
         ("stationary", {"rows": 16, "groups": "dual:48:8"}),
         ("weight_planes", {"rows": 16, "groups": "dual:16:8", "wide_beat_bits": 128}),
