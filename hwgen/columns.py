@@ -21,6 +21,8 @@ from hwgen.errors import ConfigError
 MAXIMUM_GROUPS = 4
 #: Columns of a group.
 MAXIMUM_COLUMNS = 1024
+#: Rows that share one register stage of the weight broadcast, where a kind does not say others.
+BROADCAST_ROWS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,8 @@ class ColumnKind:
     dsp_share: float = 0.0  #: DSP blocks of a cell
     columns_step: int = 2  #: their number is a multiple of it
     clk2x: bool = False  #: whether its DSP blocks run at twice the clock
+    broadcast_rows: int = BROADCAST_ROWS  #: rows that share a register of the weight broadcast
+    packing_bits: float = 0.0  #: bits of a weight in the broadcast beside its own
 
 
 KINDS: Mapping[str, ColumnKind] = {
@@ -51,6 +55,9 @@ KINDS: Mapping[str, ColumnKind] = {
             dsp_share=0.25,
             columns_step=4,
             clk2x=True,
+            # Weights have a whole cycle to their block, and a register a pair of each stage.
+            broadcast_rows=16,
+            packing_bits=0.5,  # a pair as a multiplier's operand: 9 and 8
         ),
         ColumnKind(
             name="digits",

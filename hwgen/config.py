@@ -547,7 +547,7 @@ def check_parameter(name: str, parameter: Parameter, value: object) -> None:
         ConfigError: of another type, or outside the range; names the nearest legal value.
     """
     nearest: object
-    _check_type(name, value)
+    _check_type(name, value, flag=parameter.flag)
     if isinstance(value, tuple):
         count = len(BANK_ROLES)
         sizes = tuple(map(parameter.nearest, value))[:count]
@@ -560,10 +560,9 @@ def check_parameter(name: str, parameter: Parameter, value: object) -> None:
         raise _refusal(name, legal, value, nearest)
 
 
-def _check_type(name: str, value: object) -> None:
+def _check_type(name: str, value: object, *, flag: bool = False) -> None:
     several = name == "bank_words"
     numbers = value if several else (value,)
-    flag = name in PARAMETERS and PARAMETERS[name].flag
     # type() and not isinstance: a JSON true is an int to Python.
     kind = bool if flag else int
     if type(numbers) is not tuple or not all(type(number) is kind for number in numbers):

@@ -40,10 +40,16 @@ from hwgen.graph.spec import ModelSpec
 from hwgen.graph.widths import WIDEST
 from hwgen.outputs import check_distinct
 from hwgen.reading import printable, show
-from hwgen.report.results import AccuracyResult, SimulationResult, SynthesisResult, design_digest
+from hwgen.report.results import (
+    ASSUMED,
+    AccuracyResult,
+    SimulationResult,
+    SynthesisResult,
+    design_digest,
+)
 from hwgen.report.terminal import Reporter
 from hwgen.sim.frame import Memory
-from hwgen.stages.configure import check_fits
+from hwgen.stages.configure import check_fits, fabric_clock
 from hwgen.stages.design import Design, Shapes, design, design_name
 from hwgen.stages.emit import DesignFolder, emit, warn_of_changes
 from hwgen.stages.explore import ExploreRequest, channel_shares, explore, layer_bits
@@ -237,6 +243,7 @@ def run_all(request: Request, settings: Settings, reporter: Reporter) -> Evidenc
             reporter.say(
                 f"predicted: {cycles:,} cycles per frame,"
                 f" {1e6 * config.clock_mhz / cycles:,.1f} FPS at {config.clocks}"
+                f" ({ASSUMED})"
             )
         elif isinstance(artefact, DesignFolder) and accuracy is not None:
             AccuracyResult(
@@ -276,8 +283,10 @@ def find_design(
     """
     _check_folder(request.spec.name, settings.board.name, settings)
     stated = dict(settings.options.values)
-    clock = stated.pop("clock_mhz", settings.board.clock.mhz)
-    assert isinstance(clock, int)
+    clock = fabric_clock(settings.board, stated)
+    stated.pop("clock_mhz", None)
+    dsp_clock: Any = stated.pop("dsp_clock_mhz", None)
+    no_pump: Any = stated.pop("no_pump", False)
     frames: Any = stated.pop("frames_per_start", 1)
     in_flight: Any = stated.pop("frames_in_flight", 1)
     varied: dict[str, Any] = {name: (stated.pop(name),) for name in VARIED if name in stated}
@@ -293,6 +302,8 @@ def find_design(
         board_source=board_source,
         fps=fps,
         clock_mhz=clock,
+        dsp_clock_mhz=dsp_clock,
+        no_pump=no_pump,
         memory=settings.memory(board_memory(settings.board, clock)),
         choices=Choices(**varied, fixed=stated),
         workers=processors(),
@@ -304,7 +315,8 @@ def find_design(
         raise failure
     best = found.answer.designs[0]
     reporter.say(
-        f"design: {best.point.candidate.text()}; predicted {best.fps:,.1f} FPS; the cheapest of"
+        f"design: {best.point.candidate.text()}; predicted {best.fps:,.1f} FPS at"
+        f" {best.point.config.clocks} ({ASSUMED}); the cheapest of"
         f" {found.answer.designs_within_limits:,} within the limits of {settings.board.name}"
     )
     if why := found.why():
@@ -329,7 +341,8 @@ def missed_rate(evidence: Evidence, fps: float | None) -> SimulationError | None
     if fps is None or evidence.simulation.fps >= fps:
         return None
     return SimulationError(
-        f"Simulated frame rate must be at least {fps:g} FPS, not {evidence.simulation.fps:,.6g}",
+        f"Simulated frame rate must be at least {fps:g} FPS, not {evidence.simulation.fps:,.6g} at"
+        f" {evidence.simulation.clocks} ({ASSUMED})",
         why="the cycle model promised more; ask for a little more, or keep to other values",
     )
 

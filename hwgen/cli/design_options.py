@@ -52,6 +52,8 @@ class _DesignParameter(click.Option):
             values: dict[str, Any] = {"type": Words(), "metavar": "N,N,..."}
         elif chosen.name == "groups":
             values = {"type": ColumnGroups(), "metavar": "KIND:COLUMNS:BITS,..."}
+        elif chosen.name == "no_pump":
+            values = {"is_flag": True, "default": None}
         elif chosen.parameter.flag:
             values = {"type": bool, "metavar": "true|false"}
         else:

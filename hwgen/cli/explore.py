@@ -107,6 +107,7 @@ def _budget_option(name: str, parameter: str, what: str) -> Callable[..., Any]:
         "hwgen explore deit_small --weight-bits 4 --rows 64 --fps 350",
         "hwgen explore digits.graph --fps 20000 --dsp 0.1 --rows 16,32 --json",
         "hwgen explore deit_small --board ./my_board.toml --clock 250 --bram 600",
+        "hwgen explore deit_base --no-pump",
     )
 )
 @click.argument("source")
@@ -125,6 +126,20 @@ def _budget_option(name: str, parameter: str, what: str) -> Callable[..., Any]:
     metavar="MHZ",
     help="Clock of the designs, an assumption: nothing is timed. Default: the board's.",
 )
+@click.option(
+    "--dsp-clock",
+    "dsp_clock_mhz",
+    type=int,
+    metavar="MHZ",
+    help="Clock of DSP blocks of pumped columns, exactly twice --clock, an assumption too. Default:"
+    " twice --clock, where the board's DSP blocks take it.",
+)
+@click.option(
+    "--no-pump",
+    is_flag=True,
+    help="No pumped columns, whose DSP blocks run at twice the clock. Default: the better for the"
+    " target.",
+)
 @_budget_option("lut", "lut", "LUTs")
 @_budget_option("ff", "ff", "Flip-flops")
 @_budget_option("dsp", "dsp", "DSPs")
@@ -136,9 +151,9 @@ def _budget_option(name: str, parameter: str, what: str) -> Callable[..., Any]:
     type=_Groups(),
     multiple=True,
     metavar="KIND:COLUMNS:BITS,...",
-    help="Try these column groups only; again for others. Default: 8-bit DSP columns, as many as"
-    " can be placed filled up by 8-bit columns in the fabric, and behind each columns as narrow as"
-    " the model's weights.",
+    help="Try these column groups only; again for others. Default: 8-bit DSP columns, at one clock"
+    " or pumped, as many as can be placed filled up by 8-bit columns in the fabric, and behind each"
+    " columns as narrow as the model's weights.",
 )
 @_choice_option("memory_ports")
 @_choice_option("requantise_lanes")
@@ -176,6 +191,8 @@ def explore(
     fps: float | None,
     weight_bits: Any,
     clock_mhz: int | None,
+    dsp_clock_mhz: int | None,
+    no_pump: bool,
     frames_per_start: int,
     frames_in_flight: int,
     memory_latency: int | None,
@@ -193,20 +210,14 @@ def explore(
     from hwgen.outputs import check_distinct, check_file
     from hwgen.report.terminal import Reporter, print_table
     from hwgen.stages.design import recognise_design
-    from hwgen.stages.explore import (
-        HEADER,
-        ExploreRequest,
-        explore,
-        recognise_csv,
-        rows,
-        summary,
-        write_csv,
-    )
+    from hwgen.stages.explore import ExploreRequest, explore
+    from hwgen.stages.explore_tables import HEADER, recognise_csv, rows, summary, write_csv
 
     output: Output = context.obj
     reporter = Reporter()
-    if clock_mhz is not None:
-        BY_NAME["clock_mhz"].check(clock_mhz)
+    for name, clock in (("clock_mhz", clock_mhz), ("dsp_clock_mhz", dsp_clock_mhz)):
+        if clock is not None:
+            BY_NAME[name].check(clock)
     BY_NAME["frames_per_start"].check(frames_per_start)
     BY_NAME["frames_in_flight"].check(frames_in_flight)
     request = ExploreRequest.of(
@@ -215,6 +226,8 @@ def explore(
         board_source=context.meta.get(BOARD_SOURCE, DEFAULT_BOARD),
         fps=fps,
         clock_mhz=clock_mhz,
+        dsp_clock_mhz=dsp_clock_mhz,
+        no_pump=no_pump,
         memory_latency=memory_latency,
         memory_bandwidth=memory_bandwidth,
         budget={name: given[name] for name in ("lut", "ff", "dsp", "bram36") if given[name]},

@@ -13,15 +13,15 @@ from collections.abc import Mapping, Sequence
 from math import gcd
 from typing import NamedTuple
 
-from hwgen.columns import ColumnGroup, Groups, parse_groups
+from hwgen.columns import KINDS, ColumnGroup, Groups, parse_groups
 from hwgen.config import aligned_columns
 from hwgen.explore.memories import LUT_WORDS, block_ram, lut_ram
 from hwgen.numerics.requantise import BIASED_BITS as ACCUMULATOR_BITS
 
 Features = Mapping[str, float]
 
-#: Rows that share a register stage of the weight broadcast (hwgen.rtl.columns).
-_BROADCAST_ROWS = 8
+#: Kinds whose rows are all in one cascade.
+_CASCADED = frozenset(kind.name for kind in KINDS.values() if kind.dsp_share)
 #: Rows of a block of weights that have a coefficient of their own; others have the next one's.
 _BLOCK_ROWS = (2, 3, 4, 5, 6, 8, 9, 10, 12, 13, 16, 20, 24, 32)
 #: Blocks one behind the other up to which each number has a coefficient of its own.
@@ -65,6 +65,19 @@ def column_name(group: ColumnGroup, rows: int) -> str:
 def _family(group: ColumnGroup) -> str:
     """Columns whose strips are alike: one kind, one bit apart."""
     return f"{group.kind}{'_signs' if group.weight_bits == 1 else ''}"
+
+
+def _skew_lines(family: str, rows: int) -> int:
+    """Shift registers that delay the activations of the rows of a cascade, a bit each.
+
+    A row is a cycle behind the one before it, at twice the clock two are; up to two cycles are
+    registers, and so are those of fabric columns.
+    """
+    if family not in _CASCADED:
+        return 0
+    step = 2 if KINDS[family].clk2x else 1
+    behind = (ceil_div(row, step) for row in range(rows))
+    return 9 * sum(ceil_div(cycles, 32) for cycles in behind if cycles > 2)
 
 
 class Piece(NamedTuple):
@@ -128,16 +141,17 @@ def array_features(
     parsed = _parsed(groups)
     strips = pieces(groups, lanes)
     row_bits = index_bits(tile_rows)
-    stages = ceil_div(rows, _BROADCAST_ROWS)
     shifts = sorted({group.weight_bits for group in parsed if group.takes_slices})
     parts: list[Features] = []
     for family in sorted({_family(group) for group in parsed}):
-        # Activations are delayed by a register a row of a cascade, or by shift registers.
-        lines = 9 * sum(ceil_div(row, 32) for row in range(3, rows)) if family == "dual" else 0
+        lines = _skew_lines(family, rows)
         parts.append({f"{family}_skew_rows": rows, "skew_shift_registers": lines})
     for group, columns, place in strips:
+        kind = KINDS[group.kind]
         word = columns * group.cell_bits
         late = word + index_bits(rows)  # weights of a strip come as much later as it stands
+        packed = word + columns * kind.packing_bits
+        stages = ceil_div(rows, kind.broadcast_rows)
         own = [width for width in shifts if width <= group.weight_bits]
         shifted = len(own)
         parts.append(
@@ -146,7 +160,7 @@ def array_features(
                 f"{_family(group)}_strip_rows": rows,
                 f"{group.kind}_columns": columns,
                 # Registers of the broadcast, and those that a strip is late by.
-                "weight_bits": stages * word + (late * place if place <= 2 else 0),
+                "weight_bits": stages * packed + (late * place if place <= 2 else 0),
                 "strip_row_bits": row_bits,
                 "weight_shift_registers": late * ceil_div(place, 32) if place > 2 else 0,
                 "shifted_columns": columns * (shifted > 0),

@@ -9,8 +9,9 @@ the model over the whole space.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import gcd
 from types import MappingProxyType
@@ -40,22 +41,23 @@ class _Layer:
     wide: bool = False  #: int16 results
 
 
+@functools.lru_cache(maxsize=64)
 def _layers(
-    spec: ModelSpec, config: AcceleratorConfig, weight_bits: Mapping[str, Width]
-) -> Iterator[tuple[_Layer, int]]:
+    spec: ModelSpec, rows: int, widths: tuple[tuple[str, Width], ...]
+) -> tuple[tuple[_Layer, int], ...]:
     """The layers of a model, equal ones once, with their number."""
-    network = network_of(spec)
+    network, weight_bits = network_of(spec), dict(widths)
     makers = {name: op for op in network.ops for name in op.outputs}
 
     def channels(tensor: str) -> int:
         """Channels with the padding of heads."""
         count, heads = network.tensors[tensor].shape[1], makers[tensor].output_heads
-        return heads * round_up(count // heads, config.rows) if heads else count
+        return heads * round_up(count // heads, rows) if heads else count
 
     found = Counter(
         _Layer(
             rows=network.tensors[op.input].shape[0],
-            passes=ceil_div(channels(op.input), config.rows),
+            passes=ceil_div(channels(op.input), rows),
             # However Q, K and V are tiled.
             columns=sum(map(channels, op.outputs)),
             weight_bits=narrowest(weight_bits.get(op.name, WIDEST)),
@@ -64,7 +66,7 @@ def _layers(
         for op in network.ops
         if isinstance(op, Weighted)
     )
-    return iter(found.items())
+    return tuple(found.items())
 
 
 def cycle_bound(
@@ -107,7 +109,7 @@ def cycle_bound(
         return whole * max(height, fill) + (left > 0) * height
 
     beats = 0
-    for layer, count in _layers(spec, config, weight_bits):
+    for layer, count in _layers(spec, rows, tuple(weight_bits.items())):
         # Of the columns that it can run on those with the fewest passes, and the fewest beats:
         # channels of several widths as if all had the narrowest, and no padding.
         forms = [

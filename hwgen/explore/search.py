@@ -53,6 +53,7 @@ class Limits:
     resources: Mapping[str, int]  #: by :data:`RESOURCES`
     cascades: Mapping[int, int | None]  #: by rows: DSP cascades that can be placed; None: unknown
     memory_ports: int  #: AXI masters
+    clk2x: bool  #: whether there are columns at twice the clock
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -237,6 +238,7 @@ class Search:
             most_macs=self.most_macs,
             cascades=self.limits.cascades,
             narrow=narrow_widths(self.problem.narrow_bits),
+            clk2x=self.limits.clk2x,
         )
         for candidate in found:
             try:

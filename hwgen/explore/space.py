@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hwgen.columns import ColumnGroup, Groups, dense
+from hwgen.columns import KINDS, MAXIMUM_COLUMNS, ColumnGroup, ColumnKind, Groups, dense
 from hwgen.config import PARAMETERS, AcceleratorConfig, lanes_of
 from hwgen.explore.resources import is_measured
 from hwgen.graph.spec import ModelSpec
@@ -136,9 +136,10 @@ def layernorm_lanes(rows: int) -> tuple[int, ...]:
 
 def legal_columns(rows: int, most_macs: int) -> list[int]:
     """8-bit DSP columns that an array of ``rows`` is tried with, up to ``most_macs`` a cycle."""
+    most = min(most_macs // rows, MAXIMUM_COLUMNS)
     return [
         columns
-        for columns in range(rows // 2, most_macs // rows + 1, rows // 2)
+        for columns in range(rows // 2, most + 1, rows // 2)
         if columns % rows == 0 or rows % columns == 0
     ]
 
@@ -152,39 +153,71 @@ def narrow_widths(weight_bits: Sequence[int]) -> tuple[int, ...]:
 
 
 def legal_groups(
-    rows: int, most_macs: int, *, cascades: int | None = None, narrow: Sequence[int] = ()
+    rows: int,
+    most_macs: int,
+    *,
+    cascades: int | None = None,
+    narrow: Sequence[int] = (),
+    clk2x: bool = False,
 ) -> list[Groups]:
     """The columns that an array of ``rows`` is tried with.
 
-    8-bit DSP columns: half words and words of activations, and as many as can be placed, these also
-    filled up to a whole word by 8-bit columns in the fabric. Behind each that can be placed,
-    columns of one of the widths ``narrow``: one to four words of them, less what makes the sum
-    whole words, and at least half as many as the others.
+    8-bit DSP columns, two a cascade or four at twice the clock: half words and words of
+    activations, and as many as can be placed, these also filled up to a whole word by 8-bit columns
+    in the fabric; at twice the clock also the multiple of a quarter of a word below, which leaves
+    DSPs for lanes and is rotated in one step. Behind each that can be placed, columns of one of the
+    widths ``narrow``, up to four words of them.
 
     Args:
         rows: R of the array.
         most_macs: products a cycle beyond which nothing is looked at.
-        cascades: of ``rows`` DSPs that can be placed, two columns each; None: unknown.
+        cascades: of ``rows`` DSPs that can be placed; None: unknown.
         narrow: widths of narrow columns.
+        clk2x: whether columns at twice the clock are tried.
     """
-    wide = [dense(columns) for columns in legal_columns(rows, most_macs)]
-    most = 0 if cascades is None else min(2 * cascades, most_macs // rows)
-    if most > rows // 2 and dense(most) not in wide:
-        wide.append(dense(most))
-        whole = -(-most // rows) * rows
-        missing = -(-(whole - most) // 8) * 8
-        if missing <= rows // 4:
-            parts = (("dual", whole - missing), ("digits", missing))
-            wide.append(Groups(ColumnGroup(kind, count, 8) for kind, count in parts))
+    kinds = [kind for kind in KINDS.values() if kind.dsp_share and (clk2x or not kind.clk2x)]
+    wide = [g for kind in kinds for g in _wide_groups(kind, rows, most_macs, cascades)]
     found = list(wide)
     placeable = [g for g in wide if cascades is None or sum(p.dsps for p in g) <= cascades]
     for groups in placeable:
         for bits in narrow:
-            for words in range(1, _NARROW_WORDS + 1):
-                count = words * rows - groups.columns % rows
-                if 2 * count >= groups.columns:
-                    found.append(Groups((*groups, ColumnGroup("digits", count, bits))))
+            for count in _narrow_counts(groups, rows):
+                found.append(Groups((*groups, ColumnGroup("digits", count, bits))))
     return [groups for groups in found if is_measured(groups, rows)]
+
+
+def _narrow_counts(groups: Groups, rows: int) -> Iterator[int]:
+    """How many narrow columns are tried behind others: the sum is whole words of activations.
+
+    At least half as many as the others. Of columns at twice the clock that are no half words as
+    many take most of a device's LUTs: fewer, and sums of half words, too.
+    """
+    part = groups.clk2x and groups.columns % (rows // 2) > 0
+    step, least = (rows // 2, groups.columns / 8) if part else (rows, groups.columns / 2)
+    for count in range(step - groups.columns % step, _NARROW_WORDS * rows + 1, step):
+        if count >= least:
+            yield count
+
+
+def _wide_groups(
+    kind: ColumnKind, rows: int, most_macs: int, cascades: int | None
+) -> Iterator[Groups]:
+    """8-bit columns of DSPs of one kind, alone and filled up by columns in the fabric."""
+    counts = legal_columns(rows, most_macs)
+    step = round(1 / kind.dsp_share)  # columns of a cascade
+    most = 0 if cascades is None else min(step * cascades, most_macs // rows // step * step)
+    filled = most > rows // 2 and most not in counts
+    if filled:
+        counts.append(most)
+        if kind.clk2x and most % (rows // 4):
+            counts.append(most - most % (rows // 4))
+    for count in counts:
+        yield Groups((ColumnGroup(kind.name, count, 8),))
+    whole = -(-most // rows) * rows
+    missing = -(-(whole - most) // 8) * 8
+    if filled and missing <= rows // 4:
+        parts = ((kind.name, whole - missing), ("digits", missing))
+        yield Groups(ColumnGroup(name, count, 8) for name, count in parts)
 
 
 def legal_blocks(spec: ModelSpec, rows: int) -> list[int]:
@@ -201,6 +234,7 @@ def candidates(
     most_macs: int,
     cascades: Mapping[int, int | None] | None = None,
     narrow: Sequence[int] = (),
+    clk2x: bool = False,
 ) -> Iterator[Candidate]:
     """All combinations that are tried, in a fixed order.
 
@@ -211,6 +245,7 @@ def candidates(
         most_macs: products a cycle beyond which nothing is looked at.
         cascades: by rows, DSP cascades that can be placed.
         narrow: widths of narrow columns (:func:`narrow_widths`).
+        clk2x: whether columns at twice the clock are tried.
     """
 
     def chosen(given: Sequence[int], legal: Sequence[int]) -> list[int]:
@@ -222,7 +257,7 @@ def candidates(
         if choices.columns:
             return [dense(n) for n in chosen(choices.columns, legal_columns(rows, most_macs))]
         fit = (cascades or {}).get(rows)
-        return legal_groups(rows, most_macs, cascades=fit, narrow=narrow)
+        return legal_groups(rows, most_macs, cascades=fit, narrow=narrow, clk2x=clk2x)
 
     for rows in chosen(choices.rows, ROWS):
         blocks = chosen(choices.row_blocks, legal_blocks(spec, rows))

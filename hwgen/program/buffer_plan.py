@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -486,8 +487,8 @@ def sized_config(
         config = config.replace(max_row_length=length)
     if "bank_words" in options:
         return config
-    plan = plan_buffers(
-        network_of(spec),
+    words = _model_words(
+        spec,
         rows=rows,
         value_columns=config.value_columns,
         tile_rows=config.tile_rows,
@@ -496,4 +497,10 @@ def sized_config(
         frames=frames,
         in_flight=in_flight,
     )
-    return config.replace(bank_words=plan.words)
+    return config.replace(bank_words=words)
+
+
+@functools.lru_cache(maxsize=4096)
+def _model_words(spec: ModelSpec, **shape: Any) -> tuple[int, ...]:
+    """Words of the banks for a model: thousands of designs differ in nothing that decides them."""
+    return plan_buffers(network_of(spec), **shape).words

@@ -9,7 +9,13 @@ from typing import Any
 from hwgen.emit.manifest import Manifest
 from hwgen.graph.assumption import Assumption, assumptions_from_json
 from hwgen.reading import printable
-from hwgen.report.results import AccuracyResult, SimulationResult, SynthesisResult, Usage
+from hwgen.report.results import (
+    ASSUMED,
+    AccuracyResult,
+    SimulationResult,
+    SynthesisResult,
+    Usage,
+)
 
 
 def rows(
@@ -27,7 +33,7 @@ def rows(
     predicted = manifest.program.predicted_cycles
     table = [
         ["model", printable(manifest.model)],
-        ["board", f"{manifest.board.name}, {config.clocks} (assumed)"],
+        ["board", f"{manifest.board.name}, {config.clocks} ({ASSUMED})"],
         ["array", f"{config.rows} x {config.columns}: {config.groups}"],
         ["row blocks", f"{manifest.row_blocks}"],
         ["frames per START", f"{manifest.frames_per_start}"],
@@ -38,7 +44,7 @@ def rows(
         *assumed_rows(assumptions_from_json(manifest.extra.get("assumed", {}))),
     ]
     if simulation is None:
-        fps = f"{1e6 * config.clock_mhz / predicted:,.1f} FPS at the assumed {config.clocks}"
+        fps = f"{1e6 * config.clock_mhz / predicted:,.1f} FPS at {config.clocks}, {ASSUMED}"
         table.append(["predicted", f"{predicted:,} cycles ({fps})"])
         table.append(["simulation", "none for these files (hwgen simulate)"])
     else:
@@ -104,10 +110,8 @@ def mass_text(mass: Mapping[str, Mapping[str, float]]) -> str:
 
 def _simulation(result: SimulationResult) -> list[list[str]]:
     cycles = result.cycles
-    dsp = f", DSP blocks {result.dsp_clock_mhz:g} MHz" if result.dsp_clock_mhz else ""
-    clocks = f"{result.clock_mhz:g} MHz{dsp}"
     table = [
-        ["FPS", f"{result.fps:,.1f} (simulated cycles at the assumed {clocks})"],
+        ["FPS", f"{result.fps:,.1f} (simulated cycles at {result.clocks}, {ASSUMED})"],
         ["cycles per frame", f"{cycles:,}"],
     ]
     if result.frames_per_start > 1:

@@ -20,6 +20,9 @@ from hwgen.reading import STRICT, check_stated, load_json, printable, read_bytes
 
 SCHEMA_VERSION = 3
 
+#: What every clock is, and so every rate that follows from one.
+ASSUMED = "assumed, nothing was placed"
+
 #: Ending of the file of a synthesis for another device than the board's.
 OTHER_TARGET = "_other"
 
@@ -164,6 +167,12 @@ class SimulationResult(Result):
     def fps(self) -> float:
         """Frames per second at the design's clock."""
         return 1e6 * self.clock_mhz / self.cycles
+
+    @property
+    def clocks(self) -> str:
+        """The clocks in words; both are assumptions, nothing is placed."""
+        dsp = f", DSP blocks {self.dsp_clock_mhz:g} MHz" if self.dsp_clock_mhz else ""
+        return f"{self.clock_mhz:g} MHz{dsp}"
 
     @property
     def useful_macs_per_cycle(self) -> float:

@@ -25,6 +25,7 @@ from hwgen.graph.safetensors_file import write_safetensors
 from hwgen.graph.weight_bits import parse_weight_bits
 from hwgen.numerics.softmax import DEFAULT_FUNCTION
 from hwgen.report.regions import PageTable
+from hwgen.report.results import ASSUMED
 from hwgen.report.terminal import Reporter
 from hwgen.stages.configure import check_fits
 from hwgen.stages.design import design as make_design
@@ -97,12 +98,12 @@ DESIGNS: tuple[FrameDesign, ...] = (
     FrameDesign("deit_base", "8", "pumped:112:8", 32, 1),
     FrameDesign("deit_small", "8", "pumped:112:8", 32, 1, 2),
     FrameDesign("deit_tiny", "8", "pumped:112:8", 32, 1, 2),
-    FrameDesign("deit_base", "4", _W4, rotation=False),
+    FrameDesign("deit_base", "4", _W4, 8, rotation=False),
     FrameDesign("deit_small", "4", _W4, 8, frames_in_flight=2, rotation=False),
     FrameDesign("deit_tiny", "4", _W4, 8, frames_in_flight=2, rotation=False),
-    FrameDesign("deit_base", "4", "pumped:112:8,digits:80:4", 32, 1),
-    FrameDesign("deit_small", "4", "pumped:112:8,digits:80:4", 16, 1, 2),
-    FrameDesign("deit_tiny", "4", "pumped:112:8,digits:80:4", 32, 1, 2),
+    FrameDesign("deit_base", "4", "pumped:112:8,digits:48:4"),
+    FrameDesign("deit_small", "4", "pumped:112:8,digits:48:4", 16, 1, 2),
+    FrameDesign("deit_tiny", "4", "pumped:112:8,digits:16:4", 32, 1, 2),
     FrameDesign("deit_base", "8:58+4:70", _W4, 32, 1, rotation=False),
     FrameDesign("deit_base", "1", "dual:58:8,digits:12:4+4,digits:186:1", 8),
 )
@@ -115,6 +116,7 @@ class FrameFigures:
     design: FrameDesign
     predicted_cycles: int
     clock_mhz: int
+    dsp_clock_mhz: int | None  #: None with one clock
     macs: int
     macs_per_cycle: int  #: products that the array can make a cycle
     weight_bytes: int
@@ -159,6 +161,7 @@ class FrameFigures:
             "useful_macs_per_cycle": self.useful_macs_per_cycle,
             "array_utilisation": self.useful_macs_per_cycle / self.macs_per_cycle,
             "clock_mhz": self.clock_mhz,
+            "dsp_clock_mhz": self.dsp_clock_mhz,
             "fps": self.fps,
             "gops": self.gops,
             "macs": self.macs,
@@ -200,6 +203,7 @@ def frame_figures(chosen: FrameDesign, board: Board) -> FrameFigures:
         design=chosen,
         predicted_cycles=predicted.frame_cycles,
         clock_mhz=config.clock_mhz,
+        dsp_clock_mhz=config.dsp_clock_mhz if config.clk2x else None,
         macs=graph.macs(),
         macs_per_cycle=config.macs_per_cycle,
         weight_bytes=program.weight_bytes,
@@ -239,7 +243,7 @@ def simulated(figures: FrameFigures, board: Board, reporter: Reporter) -> FrameF
 
 _HEADER = (
     *("model", "weights", "columns", "LayerNorm lanes, row blocks, in flight"),
-    *("cycles (predicted)", "MAC/cycle", "FPS", "GOP/s"),
+    *("cycles (predicted)", "MAC/cycle", "MHz (assumed)", "FPS", "GOP/s"),
     *("packed weights, bytes", "LUT (estimated)", "FF (estimated)", "DSP", "BRAM36"),
     "simulated: cycles, MAC/cycle, boundaries equal, logit SQNR",
 )
@@ -268,6 +272,7 @@ def row(figures: FrameFigures) -> list[str]:
         figures.design.how,
         f"{figures.predicted_cycles:,}",
         f"{told.useful_macs_per_cycle:,.0f}",
+        "/".join(f"{clock}" for clock in (figures.clock_mhz, figures.dsp_clock_mhz) if clock),
         f"{told.fps:,.1f}",
         f"{told.gops:,.0f}",
         f"{figures.weight_bytes:,}",
@@ -288,7 +293,7 @@ def _kept_simulation(new: list[str], old: list[str]) -> list[str]:
 
 TABLE = PageTable(
     region="bench array: frames",
-    title="Frames (cycles predicted, LUT and FF estimated)",
+    title=f"Frames (cycles predicted, LUT and FF estimated; clocks {ASSUMED})",
     header=_HEADER,
     order=tuple(design.name for design in DESIGNS),
     name_of=_name_of,

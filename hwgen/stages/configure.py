@@ -26,6 +26,11 @@ from hwgen.stages.options import BY_NAME, DesignOptions
 _FILLS = 3
 #: Fields of a preset that depend on its rows.
 _LANES = ("requantise_lanes", "layernorm_lanes")
+#: What may be stated and is no field of the configuration.
+_APART = (
+    *("row_blocks", "frames_per_start", "frames_in_flight"),
+    *("columns", "dsp_clock_mhz", "no_pump"),
+)
 #: The unsaid parameter that gives way to a said one; every other one depends on said ones only.
 _GIVES_WAY = {"groups": "rows", "read_fifo_beats": "burst_beats"}
 
@@ -86,10 +91,9 @@ def configure(
         nearest = frames + frames % in_flight
         legal = f"a multiple of --frames-in-flight {in_flight}"
         _refuse("frames_per_start", legal, frames, nearest, "frames are worked on in pairs")
-    for name in ("row_blocks", "frames_per_start", "frames_in_flight", "columns"):
+    for name in _APART:
         values.pop(name, None)
-    if values["groups"].clk2x:
-        notes += _second_clock(board, values, said)
+    notes += _clocks(board, values, said)
     while True:
         try:
             config = sized_config(spec, blocks=blocks, frames=frames, in_flight=in_flight, **values)
@@ -148,30 +152,90 @@ def _check_said(
             _refuse(name, f"at least the model's {demand} {what}", said[name], demand)
 
 
-def _second_clock(board: Board, values: dict[str, Any], said: Mapping[str, Any]) -> list[str]:
-    """The clock of a design with DSP blocks at twice of it; what is to be said of it.
+def fabric_clock(board: Board, said: Mapping[str, Any]) -> int:
+    """The clock of the fabric: what is stated, half of the DSP blocks' if that is, or the board's.
+
+    Args:
+        board: its clocks.
+        said: what the user states, by the names of :data:`hwgen.stages.options.OPTIONS`.
 
     Raises:
-        UsageError: the board has no such blocks, or a faster clock than they take is stated.
+        UsageError: a clock of DSP blocks that the board does not have, that is not twice the
+            fabric's, or with ``no_pump``.
     """
-    most, groups = board.clock.dsp_mhz, values["groups"]
-    if board.dsp_primitive == "none" or most is None:
-        others = [replace(g, kind="dual") if KINDS[g.kind].clk2x else g for g in groups]
-        why = f"{board.name} has no DSP48E2" if most else "its board file has no clock.dsp_mhz"
-        legal = f"without columns at twice the clock on {board.name}"
-        _refuse("groups", legal, groups, Groups(others), why)
-    assert most is not None
-    clock = values["clock_mhz"]
-    if 2 * clock <= most:
+    clock: int | None = said.get("clock_mhz")
+    dsp: int | None = said.get("dsp_clock_mhz")
+    if dsp is None:
+        return board.clock.mhz if clock is None else clock
+    option, most = BY_NAME["dsp_clock_mhz"].option, board.clock.dsp_mhz
+    if said.get("no_pump"):
+        raise UsageError(f"{option} must be absent with {BY_NAME['no_pump'].option}, not {dsp}")
+    if (why := no_second_clock(board)) or most is None:
+        raise UsageError(f"{option} must be absent on {board.name}, not {dsp}", why=why)
+    if dsp > most:
+        why = f"{board.name} clocks DSP blocks at {most} MHz at most"
+        _refuse("dsp_clock_mhz", f"at most {most}", dsp, most - most % 2, why)
+    if clock is not None and dsp != 2 * clock:
+        other = BY_NAME["clock_mhz"].option
+        legal = f"twice {other} {clock}"
+        nearest = f"{2 * clock}, or {other} {dsp // 2}" if 2 * clock <= most else most - most % 2
+        _refuse("dsp_clock_mhz", legal, dsp, nearest)
+    return dsp // 2
+
+
+def no_second_clock(board: Board) -> str | None:
+    """Why a board has no DSP blocks at twice the clock; None where it has."""
+    if board.dsp_primitive == "none":
+        return f"{board.name} has no DSP48E2"
+    return "its board file has no clock.dsp_mhz" if board.clock.dsp_mhz is None else None
+
+
+def check_second_clock(board: Board, groups: Groups, *, no_pump: bool) -> None:
+    """Refuse columns at twice the clock where there are none to be.
+
+    Raises:
+        UsageError: names the groups without them.
+    """
+    if not groups.clk2x:
+        return
+    where = f"with {BY_NAME['no_pump'].option}" if no_pump else f"on {board.name}"
+    why = None if no_pump else no_second_clock(board)
+    if no_pump or why is not None:
+        others = Groups(replace(g, kind="dual") if KINDS[g.kind].clk2x else g for g in groups)
+        _refuse("groups", f"without columns at twice the clock {where}", groups, others, why)
+
+
+def _clocks(board: Board, values: dict[str, Any], said: Mapping[str, Any]) -> list[str]:
+    """Set the clock of a design; what is to be said of it.
+
+    Raises:
+        UsageError: columns at twice the clock that the board does not have or that are excluded,
+            or a clock that DSP blocks or fabric do not take.
+    """
+    groups, dsp = values["groups"], said.get("dsp_clock_mhz")
+    check_second_clock(board, groups, no_pump=bool(said.get("no_pump")))
+    if not groups.clk2x:
+        if dsp is not None:
+            option = BY_NAME["dsp_clock_mhz"].option
+            raise UsageError(
+                f"{option} must be absent with one clock, not {dsp}",
+                why=f"no columns of {groups} run at twice the clock",
+            )
         return []
-    if "clock_mhz" in said:
+    most, usual = board.clock.dsp_mhz, values["clock_mhz"]
+    assert most is not None
+    if 2 * usual > most and "clock_mhz" in said:
         legal = f"at most {most // 2} with columns at twice the clock"
         why = f"{board.name} clocks DSP blocks at {most} MHz at most"
-        _refuse("clock_mhz", legal, clock, most // 2, why)
-    values["clock_mhz"] = most // 2
+        _refuse("clock_mhz", legal, usual, most // 2, why)
+    clock = fabric_clock(board, said)
+    values["clock_mhz"] = min(clock, most // 2)
+    if values["clock_mhz"] == usual:
+        return []
+    why = f"at {dsp} MHz" if dsp is not None else f"on {board.name} at {most} MHz at most"
     note = (
-        f"clock_mhz = {most // 2} is taken instead of {clock}: DSP blocks of {groups} run at twice"
-        f" of it, on {board.name} at {most} MHz at most"
+        f"clock_mhz = {values['clock_mhz']} is taken instead of {usual}: DSP blocks of {groups}"
+        f" run at twice of it, {why}"
     )
     return [note]
 

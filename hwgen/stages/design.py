@@ -200,6 +200,8 @@ class Design:
         values = {item.name: getattr(self.config, item.name) for item in fields(self.config)}
         return values | {
             "columns": self.config.columns,
+            "dsp_clock_mhz": self.config.dsp_clock_mhz,
+            "no_pump": not self.config.clk2x,
             "row_blocks": self.row_blocks,
             "frames_per_start": self.frames_per_start,
             "frames_in_flight": self.frames_in_flight,

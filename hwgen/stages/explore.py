@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,10 +23,10 @@ from hwgen.explore.search import (
     Answer,
     Found,
     Limits,
+    Point,
     Search,
 )
-from hwgen.explore.space import ROWS, Candidate, Choices
-from hwgen.files import replace_file
+from hwgen.explore.space import ROWS, Choices
 from hwgen.frontend.models import ALIASES, MODELS, get_model
 from hwgen.graph.graph import IntegerGraph
 from hwgen.graph.ops import Op, Weighted
@@ -41,10 +39,11 @@ from hwgen.graph.weight_bits import (
 )
 from hwgen.graph.widths import WIDEST, Width
 from hwgen.numerics.softmax import DEFAULT_FUNCTION, SoftmaxFunction
-from hwgen.outputs import State
 from hwgen.program.cycle_model import MemoryModel
+from hwgen.report.results import ASSUMED
 from hwgen.report.terminal import Reporter
 from hwgen.sim.frame import Memory
+from hwgen.stages.configure import check_second_clock, fabric_clock, no_second_clock
 from hwgen.stages.design import Design, Shapes, shapes_of
 from hwgen.stages.lower import board_memory
 
@@ -61,7 +60,9 @@ class ExploreRequest:
     board: Board
     board_source: str  #: name or file, as the user named it
     fps: float | None = None
-    clock_mhz: int
+    clock_mhz: int  #: of the fabric
+    dsp_clock_mhz: int | None = None  #: twice of it, where the user states it
+    no_pump: bool = False  #: no columns at twice the clock
     frames_per_start: int = 1
     frames_in_flight: int = 1
     memory: Memory
@@ -74,7 +75,8 @@ class ExploreRequest:
 
         Raises:
             ConfigError: the resource model does not know the board's family.
-            UsageError: a budget beyond the device, softmax lanes other than the graph's.
+            UsageError: a budget beyond the device, softmax lanes other than the graph's, columns
+                at twice the clock that cannot be.
         """
         if self.board.synthesis_target != "xcup":
             raise ConfigError(
@@ -99,6 +101,7 @@ class ExploreRequest:
                 f" {self.frames_in_flight}, not {self.frames_per_start}",
                 nearest=nearest,
             )
+        self._check_clocks()
         rows = self.choices.rows or ROWS
         for groups in self.choices.groups:
             if not any(is_measured(groups, count) for count in rows):
@@ -116,6 +119,45 @@ class ExploreRequest:
                 nearest=vec,
             )
 
+    def _check_clocks(self) -> None:
+        most = self.board.clock.dsp_mhz
+        for groups in self.choices.groups:
+            check_second_clock(self.board, groups, no_pump=self.no_pump)
+            if groups.clk2x and most is not None and 2 * self.clock_mhz > most:
+                raise UsageError(
+                    f"--clock must be at most {most // 2} with columns at twice the clock,"
+                    f" not {self.clock_mhz}",
+                    why=f"{self.board.name} clocks DSP blocks at {most} MHz at most",
+                    nearest=most // 2,
+                )
+        named = self.choices.groups or tuple(map(dense, self.choices.columns))
+        if self.dsp_clock_mhz is not None and named and not any(g.clk2x for g in named):
+            raise UsageError(
+                f"--dsp-clock must be absent with one clock, not {self.dsp_clock_mhz}",
+                why="no columns that were named run at twice the clock",
+            )
+
+    @property
+    def without_clk2x(self) -> str | None:
+        """Why no design has columns at twice the clock; None where some do."""
+        if self.no_pump:
+            return "--no-pump"
+        if (why := no_second_clock(self.board)) is not None:
+            return why
+        most = self.board.clock.dsp_mhz
+        assert most is not None
+        if 2 * self.clock_mhz > most:
+            return f"DSP blocks take {most} MHz at most"
+        return None
+
+    @property
+    def clocks(self) -> str:
+        """The clocks that all rates assume."""
+        why = self.without_clk2x
+        dsp = f"{2 * self.clock_mhz} MHz for DSP blocks of pumped columns" if why is None else ""
+        none = f"no pumped columns: {why}"
+        return f"{self.clock_mhz} MHz, {dsp or none}; {ASSUMED}"
+
     @property
     def graph_vec(self) -> int | None:
         """Slice length that a graph fixes: it is part of SOLE's function."""
@@ -130,6 +172,8 @@ class ExploreRequest:
         board_source: str,
         fps: float | None = None,
         clock_mhz: int | None = None,
+        dsp_clock_mhz: int | None = None,
+        no_pump: bool = False,
         memory_latency: int | None = None,
         memory_bandwidth: float | None = None,
         budget: Mapping[str, float] | None = None,
@@ -146,7 +190,9 @@ class ExploreRequest:
             board: the board.
             board_source: its name or file as the user gave it.
             fps: target, frames per second.
-            clock_mhz: of the designs; by default the board's.
+            clock_mhz: of the designs; by default the board's, or half of the next.
+            dsp_clock_mhz: of DSP blocks at twice the clock.
+            no_pump: no columns with such blocks.
             memory_latency: cycles; by default the board's.
             memory_bandwidth: bytes per cycle; by default the board's at that clock.
             budget: by resource, a fraction of the device up to 1 or a count above.
@@ -158,7 +204,7 @@ class ExploreRequest:
 
         Raises:
             ModelError, FormatError: the model is unknown, or its file or the graph is bad.
-            UsageError: see :meth:`__post_init__`.
+            UsageError: see :meth:`__post_init__` and :func:`hwgen.stages.configure.fabric_clock`.
         """
         path = Path(source)
         graph: IntegerGraph | None = None
@@ -170,7 +216,8 @@ class ExploreRequest:
             if weight_bits is not None:
                 raise UsageError("--weight-bits must be absent: a graph has its own widths")
             spec, widths = graph.spec, layer_widths(graph.ops)
-        clock = board.clock.mhz if clock_mhz is None else clock_mhz
+        said = {"clock_mhz": clock_mhz, "dsp_clock_mhz": dsp_clock_mhz, "no_pump": no_pump}
+        clock = fabric_clock(board, said)
         memory = board_memory(board, clock)
         return cls(
             spec=spec,
@@ -184,6 +231,8 @@ class ExploreRequest:
             board_source=board_source,
             fps=fps,
             clock_mhz=clock,
+            dsp_clock_mhz=dsp_clock_mhz,
+            no_pump=no_pump,
             memory=Memory(
                 latency=memory.latency if memory_latency is None else memory_latency,
                 bandwidth=memory.bandwidth if memory_bandwidth is None else memory_bandwidth,
@@ -202,6 +251,7 @@ class ExploreRequest:
             resources=resources,
             cascades={rows: self.board.cascades(rows) for rows in ROWS},
             memory_ports=self.board.memory.ports,
+            clk2x=self.without_clk2x is None,
         )
 
 
@@ -328,6 +378,7 @@ class Exploration:
             "model": request.spec.name,
             "board": request.board.name,
             "target_fps": request.fps,
+            "clocks": request.clocks,
             "feasible": answer.feasible,
             "binding_resource": answer.binding,
             "best_fps": answer.best.met_fps if answer.best is not None else None,
@@ -361,7 +412,7 @@ class Exploration:
             return None
         first, second = designs[0].point, designs[1].point
         more = [
-            f"{_LABELS[name]} {_number(second, name)} against {_number(first, name)}"
+            f"{LABELS[name]} {number(second, name)} against {number(first, name)}"
             for name in RESOURCES
             if second.shares[name] > first.shares[name]
         ]
@@ -390,7 +441,8 @@ class Exploration:
         best, beyond = answer.best, answer.beyond
         why = (
             f"the fastest design within the limits is {best.point.candidate.text()}, predicted"
-            f" {best.fps:,.6g} FPS, less {100 * MARGIN:g} % for the prediction's error"
+            f" {best.fps:,.6g} FPS at {best.point.config.clocks} ({ASSUMED}),"
+            f" less {100 * MARGIN:g} % for the prediction's error"
         )
         if beyond is not None:
             assert answer.binding is not None
@@ -398,8 +450,9 @@ class Exploration:
             kind = "fast enough" if beyond.met_fps >= request.fps else "faster"
             why += (
                 f"; the nearest that is {kind},"
-                f" {beyond.point.candidate.text()} with {beyond.fps:,.6g} FPS, needs"
-                f" {needed:,g} {_LABELS[answer.binding]} of {beyond.point.limit(answer.binding):,}"
+                f" {beyond.point.candidate.text()} with {beyond.fps:,.6g} FPS at"
+                f" {beyond.point.config.clocks}, needs"
+                f" {needed:,g} {LABELS[answer.binding]} of {beyond.point.limit(answer.binding):,}"
             )
         else:
             why += "; no legal design beyond the limits is faster"
@@ -412,7 +465,8 @@ class Exploration:
         )
 
 
-_LABELS = {
+#: Resources in words.
+LABELS = {
     "lut": "LUT",
     "ff": "FF",
     "dsp": "DSP",
@@ -421,7 +475,8 @@ _LABELS = {
 }
 
 
-def _number(point: Any, name: str) -> str:
+def number(point: Point, name: str) -> str:
+    """A resource of a design as text."""
     return f"{getattr(point.resources, name):,g}"
 
 
@@ -449,7 +504,8 @@ def explore(request: ExploreRequest, reporter: Reporter) -> Exploration:
             ),
             limits=request.limits(),
             choices=choices,
-            # Two products a cycle and DSP; beyond twice the device nothing is near.
+            # Two products a cycle and DSP, at twice the clock four: beyond twice the device, or the
+            # device, nothing is near.
             most_macs=4 * request.board.resources["dsp"],
             clock_mhz=request.clock_mhz,
             target=request.fps,
@@ -457,118 +513,3 @@ def explore(request: ExploreRequest, reporter: Reporter) -> Exploration:
             progress=reporter,
         )
         return Exploration(request=request, answer=search.run())
-
-
-def rows(exploration: Exploration) -> list[list[str]]:
-    """The designs of the answer, ready for a table with :data:`HEADER`."""
-    return [
-        [
-            f"{found.fps:,.1f}",
-            f"{found.cycles:,}",
-            _array(found.point.candidate),
-            str(found.point.candidate.memory_ports),
-            str(found.point.candidate.requantise_lanes),
-            str(found.point.candidate.layernorm_lanes),
-            str(found.point.candidate.softmax_vec),
-            str(found.point.candidate.row_blocks),
-            *(_number(found.point, name) for name in RESOURCES),
-            f"{100 * found.point.cost:.1f} %",
-        ]
-        for found in exploration.answer.designs
-    ]
-
-
-def _array(candidate: Candidate) -> str:
-    uniform = candidate.groups == dense(candidate.columns)
-    return f"{candidate.rows} x {candidate.columns if uniform else candidate.groups}"
-
-
-def summary(exploration: Exploration) -> list[list[str]]:
-    """What is to be said beside the designs, name and value."""
-    answer, request = exploration.answer, exploration.request
-    board, error = request.board, model_error()
-    limits = request.limits()
-    placed = {rows: fits for rows, fits in limits.cascades.items() if fits is not None}
-    estimated = (
-        f"LUT and FF estimated, worst error {100 * error['lut']:.1f} % and"
-        f" {100 * error['ff']:.1f} % (added where limits are checked);"
-        " DSP and BRAM36 as Yosys counts"
-    )
-    counted = (
-        f"{answer.designs_legal:,} legal, {answer.designs_within_limits:,} within the limits,"
-        f" {answer.designs_evaluated:,} evaluated in {answer.seconds:.1f} s"
-    )
-    table = [
-        ["board", f"{board.name}, {request.clock_mhz} MHz (assumed)"],
-        ["limits", ", ".join(f"{limits.resources[n]:,} {_LABELS[n]}" for n in RESOURCES)],
-        [
-            "placement",
-            ", ".join(f"{fits} cascades of {rows}" for rows, fits in placed.items())
-            or "unknown: the board file has no heights of its DSP columns",
-        ],
-        [
-            "memory",
-            f"{request.memory.bandwidth:.1f} B/cycle, {request.memory.latency} cycles latency",
-        ],
-        ["cycles", "predicted by the event-driven model"],
-        ["resources", estimated],
-        ["cost", "mean share of the four limits"],
-        ["designs", counted],
-    ]
-    if request.fps is None:
-        table.append(["front", f"designs less than {100 * TOLERANCE:g} % apart are one"])
-    else:
-        table.append(
-            ["target", f"{request.fps:g} FPS, predicted at least {100 * MARGIN:g} % above it"]
-        )
-    if why := exploration.why():
-        table.append(["runner-up", why])
-    if (chosen := exploration.chosen) is not None:
-        table.append(["build it with", exploration.command(chosen)])
-    elif answer.best is not None:
-        table.append(
-            ["fastest", f"{answer.best.fps:,.1f} FPS: {answer.best.point.candidate.text()}"]
-        )
-        table.append(["build it with", exploration.command(answer.best)])
-    return table
-
-
-#: Column names of :func:`rows`.
-HEADER = (
-    *("FPS", "cycles", "array", "ports", "requantise lanes", "LayerNorm lanes"),
-    *("softmax lanes", "row blocks"),
-    *("LUT", "FF", "DSP", "BRAM36", "cost"),
-)
-
-
-_CSV_CHOICES = (
-    *("rows", "columns", "groups", "memory_ports", "softmax_vec", "requantise_lanes"),
-    *("layernorm_lanes", "row_blocks"),
-)
-_CSV_HEADER = ("fps", "cycles", "clock_mhz", *_CSV_CHOICES, *RESOURCES, "cost", "command")
-
-
-def recognise_csv(path: Path) -> State:
-    """What a file is: a table of designs by its header; it has no place for a seal."""
-    with path.open("rb") as stream:
-        first = stream.read(1000).split(b"\n")[0]
-    return State.EDITED if first == ",".join(_CSV_HEADER).encode() else State.FOREIGN
-
-
-def write_csv(exploration: Exploration, path: Path) -> None:
-    """The designs as a table of comma-separated values, one line each."""
-    text = io.StringIO()
-    names = _CSV_CHOICES
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_CSV_HEADER)
-    for found in exploration.answer.designs:
-        point = found.point
-        writer.writerow(
-            [
-                *(f"{found.fps:.3f}", found.cycles, point.config.clock_mhz),
-                *(getattr(point.candidate, name) for name in names),
-                *(getattr(point.resources, name) for name in RESOURCES),
-                *(f"{point.cost:.6f}", exploration.command(found)),
-            ]
-        )
-    replace_file(path, lambda stream: stream.write(text.getvalue().encode()))

@@ -43,6 +43,15 @@ FRAMES_IN_FLIGHT = Parameter(
     low=1,
     high=2,
 )
+#: Of the configuration, but not stated there: twice the clock, where columns take it.
+DSP_CLOCK = Parameter(
+    doc="clock of the DSP blocks of columns at twice the clock (pumped), MHz, exactly twice that of"
+    " the fabric",
+    low=2,
+    high=2 * PARAMETERS["clock_mhz"].high,
+    even=True,
+)
+NO_PUMP = Parameter(doc="no columns at twice the clock (pumped)", low=0, high=1, flag=True)
 
 
 @dataclass(frozen=True)
@@ -67,12 +76,16 @@ class DesignOption:
             "frames_per_start": FRAMES_PER_START,
             "frames_in_flight": FRAMES_IN_FLIGHT,
             "columns": COLUMNS,
+            "dsp_clock_mhz": DSP_CLOCK,
+            "no_pump": NO_PUMP,
         }
         return apart.get(self.name) or PARAMETERS[self.name]
 
     @property
     def help(self) -> str:
         """What ``--help`` says."""
+        if self.name == "no_pump":
+            return f"{self.parameter.doc[0].upper()}{self.parameter.doc[1:]}. {self.default}."
         if self.name == "groups":
             doc, legal = GROUPS_DOC, "; ".join(f"{k.name}: {k.doc}" for k in KINDS.values())
         else:
@@ -119,6 +132,8 @@ OPTIONS: tuple[DesignOption, ...] = (
     DesignOption("groups", _ARRAY, default="those of --columns"),
     DesignOption("row_blocks", _ARRAY, default="2 where the array stays filled"),
     DesignOption("clock_mhz", _ARRAY, "--clock", "the board's; an assumption, nothing is timed"),
+    DesignOption("dsp_clock_mhz", _ARRAY, "--dsp-clock", "twice --clock; an assumption, too"),
+    DesignOption("no_pump", _ARRAY, default="Where a design is chosen, the better for the target"),
     DesignOption("requantise_lanes", _VECTOR, default="rows / 2"),
     DesignOption("layernorm_lanes", _VECTOR, default="rows / 2"),
     DesignOption("rotation", _VECTOR, default=_usual("rotation")),
@@ -172,5 +187,7 @@ class DesignOptions:
         for name, value in self.values.items():
             if value != design[name]:
                 option = BY_NAME[name].option
+                if name == "no_pump":
+                    raise UsageError(f"{option} must be absent: the design has {design['groups']}")
                 own, other = value_text(design[name]), value_text(value)
                 raise UsageError(f"{option} must be the design's {own} or absent, not {other}")

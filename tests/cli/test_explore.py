@@ -98,6 +98,49 @@ def test_narrow_weights_get_columns_of_their_own(call: Command) -> None:
     assert (one["cycles"], one["config"]) == (best["cycles"], best["config"])
 
 
+#: One design of every array of 16 rows.
+ARRAYS = (
+    *("--rows", 16, "--ports", 2, "--row-blocks", 1, "--workers", 1, "--softmax-lanes", 32),
+    *("--requantise-lanes", 16, "--layernorm-lanes", 8),
+)
+
+
+def test_columns_at_twice_the_clock_are_chosen_where_they_are_better(call: Command) -> None:
+    either = call("explore", "digits", *ARRAYS, "--fps", 4_000)
+    without = call("explore", "digits", *ARRAYS, "--fps", 4_000, "--no-pump")
+    assert (either.status, without.status) == (0, 0), either.err + without.err
+    best, other = either.json["designs"][0], without.json["designs"][0]
+    assert (best["fabric_mhz"], best["dsp_mhz"]) == (300, 600)
+    assert (other["fabric_mhz"], other["dsp_mhz"]) == (300, None)
+    assert best["cost"] < other["cost"]
+    assert "--groups pumped:" in best["command"] and "--no-pump" in without.json["clocks"]
+    assert all(design["dsp_mhz"] is None for design in without.json["designs"])
+    # A board whose DSP blocks are not fast enough for its clock has none either.
+    slow = call("explore", "digits", *ARRAYS, "--fps", 4_000, "--clock", 301)
+    assert "DSP blocks take 600 MHz at most" in slow.json["clocks"]
+    assert all(design["dsp_mhz"] is None for design in slow.json["designs"])
+
+
+def test_the_clock_of_dsp_blocks(
+    call: Command, no_verilog: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = ("explore", "digits", *ARRAYS, "--groups", "pumped:16:8", "--dsp-clock", 500)
+    done = call(*named, "--csv", "t.csv")
+    assert done.status == 0, done.err
+    (one,) = done.json["designs"]
+    assert (one["fabric_mhz"], one["dsp_mhz"]) == (250, 500)
+    assert one["fps"] == pytest.approx(250e6 / one["cycles"])
+    assert one["cascades"]["used"] == 4
+    assert one["command"].endswith("--clock 250")
+    with Path("t.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["clock_mhz"], row["dsp_clock_mhz"]) == ("250", "500")
+    assert main([*map(str, named)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "250/500" in out
+    assert "500 MHz for DSP blocks of pumped columns; assumed, nothing was placed" in out
+
+
 def test_the_same_answer_and_bytes_twice(call: Command) -> None:
     answers = []
     for number in (1, 2):
@@ -201,6 +244,22 @@ def test_nothing_fits(call: Command) -> None:
         (("--groups", "dual:16"), "a column group must be KIND:COLUMNS:BITS, as dual:58:8, not"),
         (("--frames-per-start", 65), "--frames-per-start must be in 1..64, not 65"),
         (("--weight-bits", "9"), "must be an integer in 1..8"),
+        (
+            ("--dsp-clock", 500, "--clock", 300),
+            "--dsp-clock must be twice --clock 300, not 500; nearest legal value: 600, or --clock",
+        ),
+        (("--dsp-clock", 700), "--dsp-clock must be at most 600, not 700"),
+        (("--dsp-clock", 501), "--dsp-clock must be an even number in 2..2000, not 501"),
+        (("--dsp-clock", 600, "--no-pump"), "--dsp-clock must be absent with --no-pump, not 600"),
+        (("--dsp-clock", 600, "--columns", 16), "--dsp-clock must be absent with one clock"),
+        (
+            ("--no-pump", "--groups", "pumped:16:8"),
+            "--groups must be without columns at twice the clock with --no-pump, not pumped:16:8",
+        ),
+        (
+            ("--clock", 350, "--groups", "pumped:16:8"),
+            "--clock must be at most 300 with columns at twice the clock, not 350",
+        ),
     ],
 )
 def test_wrong_usage(call: Command, options: tuple[Any, ...], message: str) -> None:

@@ -35,6 +35,8 @@ def test_help_shows_every_option_in_its_group(
     for option in OPTIONS:
         if option.name == "groups":
             shown = "--groups KIND:COLUMNS:BITS,..."
+        elif option.name == "no_pump":
+            shown = "--no-pump"
         else:
             shown = f"{option.option} {'true|false' if option.parameter.flag else 'N'}"
         assert option.help in text
@@ -64,6 +66,10 @@ def test_help_says_what_narrow_weights_buy(capsys: pytest.CaptureFixture[str]) -
         (("--ports", 7), 6),
         (("--softmax-lanes", 48), 32),
         (("--clock", 2000), 1000),
+        (("--dsp-clock", 601), 600),
+        (("--groups", "pumped:16:8", "--clock", 280, "--dsp-clock", 600), "560, or --clock 300"),
+        (("--groups", "pumped:16:8", "--dsp-clock", 700), 600),
+        (("--no-pump", "--groups", "pumped:16:8"), "dual:16:8"),
         (("--row-blocks", 18), 17),
         (("--max-row-length", 16), 17),
         (("--max-channels", 63), 64),
@@ -157,10 +163,40 @@ def test_options_decide_the_design(graph: str, call: Command) -> None:
     assert {o.option for o in OPTIONS} == {
         *options,
         "--columns",
+        "--dsp-clock",
+        "--no-pump",
         "--row-blocks",
         "--frames-per-start",
         "--frames-in-flight",
     }
+
+
+@pytest.mark.usefixtures("no_verilog")
+def test_the_second_clock(graph: str, call: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("generate", graph, "--groups", "pumped:16:8")
+    done = call(*words, "--dsp-clock", 500, "-o", "d")
+    assert done.json["config"]["clock_mhz"] == 250
+    assert done.json["dsp_clock_mhz"] == 500
+    note = "clock_mhz = 250 is taken instead of 300: DSP blocks of pumped:16:8 run at twice of it"
+    assert any(text.startswith(note) for text in done.json["notes"])
+    assert main(["report", "d"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "FPS at 250 MHz, DSP blocks 500 MHz, assumed, nothing was placed" in text
+    both = call(*words, "--clock", 250, "--dsp-clock", 500, "-o", "e")
+    assert (both.json["config"], both.json["notes"][1:]) == (done.json["config"], [])
+    # What a design that exists has is not contradicted.
+    made = call(*words, "--dsp-clock", 500, "--design-out", "D", "-o", "f")
+    assert made.status == 0, made.err
+    assert call("generate", "D", "--dsp-clock", 500, "-o", "f").status == 0
+    refused = call("generate", "D", "--dsp-clock", 600)
+    assert "--dsp-clock must be the design's 500 or absent, not 600" in refused.json["error"]
+    refused = call("generate", "D", "--no-pump")
+    assert "--no-pump must be absent: the design has pumped:16:8" in refused.json["error"]
+    for more in ((), ("--no-pump",)):
+        refused = call("generate", graph, "--dsp-clock", 600, *more)
+        assert refused.status == 2
+        assert "--dsp-clock must be absent with one clock, not 600" in refused.json["error"]
+    assert call("generate", graph, "--no-pump", "-o", "h").status == 0
 
 
 @pytest.mark.usefixtures("no_verilog")

@@ -276,7 +276,7 @@ def test_outputs_are_in_different_places(place: Path, call: Command) -> None:
 
 def test_a_table_of_designs_may_have_been_edited(place: Path, call: Command) -> None:
     """A table has no place for a seal."""
-    from hwgen.stages.explore import _CSV_HEADER
+    from hwgen.stages.explore_tables import _CSV_HEADER
 
     (place / "t.csv").write_text(",".join(_CSV_HEADER) + "\n1,2\n")
     assert "--force" in refused(call, "explore", "digits", "--fps", "1", "--csv", "t.csv")

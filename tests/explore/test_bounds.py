@@ -62,7 +62,13 @@ def designs(
     """All of the space, or some of it chosen at random."""
     found = list(
         candidates(
-            spec, Choices(), most_ports=6, most_macs=MOST_MACS, cascades=CASCADES, narrow=narrow
+            spec,
+            Choices(),
+            most_ports=6,
+            most_macs=MOST_MACS,
+            cascades=CASCADES,
+            narrow=narrow,
+            clk2x=True,
         )
     )
     return iter(found if seed is None else random.Random(seed).sample(found, count))

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from hwgen.columns import dense, parse_groups
+from hwgen.columns import KINDS, ColumnGroup, dense, parse_groups
 from hwgen.config import AcceleratorConfig
 from hwgen.errors import ConfigError, FormatError
 from hwgen.explore.memories import block_ram, cheapest, lut_ram
@@ -34,6 +34,7 @@ from hwgen.explore.space import legal_groups
 from hwgen.explore.structure import UNITS
 from hwgen.frontend.models import MODELS
 from hwgen.program.buffer_plan import sized_config
+from hwgen.rtl.columns import columns_of
 from hwgen.synth.yosys import RECIPE, tool_version
 
 pytestmark = pytest.mark.command
@@ -135,7 +136,7 @@ def space() -> Iterator[AcceleratorConfig]:
     """Corners of the legal space, arrays beyond the measured ones included."""
     for model in ("digits", "deit_tiny", "vit_large"):
         for rows, most in ((16, 152), (32, 76), (64, 29), (128, 11)):
-            for groups in legal_groups(rows, 16384, cascades=most, narrow=(1, 4)):
+            for groups in legal_groups(rows, 16384, cascades=most, narrow=(1, 4), clk2x=True):
                 for ports in (1, 5):
                     yield sized_config(MODELS[model], rows=rows, groups=groups, memory_ports=ports)
 
@@ -187,6 +188,36 @@ def test_columns_that_were_not_measured_are_refused() -> None:
     )
     with pytest.raises(ConfigError, match=r"groups must be of columns .*digits:8:4 with 128 rows"):
         estimate_resources(config)
+
+
+def test_columns_at_twice_the_clock_cost_what_they_are() -> None:
+    """Half of the DSPs of as many columns, fewer LUTs, more flip-flops."""
+
+    def estimate(groups: str) -> ResourceEstimate:
+        spec = MODELS["deit_base"]
+        return estimate_resources(sized_config(spec, rows=64, groups=parse_groups(groups)))
+
+    one, twice = estimate("dual:64:8"), estimate("pumped:64:8")
+    check_sums(twice)
+    assert twice.dsp == one.dsp - 16 * 64
+    assert twice.bram36 == one.bram36
+    assert twice.lut < one.lut and twice.ff > one.ff
+    # The leaf, and the whole array without its accumulators' memories, a product and cycle.
+    products = 64 * 112
+    modules = estimate("pumped:112:8").modules
+    assert modules["columns"]["lut"] / products <= 1 and modules["columns"]["ff"] / products <= 7.5
+    whole = {n: (modules["columns"][n] + modules["array"][n]) / products for n in ("lut", "ff")}
+    assert whole["lut"] <= 2.5 and whole["ff"] <= 10
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_broadcast_of_weights_is_the_hardwares(kind: str) -> None:
+    for bits in KINDS[kind].weight_bits:
+        group = ColumnGroup(kind, 4, bits)
+        columns = columns_of(kind, rows=16, weight_bits=bits, carry=group.takes_slices)
+        assert columns.broadcast_rows == KINDS[kind].broadcast_rows
+        per_column = columns.packed_bits / columns.width
+        assert per_column == group.cell_bits + KINDS[kind].packing_bits
 
 
 def test_narrow_columns_cost_what_they_are() -> None:
@@ -323,7 +354,12 @@ def test_a_lacking_coefficient_is_named() -> None:
             "array",
             {"rows": 16, "groups": "dual:16:8", "tile_rows": 17, "requantise_lanes": 8},
         ),
+        (
+            "array",
+            {"rows": 16, "groups": "pumped:8:8", "tile_rows": 197, "requantise_lanes": 8},
+        ),
         ("columns", {"rows": 16, "groups": "digits:8:4"}),
+        ("columns", {"rows": 16, "groups": "pumped:8:8"}),
         ("activation_banks", {"rows": 16, "bank_words": (1182,)}),
         ("stationary", {"rows": 16, "groups": "dual:48:8"}),
         ("weight_planes", {"rows": 16, "groups": "dual:16:8", "wide_beat_bits": 128}),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from hwgen.graph.network import network_of
 from hwgen.graph.spec import ModelSpec
 from hwgen.numerics.softmax import DEFAULT_FUNCTION, SoftmaxFunction
 from hwgen.program.buffer_plan import bank_words_for, preset_config, row_blocks
-from hwgen.stages.configure import Hardware, check_fits, configure, memory_blocks
+from hwgen.stages.configure import Hardware, check_fits, configure, fabric_clock, memory_blocks
 from hwgen.stages.options import DesignOptions
 
 ZCU102 = get_board("zcu102")
@@ -291,6 +292,37 @@ def test_the_clock_of_dsp_blocks_is_bounded() -> None:
             of(board)
         assert why in str(caught.value)
         assert caught.value.nearest == parse_groups("dual:32:8")
+
+
+def test_the_clock_of_dsp_blocks_can_be_stated() -> None:
+    """Exactly twice the fabric's, which follows where it is not stated."""
+    odd = ZCU102.model_copy(update={"clock": ZCU102.clock.model_copy(update={"dsp_mhz": 501})})
+    unsaid = ZCU102.model_copy(update={"clock": ZCU102.clock.model_copy(update={"dsp_mhz": None})})
+    groups = parse_groups("pumped:32:8")
+
+    def of(board: Board, **values: object) -> Hardware:
+        options = DesignOptions(values={"rows": 64, "groups": groups, **values})
+        return check_fits(TINY, board, options, DEFAULT_FUNCTION)
+
+    assert of(ZCU102, dsp_clock_mhz=600).notes == of(ZCU102).notes
+    slower = of(ZCU102, dsp_clock_mhz=440)
+    assert (slower.config.clock_mhz, slower.config.dsp_clock_mhz) == (220, 440)
+    assert slower.notes[-1].endswith("run at twice of it, at 440 MHz")
+    assert of(ZCU102, clock_mhz=220, dsp_clock_mhz=440).config == slower.config
+    for board, values, said, nearest in (
+        (ZCU102, {"clock_mhz": 200, "dsp_clock_mhz": 440}, "twice --clock 200, not 440", "400, or"),
+        (ZCU102, {"dsp_clock_mhz": 602}, "at most 600, not 602", "600"),
+        (odd, {"dsp_clock_mhz": 502}, "at most 501, not 502", "500"),
+        (ZCU102, {"no_pump": True, "groups": groups}, "with --no-pump, not pumped", "dual:32:8"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(said)) as caught:
+            of(board, **values)
+        assert str(caught.value.nearest).startswith(nearest)
+    assert fabric_clock(unsaid, {}) == 300
+    for board, said in ((unsaid, {}), (ZCU102, {"no_pump": True})):
+        with pytest.raises(UsageError, match="--dsp-clock must be absent"):
+            fabric_clock(board, {"dsp_clock_mhz": 600, **said})
+    assert fabric_clock(ZCU102, {"clock_mhz": 250, "no_pump": True}) == 250
 
 
 def test_too_large_banks_are_no_fault_of_the_image() -> None:

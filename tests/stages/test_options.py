@@ -17,6 +17,8 @@ def test_every_parameter_but_the_function_is_an_option() -> None:
     assert set(BY_NAME) == set(PARAMETERS) - FUNCTION | {
         "columns",
         "groups",
+        "dsp_clock_mhz",
+        "no_pump",
         "row_blocks",
         "frames_per_start",
         "frames_in_flight",
@@ -26,6 +28,7 @@ def test_every_parameter_but_the_function_is_an_option() -> None:
         "memory_ports": "--ports",
         "softmax_vec": "--softmax-lanes",
         "clock_mhz": "--clock",
+        "dsp_clock_mhz": "--dsp-clock",
     }
 
 
@@ -35,7 +38,8 @@ def test_help_is_the_configurations_own() -> None:
         if option.name == "groups":
             continue
         assert option.parameter.doc[1:] in option.help
-        assert option.parameter.legal in option.help
+        if option.name != "no_pump":  # a flag has no values
+            assert option.parameter.legal in option.help
     assert BY_NAME["queue_depth"].help.endswith(f"Default: {AcceleratorConfig.queue_depth}.")
 
 
@@ -48,6 +52,11 @@ def test_help_is_the_configurations_own() -> None:
             "softmax_vec",
             100,
             "--softmax-lanes must be 8, 16, 32 or 64, not 100; nearest legal value: 64",
+        ),
+        (
+            "dsp_clock_mhz",
+            601,
+            "--dsp-clock must be an even number in 2..2000, not 601; nearest legal value: 600",
         ),
         ("row_blocks", 0, "--row-blocks must be in 1..4095, not 0; nearest legal value: 1"),
         (

@@ -13,8 +13,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-#: Rows that share one register stage of the weight broadcast, where a kind does not say others.
-BROADCAST_ROWS = 8
+from hwgen.columns import BROADCAST_ROWS
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from amaranth import Cat, ClockSignal, Const, Instance, Module, Signal, Value, signed
 
-from hwgen.rtl.columns.base import BROADCAST_ROWS, Columns, Leaf
+from hwgen.rtl.columns.base import Columns, Leaf
 from hwgen.rtl.columns.dsp48e2 import dsp48e2
 
 #: Bit of the second weight in the packed operand: 18 + 8 bits and a sign fit the 27-bit multiplier
@@ -149,7 +149,7 @@ class DspColumn(Leaf):
 
     def _cell(self, p: int, cascade: Value | None, next_cascade: Value, sums: Value) -> Instance:
         """One DSP block: P = AD * B + PCIN, AD = D + A."""
-        pair = self.weight_in.word_select(p // BROADCAST_ROWS, 16)
+        pair = self.weight_in.word_select(p // self.columns.broadcast_rows, 16)
         first, second = pair[:8].as_signed(), pair[8:].as_signed()
         wide = Cat(first, first[-1].replicate(22))
         above = Cat(Const(0, LANE), second, second[-1].replicate(27 - 8 - LANE))

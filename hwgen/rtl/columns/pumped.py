@@ -32,6 +32,7 @@ from typing import ClassVar
 
 from amaranth import Cat, ClockDomain, ClockSignal, Const, Module, Signal, Value, signed
 
+from hwgen.columns import KINDS
 from hwgen.rtl.columns.base import Columns, Leaf
 from hwgen.rtl.columns.dsp48e2 import dsp48e2
 from hwgen.rtl.columns.dual import LANE, PRODUCT
@@ -61,8 +62,7 @@ class PumpedColumns(Columns):
     width: ClassVar[int] = 4
     clk2x: ClassVar[bool] = True
     registered_enables: ClassVar[bool] = True
-    #: Weights have a whole cycle to their block, and a register a pair of each stage.
-    broadcast_rows: ClassVar[int] = 16
+    broadcast_rows: ClassVar[int] = KINDS["pumped"].broadcast_rows
 
     @property
     def skew(self) -> tuple[int, ...]:
