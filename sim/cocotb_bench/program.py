@@ -20,6 +20,7 @@ from hwgen.config import BANK_ROLES, AcceleratorConfig
 from hwgen.isa.build import begin
 from hwgen.isa.instructions import (
     BEAT_BYTES,
+    BY_NAME,
     OFFSET_BITS,
     DrainMode,
     Engine,
@@ -109,8 +110,12 @@ class _Builder:
         return offset // BEAT_BYTES
 
     def emit(self, opcode: str, waits: dict[Engine, int] | None = None, **fields: int) -> int:
-        """Append; returns the number of instructions of its engine so far."""
-        thresholds = tuple((waits or {}).get(engine, 0) for engine in Engine)
+        """Append; returns the number of instructions of its engine so far.
+
+        Of the thresholds those of other engines are taken.
+        """
+        given = {e: n for e, n in (waits or {}).items() if e in BY_NAME[opcode].waits_for}
+        thresholds = tuple(given.get(engine, 0) for engine in Engine)
         instruction = Instruction(opcode, fields, thresholds)
         self.program.append(instruction)
         if instruction.engine is None:
