@@ -50,6 +50,8 @@ def test_cells_hold_the_weights(groups: str, bits: int, ports: int) -> None:
     forms = tile_formats(config, bits)
     assert forms
     for form in forms:
+        last = pass_blocks(config, form)[-1]
+        assert pass_beats(config, form) == last.beat + last.planes * last.plane_beats
         weights = _weights(rng, bits, (32, 2 * form.columns))
         packed = pack_weights(config, form, weights)
         assert packed.shape == (2, form.slices * 2 * pass_beats(config, form) * 16 * ports)
