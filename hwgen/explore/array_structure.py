@@ -139,7 +139,8 @@ def array_features(
     for group, columns, place in strips:
         word = columns * group.cell_bits
         late = word + index_bits(rows)  # weights of a strip come as much later as it stands
-        shifted = sum(width <= group.weight_bits for width in shifts)
+        own = [width for width in shifts if width <= group.weight_bits]
+        shifted = len(own)
         parts.append(
             {
                 f"{_family(group)}_strips": 1,
@@ -150,6 +151,8 @@ def array_features(
                 "strip_row_bits": row_bits,
                 "weight_shift_registers": late * ceil_div(place, 32) if place > 2 else 0,
                 "shifted_columns": columns * (shifted > 0),
+                # Below the narrowest shift a bit is cleared by its register.
+                "shifted_bits": columns * (ACCUMULATOR_BITS - own[0]) if own else 0,
                 "shift_choices": columns * max(0, shifted - 1),
             }
         )
