@@ -130,9 +130,9 @@ def test_names_choose_no_place(tmp_path: Path) -> None:
         ({"schema": "other"}, "must have the schema"),
         (
             {"schema_version": 1},
-            "must have schema version 5; it was made by version 1: generate the design again",
+            "must have schema version 6; it was made by version 1: generate the design again",
         ),
-        ({"schema_version": True}, "must have schema version 5, not true"),
+        ({"schema_version": True}, "must have schema version 6, not true"),
         ({"board": "zcu102"}, "board must be a table, not 'zcu102'"),
         (
             {"board": {}},

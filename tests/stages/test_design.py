@@ -157,9 +157,9 @@ SHAPES = Shapes.of(spec(), FRACTIONAL)
     [
         (
             {"schema_version": 1},
-            "Design must have schema version 6; it was made by version 1: explore or generate",
+            "Design must have schema version 7; it was made by version 1: explore or generate",
         ),
-        ({"schema_version": None}, "Design must have schema version 6, not null"),
+        ({"schema_version": None}, "Design must have schema version 7, not null"),
         ({"board": None}, "board must be a table, not null"),
         ({"board": "zcu102"}, "board must be a table, not 'zcu102'"),
         ({"config": 7}, "config must be a table, not 7"),
@@ -235,7 +235,7 @@ def test_other_damage(whole: Design, tmp_path: Path) -> None:
     for entry, message in (
         (deep, "nested at most 32 deep"),
         (text[:-1], "File must be JSON"),
-        ("[]", "must have schema version 6, not null"),
+        ("[]", "must have schema version 7, not null"),
         (text.replace('"model"', '"board"'), "must stand once"),
     ):
         write_safetensors(path, {}, {"hwgen.design": entry})
