@@ -241,7 +241,10 @@ def test_nothing_fits(call: Command) -> None:
         (("--board", "nowhere"), "nowhere"),
         (("--rows", 16, "--rows", "x"), "must be integers"),
         (("--columns", 16, "--groups", "dual:16:8"), "--columns must be absent with --groups"),
-        (("--groups", "dual:16"), "a column group must be KIND:COLUMNS:BITS, as dual:58:8, not"),
+        (
+            ("--groups", "dual:16"),
+            "KIND:COLUMNS:BITS, as dual:58:8, or paired, as digits:12:4+4, not dual:16",
+        ),
         (("--frames-per-start", 65), "--frames-per-start must be in 1..64, not 65"),
         (("--weight-bits", "9"), "must be an integer in 1..8"),
         (
