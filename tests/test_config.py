@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from hwgen.columns import dense, parse_groups
@@ -45,6 +47,7 @@ REFUSED = [
     ({"requantise_lanes": 32}, "requantise_lanes", 16),
     ({"requantise_lanes": 16, "rows": 64, "groups": dense(64)}, "requantise_lanes", 32),
     ({"layernorm_lanes": 2}, "layernorm_lanes", 4),
+    ({"groups": dense(10), "rotation": False}, "rotation", True),
     ({"layernorm_lanes": 16}, "layernorm_lanes", 8),
     ({"softmax_vec": 4}, "softmax_vec", 8),
     ({"softmax_vec": 24}, "softmax_vec", 16),
@@ -103,8 +106,8 @@ def test_the_nearest_legal_value_is_named(
 
 def test_every_field_has_a_refused_value() -> None:
     flags = {name for name, parameter in PARAMETERS.items() if parameter.flag}
-    assert flags == {"instruction_check", "softmax_fractional"}
-    assert {field for _, field, _ in REFUSED} == set(PARAMETERS) - flags | {"groups"}
+    assert flags == {"instruction_check", "rotation", "softmax_fractional"}
+    assert {field for _, field, _ in REFUSED} == set(PARAMETERS) - flags | {"groups", "rotation"}
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -195,3 +198,32 @@ def test_the_function_of_the_softmax() -> None:
         config = LEGAL.replace(**softmax_fields(function))
         assert config.softmax == function
         assert config.replace(softmax_vec=16).softmax == function
+
+
+def test_pairs_of_columns_are_columns_of_attention() -> None:
+    text = "dual:58:8,digits:12:4+4,digits:58:4"
+    groups = parse_groups(text)
+    assert str(groups) == text
+    assert (groups.columns, groups.attention_columns) == (128, 64)
+    assert groups.paired_columns == range(58, 64)
+    config = LEGAL.replace(rows=64, groups=groups, requantise_lanes=64, rotation=False)
+    # V reaches all pairs, and takes uint8 on both halves of them.
+    assert (config.value_columns, config.unsigned_columns) == (64, 70)
+    assert (config.rotation_step, config.rotation_stages) == (64, 0)
+    assert config.replace(rotation=True).rotation_step == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dual:16:8,digits:10:4+4", "columns of a paired group must be a multiple of 4"),
+        ("dual:16:8,digits:12:3+3", "weight_bits of a paired group must be 4, not 3"),
+        ("dual:16:8+8", "weight_bits of a paired group must be 4, not 8"),
+        ("dual:16:8,digits:12:4+3", "a column group must be KIND:COLUMNS:BITS"),
+        ("dual:16:8,digits:8:5,digits:8:4+4", "with one paired group at most, next to those of 8"),
+        ("dual:16:8,digits:8:4+4,digits:8:4+4", "with one paired group at most"),
+    ],
+)
+def test_pairs_that_cannot_be(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse_groups(text)

@@ -146,6 +146,7 @@ def test_options_decide_the_design(graph: str, call: Command) -> None:
         "--softmax-lanes": ("softmax_vec", 32),
         "--requantise-lanes": ("requantise_lanes", 32),
         "--layernorm-lanes": ("layernorm_lanes", 8),
+        "--rotation": ("rotation", True),
         "--instruction-check": ("instruction_check", False),
     }
     arguments = []
@@ -269,7 +270,8 @@ def test_two_frames_in_flight(graph: str, call: Command) -> None:
     assert call("generate", graph, *both, "-o", "two").json["frames_in_flight"] == 2
     two = Manifest.load(Path("two"))
     assert (two.frames_per_start, two.frames_in_flight) == (4, 2)
-    assert two.config.bank_words[0] == 2 * one.config.bank_words[0]
+    keys_and_values = two.config.bank("key_value")  # nothing but an image's own
+    assert two.config.bank_words[keys_and_values] == 2 * one.config.bank_words[keys_and_values]
     refused = call("generate", graph, "--frames-per-start", 3, "--frames-in-flight", 2)
     assert refused.status == 2
     assert "--frames-per-start must be a multiple of --frames-in-flight 2, not 3" in refused.err
