@@ -8,6 +8,7 @@ with Yosys, and kept by content.
 
 from __future__ import annotations
 
+import gc
 import re
 import warnings
 from dataclasses import dataclass
@@ -110,6 +111,8 @@ def _synthesise(group: ColumnGroup, reporter: Reporter) -> SynthesisReport:
         warnings.simplefilter("ignore")  # the leaves that are replaced are never elaborated
         texts = [convert(array, _TOP, leaves, blocks)]
         texts += [convert_leaf(leaf, _TOP, part) for part, leaf in blocks.items()]
+        del array, leaves, blocks
+        gc.collect()  # Amaranth warns of them when they go
     with reporter.stage(f"columns {group}"), scratch_folder() as folder:
         files = []
         for index, text in enumerate(texts):
