@@ -129,21 +129,22 @@ def split_ports(records: Bytes, config: AcceleratorConfig) -> tuple[bytes, int]:
     return out.tobytes(), stride
 
 
-def split_words(words: Bytes, config: AcceleratorConfig) -> tuple[bytes, int]:
-    """Words of the activation memory as LOAD_WORDS reads them: as :func:`split_ports`, or as are.
-
-    Returns:
-        bytes, distance between the ports' regions.
-    """
-    if config.word_ports == 1:
-        return words.tobytes(), 0
-    return split_ports(words, config)
+def split_words(words: Bytes, config: AcceleratorConfig) -> bytes:
+    """Words of the activation memory for LOAD_WORDS: as :func:`split_ports`, or as they are."""
+    return words.tobytes() if config.word_ports == 1 else split_ports(words, config)[0]
 
 
 def words_size(words: int, config: AcceleratorConfig) -> int:
     """Bytes of :func:`split_words`."""
-    ports, size = config.word_ports, words * config.rows
-    return size if ports == 1 else ports * port_stride(size // (ports * BEAT_BYTES)) * BEAT_BYTES
+    if config.word_ports == 1:
+        return words * config.rows
+    return config.word_ports * words_stride(words, config) * BEAT_BYTES
+
+
+def words_stride(words: int, config: AcceleratorConfig) -> int:
+    """Distance between the ports' regions of so many words, units of 16 bytes; 0 with one port."""
+    ports = config.word_ports
+    return 0 if ports == 1 else port_stride(words * config.rows // (ports * BEAT_BYTES))
 
 
 def port_stride(beats: int) -> int:

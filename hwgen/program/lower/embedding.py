@@ -13,7 +13,7 @@ from hwgen.program.lower.context import Lowering, lower_operation
 from hwgen.program.lower.layer import layer_item, layer_pieces, weight_layer
 from hwgen.program.lower.layer_norm import load_layernorm
 from hwgen.program.lower.mean_pool import load_ones
-from hwgen.program.packing import port_stride, split_words, words_of_int16, words_size
+from hwgen.program.packing import split_words, words_of_int16, words_size, words_stride
 from hwgen.program.schedule import Draft, Item
 
 #: Output tiles that MATMUL can finish before DRAIN has taken any.
@@ -78,17 +78,17 @@ def lower_image_codes(op: ImageCodes, low: Lowering) -> None:
 @lower_operation.register
 def lower_embedding(op: Embedding, low: Lowering) -> None:
     """Patches x weights, added to the position constants, which are loaded before."""
-    spec, rows_bytes = low.graph.spec, low.config.rows
+    spec = low.graph.spec
     source, residual = low.plan.places[op.input], low.plan.places[op.output]
     first = int(op.class_token)
     layer = weight_layer(low, op, op.weights, op.requantise, source, residual)
     layer.mode, layer.token_offset = DrainMode.RESIDUAL, first
-    words, ports = residual.slices * low.tokens, low.config.word_ports
+    words = residual.slices * low.tokens
     position = None
     if not low.skeleton:
-        position, _ = split_words(words_of_int16(op.position, low.config), low.config)
+        position = split_words(words_of_int16(op.position, low.config), low.config)
     address = low.image.add(words_size(words, low.config), position)
-    beats = rows_bytes // (ports * BEAT_BYTES)  # of a word, on every port
+    beats = low.config.rows // (low.config.word_ports * BEAT_BYTES)  # of a word, on every port
     # Blocks of patches: the tokens of the row blocks without the class token.
     blocks = [
         (max(0, start - first), stop - first) for start, stop in low.plan.blocks if stop - first > 0
@@ -115,7 +115,7 @@ def lower_embedding(op: Embedding, low: Lowering) -> None:
                 opcode="LOAD_WORDS",
                 fields={
                     "address": address + loaded * low.tokens * beats,
-                    "port_stride": port_stride(words * beats) if ports > 1 else 0,
+                    "port_stride": words_stride(words, low.config),
                     "words": (until - loaded) * low.tokens,
                     "destination": low.word(residual, loaded),
                 },

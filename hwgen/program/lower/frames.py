@@ -33,7 +33,7 @@ def repeat(low: Lowering, frames: int, in_flight: int) -> None:
 
     Images are loaded in pieces beside the attention of the one before (of the pair before), whose
     matmuls need no weights; the first ones whole. The last operation, a row of each image, is done
-    for up to :data:`FRAMES_TOGETHER` images at once: its weights are loaded once, and to load them
+    for ``plan.together`` images at once: its weights are loaded once, and to load them
     into the array takes longer than one row does.
 
     Args:

@@ -16,7 +16,7 @@ from hwgen.program.lower.product import (
     constants_only,
     product,
 )
-from hwgen.program.packing import split_words, words_of_bytes, words_size
+from hwgen.program.packing import split_words, words_of_bytes, words_size, words_stride
 from hwgen.program.schedule import Draft
 
 
@@ -26,12 +26,12 @@ def load_ones(low: Lowering) -> Draft:
     ones = low.plan.constants[pool.name]
     values = np.zeros((1, low.tokens), np.uint8)
     values[:, pool.first :] = 1
-    data, stride = split_words(words_of_bytes(values, low.config), low.config)
+    data = split_words(words_of_bytes(values, low.config), low.config)
     return Draft(
         opcode="LOAD_WORDS",
         fields={
             "address": low.image.add(words_size(ones.slices, low.config), data),
-            "port_stride": stride,
+            "port_stride": words_stride(ones.slices, low.config),
             "words": ones.slices,
             "destination": low.word(ones),
         },
