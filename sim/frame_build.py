@@ -30,6 +30,9 @@ SNAPSHOT_DELAY = 1
 #: By itself Verilator leaves out words of more than 256 bits: those of arrays beyond 32 rows.
 _TRACE_OPTIONS = ("--trace-max-width", "4096")
 
+#: Columns of the array and the strips that they stand in: most of a design, and few modules.
+_SHARED = re.compile(r"_(?:column|strip)_\w+$")
+
 # Names of one declaration, without its range.
 _DECLARATION = re.compile(
     r"^\s*(?:input|output|wire|reg)\b(?:\s+reg\b)?\s*(?:\[[^\]]*\])?([\w\s,]+)[;=]", re.MULTILINE
@@ -93,6 +96,7 @@ def build_frames(
         defines=(f"HWGEN_PORTS={count}", *(("HWGEN_CLK2X",) if "clk2x" in ports else ())),
         trace=trace,
         options=_TRACE_OPTIONS if trace else (),
+        shared=tuple(name for name in module_names(text) if _SHARED.search(name)),
     )
     return build(spec, progress)
 

@@ -31,7 +31,7 @@ Progress = Callable[[str, float], None]
 WAIVERS = Path(__file__).parent / "waivers.vlt"
 
 #: Changes when the way in which a simulation is built changes.
-_RECIPE = "4"
+_RECIPE = "5"
 
 #: Bytes of Verilator's C++ that are compiled as one unit: what they share is read once, and memory
 #: stays bounded.
@@ -44,6 +44,8 @@ _SMALL_BYTES = 1_200_000
 #: Of the code that runs every cycle: frames run within 10 % of -O1, which takes three times as long
 #: to compile; half of -Og's time were redundancies that Verilator left none of.
 _OPTIMISE = ("-Og", "-fno-tree-fre")
+#: Of what instances share in a large build: little code that takes most of the time.
+_OPTIMISE_SHARED = ("-O2",)
 _CXX_FLAGS = (
     # The standard library's headers are most of a small build; those of C++20 are twice as long.
     "-std=c++14",
@@ -112,6 +114,10 @@ class Build:
     vpi: bool = False  #: with Verilator's VPI
     defines: tuple[str, ...] = ()  #: macros of the harness
     libraries: tuple[str, ...] = ()  #: further arguments of the linker
+    #: Modules of which instances share their code. Verilator puts every instance into the top by
+    #: itself: the code of many columns is many times one column's then, to compile and, which is
+    #: slower still, to fetch in every cycle.
+    shared: tuple[str, ...] = ()
 
     def key(self, toolchain: Toolchain) -> str:
         """Digest of sources, harness, options and tools."""
@@ -128,6 +134,7 @@ class Build:
             add("vpi")
         if self.libraries:
             add("libraries", *self.libraries)
+        add("shared", *self.shared)
         for source in (*self.verilog, *self.harness, Source.of(WAIVERS)):
             add(source.name, source.data)
         return digest.hexdigest()[:32]
@@ -216,8 +223,12 @@ def _jobs(work: Path, spec: Build, files: Sequence[Path], flags: tuple[str, ...]
         return _units(work, "simulation", [*files, *harness], (*flags, *_OPTIMISE))
     # Start-up code runs once: not worth optimising.
     slow = [file for file in files if "__Slow" in file.name or "__Syms" in file.name]
-    fast = [file for file in files if file not in slow]
+    # As Verilator writes a double underscore of a module's name.
+    names = tuple(f"Vdut_{module.replace('__', '___05F')}__" for module in spec.shared)
+    shared = [file for file in files if file.name.startswith(names) and file not in slow]
+    fast = [file for file in files if file not in slow and file not in shared]
     jobs = _units(work, "unit", fast, (*flags, *_OPTIMISE))
+    jobs += _units(work, "shared_unit", shared, (*flags, *_OPTIMISE_SHARED))
     jobs += _units(work, "slow_unit", slow, (*flags, "-O0"))
     return jobs + [
         _Job(path, path.with_suffix(".o"), (*flags, "-O2"), path.stat().st_size) for path in harness
@@ -311,6 +322,8 @@ def build(spec: Build, progress: Progress | None = None) -> Path:
         work.mkdir()
         for source in (*spec.verilog, *spec.harness):
             (work / source.name).write_bytes(source.data)
+        control = [f'no_inline -module "{module}"\n' for module in spec.shared]
+        (work / "shared.vlt").write_text("`verilator_config\n" + "".join(control))
         report("translating the Verilog", 0.05)
         command = [
             str(toolchain.verilator),
@@ -319,7 +332,7 @@ def build(spec: Build, progress: Progress | None = None) -> Path:
             *(("--trace-vcd",) if spec.trace else ()),
             *(("--vpi",) if spec.vpi else ()),
             *spec.options,
-            str(WAIVERS),
+            *(str(WAIVERS), "shared.vlt"),
             *(source.name for source in spec.verilog),
         ]
         environment = {**os.environ, "VERILATOR_ROOT": str(toolchain.root)}
