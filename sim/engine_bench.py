@@ -14,7 +14,7 @@ from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
-from amaranth import Cat, Module, Mux, Signal
+from amaranth import Cat, Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -54,6 +54,11 @@ class _Kind(IntEnum):
     READ = 3
     WAIT = 4
     GRANT = 5
+    RESET = 6
+
+
+#: Cycles of a reset: longer than what is read takes to arrive.
+_RESET_CYCLES = 16
 
 
 class EngineBench(wiring.Component):
@@ -86,7 +91,9 @@ class EngineBench(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Memory, port checks, script."""
         m = Module()
-        m.submodules.engine = engine = self.engine
+        engine = self.engine
+        reset = Signal()
+        m.submodules.engine = ResetInserter(reset)(engine)
         index_bits = exact_log2(self.bank_words)
         words = memory.Memory(shape=self.word_bits, depth=2 * self.bank_words, init=[])
         m.submodules.words = words
@@ -112,7 +119,7 @@ class EngineBench(wiring.Component):
         )
         for port, bit, slow_write, random_read in ports:
             seen = Signal()
-            m.d.sync += seen.eq(port.valid & ~port.ready)
+            m.d.sync += seen.eq(port.valid & ~port.ready & ~reset)
             with m.Switch(grant):
                 with m.Case(Grant.ALWAYS):
                     m.d.comb += port.ready.eq(1)
@@ -141,7 +148,10 @@ class EngineBench(wiring.Component):
         read_address = Signal(index_bits + 1)
         look = Signal(WORD_ADDRESS_BITS)
         m.d.sync += [
-            granted.eq(Cat(engine.read.valid & engine.read.ready, granted[:-1])),
+            granted.eq(
+                Cat(engine.read.valid & engine.read.ready, granted[:-1])
+                & ~reset.replicate(READ_LATENCY)
+            ),
             read_address.eq(index(engine.read.address)),
         ]
         read_data = delay(m, read_port.data, READ_LATENCY - 2, "read_data")
@@ -197,7 +207,7 @@ class EngineBench(wiring.Component):
                 shift_read.addr.eq(look),
                 shift.eq(shift_read.data),
             ]
-        phase = Signal(3)
+        phase, timer = Signal(3), Signal(17)
         quiet = idle & ~enable.any()
         with m.If(offered), m.Switch(item.kind):
             with m.Case(_Kind.WRITE), m.If(quiet):
@@ -246,6 +256,14 @@ class EngineBench(wiring.Component):
             with m.Case(_Kind.GRANT):
                 m.d.comb += self.i_stream.ready.eq(1)
                 m.d.sync += grant.eq(item.body)
+            with m.Case(_Kind.RESET):
+                m.d.sync += timer.eq(timer + 1)
+                with m.If(timer >= item.body[:16]):
+                    m.d.comb += reset.eq(1)
+                    m.d.sync += [accepted.eq(0), completed.eq(0), cycles.eq(0)]
+                with m.If(timer == item.body[:16] + _RESET_CYCLES):
+                    m.d.comb += self.i_stream.ready.eq(1)
+                    m.d.sync += timer.eq(0)
         return m
 
 
@@ -286,6 +304,10 @@ class EngineScript:
         """Wait until all commands are done; returns the cycles in which any ran."""
         self._add(_Kind.WAIT)
         self.outputs += 1
+
+    def reset(self, cycles: int) -> None:
+        """Let the commands run for so many cycles, then reset the engine, whatever it does."""
+        self._add(_Kind.RESET, cycles)
 
     def grant(self, pattern: Grant) -> None:
         """Change when the memory is ready."""

@@ -123,36 +123,47 @@ def check(
     design = config(rows, vec, mode)
     memory = Memory(seed, rows)
     script = EngineScript("SOFTMAX", rows)
-    for bank in range(2):
-        contents = memory.words[bank * BANK_WORDS :][:BANK_WORDS]
-        script.write(bank << OFFSET_BITS, contents)
+    _fill(script, memory)
     script.grant(grant)
     for job in jobs:
-        script.command(
-            {
-                "source": job.source,
-                "source_stride": job.rows + job.source_spare,
-                "destination": job.destination,
-                "destination_stride": job.rows + job.destination_spare,
-                "rows": job.rows,
-                **fields(job, rows),
-                "fraction_bits": job.fraction_bits,
-                "slot": job.slot,
-            }
-        )
+        script.command(command_of(job, rows))
         if grant == Grant.ALWAYS:
             script.wait()
         memory.execute(job, design)
     script.wait()
+    return _compare(_verilog(rows, vec, mode), script, memory)
+
+
+def command_of(job: Job, word_bytes: int) -> dict[str, int]:
+    """Fields of the job's instruction."""
+    return {
+        "source": job.source,
+        "source_stride": job.rows + job.source_spare,
+        "destination": job.destination,
+        "destination_stride": job.rows + job.destination_spare,
+        "rows": job.rows,
+        **fields(job, word_bytes),
+        "fraction_bits": job.fraction_bits,
+        "slot": job.slot,
+    }
+
+
+def _fill(script: EngineScript, memory: Memory) -> None:
+    for bank in range(2):
+        script.write(bank << OFFSET_BITS, memory.words[bank * BANK_WORDS :][:BANK_WORDS])
+
+
+def _compare(verilog: str, script: EngineScript, memory: Memory) -> list[int]:
+    """Run the script, compare the whole memory and the shifts; what its waits returned."""
     for bank in range(2):
         script.read(bank << OFFSET_BITS, BANK_WORDS)
     for address in memory.shifts:
         script.read(address, 1)
-    out = run_script(_verilog(rows, vec, mode), script)
+    out = run_script(verilog, script)
     out, shifts = np.split(out, [len(out) - len(memory.shifts)])
     assert shifts[:, 0].tolist() == list(memory.shifts.values())
     waits = len(out) - 2 * BANK_WORDS
-    wrong = np.argwhere(out[waits:, :rows] != memory.words)
+    wrong = np.argwhere(out[waits:, : memory.word_bytes] != memory.words)
     assert not len(wrong), wrong[:5].tolist()
     return [waited_cycles(word) for word in out[:waits]]
 
@@ -218,3 +229,28 @@ def test_cycles(rows: int, vec: int, mode: SoftmaxMode) -> None:
 def test_slow_writes_fill_the_engine(rows: int, vec: int, mode: SoftmaxMode) -> None:
     jobs = [Job(15, 785, 3, destination=OTHER_BANK), Job(1000, 8, 4, slot=1)]
     check(jobs, rows=rows, vec=vec, mode=mode, grant=Grant.SLOW_WRITE)
+
+
+@pytest.mark.parametrize(("rows", "vec", "mode"), CASES)
+def test_nothing_is_left_after_a_reset(rows: int, vec: int, mode: SoftmaxMode) -> None:
+    times = 40
+    memory, script = Memory(vec, rows), EngineScript("SOFTMAX", rows)
+    _fill(script, memory)
+    script.grant(Grant.RANDOM)
+    ended = Job(5, 197, 4, destination=OTHER_BANK, slot=1)
+    whole = Job(4, 49, 3, source=500, destination=OTHER_BANK + 500)
+    count = whole.rows * fields(whole, rows)["words"]
+    for cycles in np.random.default_rng(vec).integers(1, 200, times):
+        script.command(command_of(ended, rows))
+        script.reset(int(cycles))
+        # Other words than the results: those of the time before do not count.
+        script.write(whole.destination, memory.words[:count])
+        script.command(command_of(whole, rows))
+        script.wait()
+        script.read(whole.destination, count)
+    memory.execute(whole, config(rows, vec, mode))
+    first = _index(whole.destination)
+    results = run_script(_verilog(rows, vec, mode), script).reshape(times, 1 + count, -1)
+    for waited, *words in results:
+        waited_cycles(waited)
+        assert np.array_equal(np.stack(words)[:, :rows], memory.words[first:][:count])
