@@ -308,7 +308,7 @@ class ColumnStrip(wiring.Component):
         return shifted
 
 
-class _Piece(NamedTuple):
+class _PlacedStrip(NamedTuple):
     """A strip and where it is."""
 
     strip: Strip
@@ -359,7 +359,7 @@ class SystolicArray(wiring.Component):
         self.tile_rows = tile_rows
         self.accumulator_bits = accumulator_bits
         self.layout = entry_layout(tile_rows, slice_widths)
-        self.pieces = self._cut(tuple(slice_widths))
+        self.strips = self._cut(tuple(slice_widths))
         #: A column of every pair, the lower one, and the other.
         self.pairs: dict[int, int] = {}
         start = 0
@@ -368,7 +368,7 @@ class SystolicArray(wiring.Component):
                 half = group.columns // 2
                 self.pairs |= {start + c: start + half + c for c in range(half)}
             start += group.columns
-        strips = [piece.strip for piece in self.pieces]
+        strips = [placed.strip for placed in self.strips]
         #: Fewest cycles from a pass's first row to the next one's: read, add, write.
         self.minimum_pass_rows = 2 + max(strip.lead for strip in strips)
         #: Whether there is a second clock of twice the frequency, ``clk2x``.
@@ -409,9 +409,9 @@ class SystolicArray(wiring.Component):
             unsigned=sum(before.columns for before in self.groups[:g]) < self.unsigned_columns,
         )
 
-    def _cut(self, slice_widths: tuple[int, ...]) -> list[_Piece]:
+    def _cut(self, slice_widths: tuple[int, ...]) -> list[_PlacedStrip]:
         """The strips, in the order of their columns."""
-        pieces = []
+        strips = []
         places: dict[tuple[int, ...], int] = {}  # strips so far, by their skew
         start = 0  # of the group
         for g, group in enumerate(self.groups):
@@ -421,16 +421,16 @@ class SystolicArray(wiring.Component):
                 count = min(self.lanes - (start + first) % self.lanes, group.columns - first)
                 place = places.get(columns.skew, 0)
                 strip = Strip(columns, count, self.tile_rows, self.accumulator_bits, slice_widths)
-                pieces.append(_Piece(strip, g, first, place))
+                strips.append(_PlacedStrip(strip, g, first, place))
                 places[columns.skew] = place + 1
                 first += count
             start += group.columns
-        return pieces
+        return strips
 
     def leaves(self) -> dict[str, wiring.Component | str]:
         """The modules that are emitted once each and instantiated by name."""
         found: dict[str, wiring.Component | str] = {}
-        for strip in (piece.strip for piece in self.pieces):
+        for strip in (placed.strip for placed in self.strips):
             if strip.columns.module not in found:
                 found[strip.columns.module] = strip.columns.leaf()
             if strip.module not in found:
@@ -443,27 +443,27 @@ class SystolicArray(wiring.Component):
 
     def synthesis_leaves(self) -> dict[str, wiring.Component]:
         """Those of :meth:`leaves` that synthesis for DSP48E2 replaces by these."""
-        kinds = dict.fromkeys(piece.strip.columns for piece in self.pieces)
+        kinds = dict.fromkeys(placed.strip.columns for placed in self.strips)
         leaves = {columns.module: columns.synthesis_leaf() for columns in kinds}
         return {name: leaf for name, leaf in leaves.items() if leaf is not None}
 
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
-        skews = sorted({piece.strip.columns.skew for piece in self.pieces}, reverse=True)
+        skews = sorted({placed.strip.columns.skew for placed in self.strips}, reverse=True)
         # Only the first groups take uint8: an activation loses its ninth bit on the way, if any.
         widths = {
             skew: max(
-                piece.strip.columns.code_bits
-                for piece in self.pieces
-                if piece.strip.columns.skew == skew
+                placed.strip.columns.code_bits
+                for placed in self.strips
+                if placed.strip.columns.skew == skew
             )
             for skew in skews
         }
         flows = {skew: self._skew(m, skew, widths[skew], i) for i, skew in enumerate(skews)}
         columns: list[Value] = []  # accumulators, in order
-        slowest = max(self.pieces, key=lambda piece: piece.place + piece.strip.columns.delay)
-        for s, piece in enumerate(self.pieces):
-            strip = piece.strip
+        slowest = max(self.strips, key=lambda placed: placed.place + placed.strip.columns.delay)
+        for s, placed in enumerate(self.strips):
+            strip = placed.strip
             flow, code = flows[strip.columns.skew], strip.columns.code_bits
             given = len(flow["skewed"]) // self.rows
             skewed = Cat(flow["skewed"].word_select(p, given)[:code] for p in range(self.rows))
@@ -496,7 +496,7 @@ class SystolicArray(wiring.Component):
             )
             flows[strip.columns.skew] = flow_next
             columns += [drained.word_select(c, strip.accumulator_bits) for c in range(strip.count)]
-            if piece is slowest:
+            if placed is slowest:
                 m.d.comb += self.bank_complete.eq(complete)
         self._drain(m, columns)
         return m
@@ -524,13 +524,13 @@ class SystolicArray(wiring.Component):
 
     def _weights(self, m: Module, s: int) -> tuple[Value, Value, Value]:
         """Weights of a strip, as much later as its swap is."""
-        piece = self.pieces[s]
-        bits = piece.strip.columns.cell_bits
-        first = piece.first * bits
-        valid = getattr(self, f"weight_valid{piece.group}")
-        row = getattr(self, f"weight_row{piece.group}")
-        word = getattr(self, f"weights{piece.group}")[first : first + piece.strip.count * bits]
-        for d in range(piece.place):
+        placed = self.strips[s]
+        bits = placed.strip.columns.cell_bits
+        first = placed.first * bits
+        valid = getattr(self, f"weight_valid{placed.group}")
+        row = getattr(self, f"weight_row{placed.group}")
+        word = getattr(self, f"weights{placed.group}")[first : first + placed.strip.count * bits]
+        for d in range(placed.place):
             valid = register(m, valid, f"weight_valid_{s}_{d}", reset=True)
             row = register(m, row, f"weight_row_{s}_{d}")
             word = register(m, word, f"weights_{s}_{d}")

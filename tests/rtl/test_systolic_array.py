@@ -534,7 +534,7 @@ def test_what_the_array_says_of_itself(shape: Shape) -> None:
     # A choice among several shifts takes a cycle of its own.
     shifts = [sum(w <= group.weight_bits for w in shape.slice_widths) for group in groups]
     assert array.minimum_pass_rows == (5 if max(shifts) > 1 else 4)
-    strips = [piece.strip for piece in array.pieces]
+    strips = [placed.strip for placed in array.strips]
     assert sum(strip.count for strip in strips) == sum(group.columns for group in groups)
     texts = {name: convert_leaf(leaf, "x", name) for name, leaf in array.synthesis_leaves().items()}
     cascades = dict.fromkeys(group.kind for group in groups if group.kind != "digits")
