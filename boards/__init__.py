@@ -138,6 +138,7 @@ class _Array(_Section):
     memory_ports: int
     requantise_lanes: int | None = None  #: rows / 2 if they are not stated
     layernorm_lanes: int | None = None
+    softmax_vec: int | None = None  #: lanes of the softmax, where the graph does not state them
 
     @model_validator(mode="after")
     def _check(self) -> _Array:
@@ -158,7 +159,7 @@ class _Array(_Section):
             assert self.columns is not None
             groups = dense(self.columns)
         values = {"rows": self.rows, "groups": groups, "memory_ports": self.memory_ports}
-        for name in ("requantise_lanes", "layernorm_lanes"):
+        for name in ("requantise_lanes", "layernorm_lanes", "softmax_vec"):
             if (lanes := getattr(self, name)) is not None:
                 values[name] = lanes
         return values

@@ -25,7 +25,7 @@ from hwgen.stages.options import BY_NAME, DesignOptions
 #: A layer that fills an array's rows fewer times than this leaves it idle most of the time.
 _FILLS = 3
 #: Fields of a preset that depend on its rows.
-_LANES = ("requantise_lanes", "layernorm_lanes")
+_LANES = ("requantise_lanes", "layernorm_lanes", "softmax_vec")
 #: What may be stated and is no field of the configuration.
 _APART = (
     *("row_blocks", "frames_per_start", "frames_in_flight"),

@@ -100,7 +100,7 @@ def test_a_board_outlives_its_file(tmp_path: Path) -> None:
     ("section", "key", "value", "line"),
     [
         ("budget", "dsp", 1.5, "budget.dsp must be at most 1.0, not 1.5"),
-        ("budget", "dsp", 1e-9, "budget.dsp must leave at least 1 of 2520, not 1e-09 of it"),
+        ("budget", "dsp", 1e-9, "budget.dsp must leave at least 1 of 1728, not 1e-09 of it"),
         ("clock", "mhz", 0, "clock.mhz must be at least 1, not 0"),
         ("memory", "port_bits", 64, "memory.port_bits must be 128, not 64"),
         ("memory", "ports", 1, "preset.memory_ports must be at most memory.ports = 1, not 2"),
@@ -114,7 +114,7 @@ def test_a_board_outlives_its_file(tmp_path: Path) -> None:
     ],
 )
 def test_ranges(section: str, key: str, value: Any, line: str) -> None:
-    values = get_board("zcu102").to_json()
+    values = get_board("zcu104").to_json()
     values[section][key] = value
     with pytest.raises(FormatError) as caught:
         Board.from_json(values, where="f")
@@ -387,7 +387,7 @@ memory_ports = 1
             "ro7s = 16",
             (
                 "preset.ro7s must be a known key (columns, groups, layernorm_lanes, memory_ports,"
-                " requantise_lanes, rows, small) (and 1 more fault); nearest legal value:"
+                " requantise_lanes, rows, small, softmax_vec) (and 1 more fault); nearest legal value:"
                 " preset.rows"
             ),
         ),
