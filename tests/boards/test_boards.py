@@ -387,8 +387,8 @@ memory_ports = 1
             "ro7s = 16",
             (
                 "preset.ro7s must be a known key (columns, groups, layernorm_lanes, memory_ports,"
-                " requantise_lanes, rows, small, softmax_vec) (and 1 more fault); nearest legal value:"
-                " preset.rows"
+                " requantise_lanes, rows, small, softmax_vec) (and 1 more fault); nearest legal"
+                " value: preset.rows"
             ),
         ),
         (
