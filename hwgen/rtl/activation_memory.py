@@ -64,6 +64,17 @@ class ActivationMemory(wiring.Component):
             winner = Mux(want, requests[engine], winner)
         return Cat(wanted).any(), winner
 
+    @staticmethod
+    def _outside(m: Module, offset: Value, words: int, name: str) -> Value:
+        """Whether an offset is beyond a bank, a cycle later: either half alone is a short path."""
+        half = OFFSET_BITS // 2
+        last = words - 1
+        low, high = offset[:half], offset[half:]
+        beyond = register(m, high > last >> half, f"{name}_high_beyond")
+        equal = register(m, high == last >> half, f"{name}_high_equal")
+        low_beyond = register(m, low > last % (1 << half), f"{name}_low_beyond")
+        return beyond | (equal & low_beyond)
+
     def elaborate(self, platform: object) -> Elaboratable:
         m = Module()
         config = self.config
@@ -109,8 +120,13 @@ class ActivationMemory(wiring.Component):
                 ),
                 bank.write_data.eq(write[OFFSET_BITS + config.rows :]),
             ]
-            range_errors.append((b, read_any & (read_offset >= words), read_offset))
-            range_errors.append((b, write_any & ~write_inside, write_offset))
+            for name, accessed, at in (
+                (f"bank{b}_read", read_any, read_offset),
+                (f"bank{b}_write", write_any, write_offset),
+            ):
+                outside = register(m, accessed, f"{name}_was", reset=True)
+                outside &= self._outside(m, at, words, name)
+                range_errors.append((b, outside, register(m, at, f"{name}_was_at")))
 
         # A client is granted unless one before it, of those that share a bank with it, wants the
         # same. A bank that it does not reach, or that there is not, is granted like any other, so
@@ -132,7 +148,9 @@ class ActivationMemory(wiring.Component):
                     missing.eq(port.valid & port.ready & ~there),
                     where.eq(port.address),
                 ]
-                range_errors.append((None, missing, where))
+                # As late as those of offsets.
+                missing = register(m, missing, f"{name}_was", reset=True)
+                range_errors.append((None, missing, register(m, where, f"{name}_was_at")))
 
         bad_any = Signal(len(range_errors), name="bad_any")
         m.d.sync += bad_any.eq(Cat(bad for _, bad, _ in range_errors))

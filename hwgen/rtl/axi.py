@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from amaranth import Cat, Const, Elaboratable, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.fifo import SyncFIFO, SyncFIFOBuffered
+from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from hwgen.rtl.pipeline import StreamBuffer
+from hwgen.rtl.ram import SmallMemory
 
 #: Bytes of a beat as AXI SIZE.
 SIZE_16_BYTES = 4
@@ -68,6 +70,53 @@ def members(channels: dict[str, tuple[str, int]], prefix: str = "") -> dict[str,
         prefix + name: Out(bits) if direction == "out" else In(bits)
         for name, (direction, bits) in channels.items()
     }
+
+
+class PrefetchFifo(wiring.Component):
+    """Beats in block RAM, its output register the FIFO's; room is the writer's to know.
+
+    Nothing is counted: a read reaches the clock enable of a pointer through one LUT, because the
+    ready of all ports together comes late. A beat can be read two cycles after it was written; one
+    a cycle.
+    """
+
+    def __init__(self, depth: int) -> None:
+        """``depth``: a power of two."""
+        self.depth = depth
+        super().__init__(
+            {
+                "w_data": In(128),
+                "w_en": In(1),
+                "r_data": Out(128),
+                "r_rdy": Out(1),
+                "r_en": In(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Elaboratable:
+        m = Module()
+        bits = exact_log2(self.depth)
+        m.submodules.storage = storage = SmallMemory("storage", shape=128, depth=self.depth)
+        write, read = storage.writer("write"), storage.reader("read")
+        # One bit more than an address: a full FIFO is no empty one.
+        produce, consume = Signal(bits + 1, name="produce"), Signal(bits + 1, name="consume")
+        take = Signal(name="take")
+        m.d.comb += [
+            take.eq((produce != consume) & (self.r_en | ~self.r_rdy)),
+            write.addr.eq(produce[:bits]),
+            write.data.eq(self.w_data),
+            write.en.eq(self.w_en),
+            read.addr.eq(consume[:bits]),
+            read.en.eq(take),
+            self.r_data.eq(read.data),
+        ]
+        with m.If(self.w_en):
+            m.d.sync += produce.eq(produce + 1)
+        with m.If(take):
+            m.d.sync += [consume.eq(consume + 1), self.r_rdy.eq(1)]
+        with m.Elif(self.r_en):
+            m.d.sync += self.r_rdy.eq(0)
+        return m
 
 
 class ReadMaster(wiring.Component):
@@ -129,9 +178,7 @@ class ReadMaster(wiring.Component):
         accepts = []
         error_addresses = []
         for identifier, bursts, beats, depth in sources:
-            buffered = depth > 64
-            fifo_type = SyncFIFOBuffered if buffered else SyncFIFO
-            fifo = fifo_type(width=128, depth=depth)
+            fifo = PrefetchFifo(depth) if depth > 64 else SyncFIFO(width=128, depth=depth)
             name = "fetch" if identifier == ID_FETCH else "load"
             m.submodules[f"{name}_fifo"] = ResetInserter(self.drain)(fifo)
             free = Signal(range(depth + 1), init=depth, name=f"{name}_free")

@@ -36,7 +36,7 @@ WORDS = [
 PORTS = [(engine, False) for engine in READERS] + [(engine, True) for engine in WRITERS]
 ADDRESS = 20
 BYTES = CONFIG.rows
-ERROR_LATENCY = 3  #: cycles from a grant to ``range_error``
+ERROR_LATENCY = 4  #: cycles from a grant to ``range_error``
 #: Of a request: valid, address; of a write also enables and data.
 REQUEST = {False: 1 + ADDRESS, True: 1 + ADDRESS + BYTES + 8 * BYTES}
 
