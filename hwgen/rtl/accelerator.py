@@ -32,7 +32,7 @@ from hwgen.rtl.axi import READ_CHANNELS, WRITE_CHANNELS, ReadMaster, WriteMaster
 from hwgen.rtl.drain import DrainEngine
 from hwgen.rtl.layernorm_engine import LayerNormEngine
 from hwgen.rtl.load import ConstantFifo, LoadEngine
-from hwgen.rtl.matmul import MatmulEngine
+from hwgen.rtl.matmul_engine import MatmulEngine
 from hwgen.rtl.pipeline import register
 from hwgen.rtl.registers import AXIL_CHANNELS, Registers
 from hwgen.rtl.sequencer import FETCH_FIFO_BEATS, Sequencer
