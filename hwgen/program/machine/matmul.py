@@ -80,7 +80,8 @@ def accesses(config: AcceleratorConfig, opcode: str, fields: Fields) -> tuple[Ac
     """What an instruction reads: its moving operand."""
     del config, opcode
     operand = words(
-        fields["base"],
+        fields,
+        "base",
         stride=fields["stride"],
         slices=fields["passes"],
         tokens=fields["rows"],
