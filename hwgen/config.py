@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, GetPydanticSchema, PlainValidator, with_config
 
 from hwgen.columns import (
+    KINDS,
     MAXIMUM_COLUMNS,
     ColumnGroup,
     Groups,
@@ -317,12 +318,13 @@ class AcceleratorConfig:
 
     @property
     def array_depth(self) -> int:
-        """Cycles in which a row of activations has entered all rows of the DSP columns.
+        """Cycles in which a row of activations has entered all rows of the slowest DSP columns.
 
-        One a row, or with all of them at twice the clock half as many and one.
+        One a row; where several enter in a cycle the first is alone.
         """
-        kinds = {group.kind for group in self.groups}
-        return self.rows // 2 + 1 if "pumped" in kinds and "dual" not in kinds else self.rows
+        kinds = [KINDS[group.kind] for group in self.groups]
+        step = min((kind.rows_step for kind in kinds if kind.dsp_share), default=1)
+        return 1 + (self.rows - 1 + step - 1) // step
 
     @property
     def prefixes(self) -> tuple[int, ...]:

@@ -70,13 +70,12 @@ def _family(group: ColumnGroup) -> str:
 def _skew_lines(family: str, rows: int) -> int:
     """Shift registers that delay the activations of the rows of a cascade, a bit each.
 
-    A row is a cycle behind the one before it, at twice the clock two are; up to two cycles are
+    A row, or as many as enter in a cycle, is a cycle behind the one before; up to two cycles are
     registers, and so are those of fabric columns.
     """
     if family not in _CASCADED:
         return 0
-    step = 2 if KINDS[family].clk2x else 1
-    behind = (ceil_div(row, step) for row in range(rows))
+    behind = (ceil_div(row, KINDS[family].rows_step) for row in range(rows))
     return 9 * sum(ceil_div(cycles, 32) for cycles in behind if cycles > 2)
 
 

@@ -47,6 +47,13 @@ def drained_columns(rows: int, columns: int) -> int:
     return columns
 
 
+#: Kinds of columns; the multiplier is a yardstick that no accelerator has.
+_CELLS = {
+    "multiplier": "a product a cell, left to the synthesis",
+    **{kind.name: kind.doc for kind in KINDS.values()},
+}
+
+
 class _Uniform(NamedTuple):
     """The only group of an array: any number of columns, no slices."""
 
@@ -289,11 +296,9 @@ class _SystolicArrayUnit(Unit):
         Parameter(
             name="cells",
             default="digits",
-            choices=("digits", "multiplier", "dual", "pumped"),
+            choices=tuple(_CELLS),
             build=True,
-            doc="digits: adders that select multiples, no DSP; multiplier: a DSP block a cell; "
-            "dual: two columns of 8 bits in a cascade of DSP blocks; pumped: four, at twice the "
-            "clock (an even number of rows)",
+            doc="; ".join(f"{name}: {doc}" for name, doc in _CELLS.items()),
         ),
         Parameter(
             name="groups",
@@ -345,10 +350,13 @@ class _SystolicArrayUnit(Unit):
 
     def _check_rows(self, values: Values) -> None:
         rows = integer(values, "rows")
-        if rows % 2 and any(group.kind == "pumped" for group in self.groups(values)):
-            raise UsageError(
-                f"--rows must be even with pumped columns, not {rows}", nearest=rows + 1
-            )
+        for kind in (KINDS[g.kind] for g in self.groups(values) if g.kind in KINDS):
+            if over := rows % kind.rows_step:
+                legal = "even" if kind.rows_step == 2 else f"a multiple of {kind.rows_step}"
+                raise UsageError(
+                    f"--rows must be {legal} with {kind.name} columns, not {rows}",
+                    nearest=rows + kind.rows_step - over,
+                )
 
     def groups(self, values: Values) -> tuple[Group, ...]:
         """The groups of the array."""
