@@ -20,7 +20,7 @@ from hwgen.numerics.formats import weight_format
 from hwgen.numerics.matmul import matmul
 from hwgen.rtl.columns import Columns, columns_of
 from hwgen.rtl.pipeline import Credits, Fifo, delay, register
-from hwgen.rtl.systolic_array import Group, SystolicArray
+from hwgen.rtl.systolic_array import ACCUMULATOR_LATENCY, Group, SystolicArray
 from hwgen.units.base import Entry, Parameter, Unit, Values, Vectors, Words, bit_planes, integer
 
 #: Fewest words from a pass's first row to the next one's: read, shift, add, write of the
@@ -28,8 +28,6 @@ from hwgen.units.base import Entry, Parameter, Unit, Values, Vectors, Words, bit
 MINIMUM_PASS_WORDS = 5
 #: Value of the parameter ``groups`` that leaves it to the others.
 NO_GROUPS = "none"
-#: Cycles from ``drain_row`` to ``drain_data`` of the array.
-_DRAIN_LATENCY = 4
 #: Bits of an accumulator: an accelerator's are narrower, as far as its products are.
 _ACCUMULATOR_BITS = 32
 #: Refused above: what one simulation is given.
@@ -216,7 +214,7 @@ class SystolicArrayTop(wiring.Component):
             array.drain_bank.eq(drain_bank),
             array.drain_row.eq(drain_row),
             array.drain_segment.eq(segment),
-            outputs.i_valid.eq(delay(m, read, _DRAIN_LATENCY, "read", reset=True)),
+            outputs.i_valid.eq(delay(m, read, ACCUMULATOR_LATENCY, "read", reset=True)),
             outputs.i_payload.eq(array.drain_data),
             room.give.eq(self.o_stream.valid & self.o_stream.ready),
         ]
