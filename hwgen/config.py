@@ -388,7 +388,7 @@ class AcceleratorConfig:
 
     @property
     def segments(self) -> int:
-        """Pieces of ``requantise_lanes`` columns, the last one perhaps shorter."""
+        """Segments of the array: ``requantise_lanes`` columns each, the last one perhaps fewer."""
         return -(-self.columns // self.requantise_lanes)
 
     @property

@@ -18,7 +18,7 @@ from hwgen.program.machine.timeline import HANDOVER, Process, Timeline
 
 #: Row of activations: granted read -> entered the array (swap of the weights).
 READ = 5
-#: Last row granted -> all sums in the accumulators: READ + depth + pieces + this.
+#: Last row granted -> all sums in the accumulators: READ + depth + strips + this.
 ARRAY = 3
 
 
