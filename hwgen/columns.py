@@ -35,6 +35,7 @@ class ColumnKind:
     dsp_share: float = 0.0  #: DSP blocks of a cell
     columns_step: int = 2  #: their number is a multiple of it
     clk2x: bool = False  #: whether its DSP blocks run at twice the clock
+    rows_step: int = 1  #: rows of a cascade that activations enter in a cycle; divides the rows
     broadcast_rows: int = BROADCAST_ROWS  #: rows that share a register of the weight broadcast
     packing_bits: float = 0.0  #: bits of a weight in the broadcast beside its own
 
@@ -55,6 +56,7 @@ KINDS: Mapping[str, ColumnKind] = {
             dsp_share=0.25,
             columns_step=4,
             clk2x=True,
+            rows_step=2,
             # Weights have a whole cycle to their block, and a register a pair of each stage.
             broadcast_rows=16,
             packing_bits=0.5,  # a pair as a multiplier's operand: 9 and 8

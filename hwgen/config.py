@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, GetPydanticSchema, PlainValidator, with_config
 
 from hwgen.columns import (
+    KINDS,
     MAXIMUM_COLUMNS,
     ColumnGroup,
     Groups,
@@ -45,6 +46,10 @@ BANK_ROLES: tuple[str, ...] = (
     "hidden",  # image patches; GELU outputs; pooled row
 )
 
+
+#: Beats of a burst of instructions, and of the FIFO that it is fetched into.
+FETCH_BURST_BEATS = 16
+FETCH_FIFO_BEATS = 32
 
 #: Words of the flattest block RAM, whole bytes wide; a slice is a power of two of them, up to the
 #: depth of the narrowest.
@@ -317,12 +322,13 @@ class AcceleratorConfig:
 
     @property
     def array_depth(self) -> int:
-        """Cycles in which a row of activations has entered all rows of the DSP columns.
+        """Cycles in which a row of activations has entered all rows of the slowest DSP columns.
 
-        One a row, or with all of them at twice the clock half as many and one.
+        One a row; where several enter in a cycle the first is alone.
         """
-        kinds = {group.kind for group in self.groups}
-        return self.rows // 2 + 1 if "pumped" in kinds and "dual" not in kinds else self.rows
+        kinds = [KINDS[group.kind] for group in self.groups]
+        step = min((kind.rows_step for kind in kinds if kind.dsp_share), default=1)
+        return 1 + (self.rows - 1 + step - 1) // step
 
     @property
     def prefixes(self) -> tuple[int, ...]:
@@ -382,7 +388,7 @@ class AcceleratorConfig:
 
     @property
     def segments(self) -> int:
-        """Pieces of ``requantise_lanes`` columns, the last one perhaps shorter."""
+        """Segments of the array: ``requantise_lanes`` columns each, the last one perhaps fewer."""
         return -(-self.columns // self.requantise_lanes)
 
     @property

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hwgen.errors import HwgenError
+from hwgen.installation import check_one_tree, package_folder, parts
 
 #: A build of a large design and its frames take about this much, bytes.
 _LEAST_FREE_BYTES = 2 << 30
@@ -41,6 +42,7 @@ def examine() -> tuple[Check, ...]:
     """Look at everything; only a file in the cache folder is written, and deleted again."""
     return (
         _python(),
+        _one_tree(),
         *(
             _package(name, module, needed, use)
             for name, module, needed, use in (
@@ -80,6 +82,15 @@ def _python() -> Check:
         ok=sys.version_info >= (3, 11),
         advice="Python 3.11 or later",
     )
+
+
+def _one_tree() -> Check:
+    package = package_folder()
+    try:
+        check_one_tree(package, parts())
+    except HwgenError as error:
+        return Check(name="hwgen", found=str(package), needed=True, ok=False, advice=str(error))
+    return Check(name="hwgen", found=str(package), needed=True, ok=True)
 
 
 def required(name: str) -> str:

@@ -18,6 +18,7 @@ HEIGHT = {
     "errors": 0,
     "cache": 2,
     "files": 0,
+    "installation": 1,
     "models": 0,  # data files
     "numerics": 1,
     "processes": 1,

@@ -7,6 +7,7 @@ import click
 
 from hwgen import __version__
 from hwgen.cli.options import examples
+from hwgen.installation import check_one_tree, package_folder, parts
 
 
 @click.group(
@@ -19,5 +20,8 @@ from hwgen.cli.options import examples
     ),
 )
 @click.version_option(__version__, prog_name="hwgen")
-def commands() -> None:
+@click.pass_context
+def commands(context: click.Context) -> None:
     """Generate an accelerator for a quantised Vision Transformer, and prove it by simulation."""
+    if context.invoked_subcommand != "doctor":  # which says it in a line of its report
+        check_one_tree(package_folder(), parts())

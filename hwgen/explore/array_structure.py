@@ -70,18 +70,17 @@ def _family(group: ColumnGroup) -> str:
 def _skew_lines(family: str, rows: int) -> int:
     """Shift registers that delay the activations of the rows of a cascade, a bit each.
 
-    A row is a cycle behind the one before it, at twice the clock two are; up to two cycles are
+    A row, or as many as enter in a cycle, is a cycle behind the one before; up to two cycles are
     registers, and so are those of fabric columns.
     """
     if family not in _CASCADED:
         return 0
-    step = 2 if KINDS[family].clk2x else 1
-    behind = (ceil_div(row, step) for row in range(rows))
+    behind = (ceil_div(row, KINDS[family].rows_step) for row in range(rows))
     return 9 * sum(ceil_div(cycles, 32) for cycles in behind if cycles > 2)
 
 
-class Piece(NamedTuple):
-    """A strip: columns of one group in one segment."""
+class Strip(NamedTuple):
+    """Columns of one group in one segment."""
 
     group: ColumnGroup
     columns: int
@@ -89,9 +88,9 @@ class Piece(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4096)
-def pieces(groups: str, lanes: int) -> tuple[Piece, ...]:
+def array_strips(groups: str, lanes: int) -> tuple[Strip, ...]:
     """The strips of the array, as :mod:`hwgen.rtl.systolic_array` cuts it."""
-    found: list[Piece] = []
+    found: list[Strip] = []
     places: dict[str, int] = {}
     start = 0
     for group in _parsed(groups):
@@ -99,7 +98,7 @@ def pieces(groups: str, lanes: int) -> tuple[Piece, ...]:
         while first < group.columns:
             count = min(lanes - (start + first) % lanes, group.columns - first)
             place = places.get(_family(group), 0)
-            found.append(Piece(group, count, place))
+            found.append(Strip(group, count, place))
             places[_family(group)] = place + 1
             first += count
         start += group.columns
@@ -139,7 +138,7 @@ def array_features(
     """Strips without their columns and memories, the skew, the choice for DRAIN."""
     lanes = requantise_lanes or rows // 2
     parsed = _parsed(groups)
-    strips = pieces(groups, lanes)
+    strips = array_strips(groups, lanes)
     row_bits = index_bits(tile_rows)
     shifts = sorted({group.weight_bits for group in parsed if group.takes_slices})
     parts: list[Features] = []
@@ -187,7 +186,7 @@ def array_features(
 def accumulator_memories(groups: str, lanes: int, tile_rows: int) -> list[tuple[int, int]]:
     """Depth and width of each memory: of a strip one of a tile, and one of two of them."""
     depths = (tile_rows, (1 << index_bits(tile_rows)) + tile_rows)
-    widths = [ACCUMULATOR_BITS * piece.columns for piece in pieces(groups, lanes)]
+    widths = [ACCUMULATOR_BITS * strip.columns for strip in array_strips(groups, lanes)]
     return [(words, width) for width in widths for words in depths]
 
 

@@ -8,18 +8,11 @@ bank does. Crossbar, compiler and program interpreter follow this table.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hwgen.config import BANK_ROLES
-from hwgen.errors import ProgramError
-from hwgen.isa.instructions import (
-    OFFSET_BITS,
-    DrainMode,
-    Engine,
-    Instruction,
-    StationarySource,
-)
+from hwgen.isa.instructions import Engine
 
 #: Clients of the memory, reading and writing. The first that wants a bank is granted it.
 READERS = (
@@ -65,48 +58,3 @@ def banks_of(engine: Engine, *, write: bool) -> tuple[int, ...]:
         for bank, path in enumerate(paths)
         if engine in (path.writers if write else path.readers)
     )
-
-
-def word_addresses(instruction: Instruction) -> Iterator[tuple[str, bool]]:
-    """Fields of an instruction that name words it reads or writes, and whether it writes them."""
-    match instruction.opcode:
-        case "LOAD_WORDS" | "LOAD_IMAGE":
-            yield "destination", True
-        case "STATIONARY":
-            if instruction["source"] != StationarySource.WEIGHTS:
-                yield "base", False
-        case "MATMUL":
-            yield "base", False
-        case "DRAIN":
-            if instruction["mode"] == DrainMode.RESIDUAL:
-                yield "destination", False
-            yield "destination", True
-        case "SOFTMAX" | "LAYERNORM":
-            yield "source", False
-            yield "destination", True
-        case "STORE":
-            yield "source", False
-
-
-def check_paths(instruction: Instruction, where: str | None = None) -> None:
-    """Refuse an instruction that would use a path that does not exist.
-
-    Args:
-        instruction: any.
-        where: name for the error message.
-
-    Raises:
-        ProgramError: names the banks that the engine reaches.
-    """
-    for field, write in word_addresses(instruction):
-        engine = instruction.engine
-        assert engine is not None
-        bank, legal = instruction[field] >> OFFSET_BITS, banks_of(engine, write=write)
-        if bank not in legal:
-            names = ", ".join(f"{b} ({BANK_ROLES[b]})" for b in legal)
-            raise ProgramError(
-                f"{instruction.opcode}.{field} must be in bank {names}, not {bank}",
-                where=where,
-                why=f"{engine.name} {'writes' if write else 'reads'} no other",
-                nearest=min(legal, key=lambda b: (abs(b - bank), b)),
-            )

@@ -12,11 +12,13 @@ from hwgen.isa.instructions import (
     BANK_BITS,
     BODY_OFFSET,
     CHECKED_BITS,
+    FIELD_ENUMS,
     INSTRUCTION_BITS,
     OFFSET_BITS,
     OPCODE_BITS,
     OPCODES,
     WAIT_BITS,
+    DocumentedEnum,
     Engine,
     field_offsets,
 )
@@ -47,9 +49,9 @@ products; the manifest's `watchdog_cycles` leaves room for four times what the c
 with the board's memory, and a slower memory needs as much more."""
 
 
-def _enum(kind: type) -> list[str]:
+def _enum(kind: type[DocumentedEnum]) -> list[str]:
     lines = [f"`{kind.__name__}`: {inspect.getdoc(kind)}", ""]
-    lines += [f"- {member.value} {member.name}" for member in kind]  # type: ignore[attr-defined]
+    lines += [f"- {member.value} {member.name}: {member.doc}" for member in kind]
     return [*lines, ""]
 
 
@@ -96,7 +98,7 @@ def _instructions() -> list[str]:
         f"A word address has {BANK_BITS} bits of bank above {OFFSET_BITS} bits of offset.",
         "",
     ]
-    for kind in (instructions.StationarySource, instructions.DrainMode):
+    for kind in FIELD_ENUMS:
         lines += _enum(kind)
     for opcode in OPCODES:
         place = opcode.engine.name if opcode.engine is not None else "sequencer"

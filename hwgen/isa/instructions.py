@@ -31,6 +31,7 @@ from __future__ import annotations
 import binascii
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Self
 
 from hwgen.columns import MAXIMUM_GROUPS
 from hwgen.errors import ProgramError
@@ -69,22 +70,39 @@ class Engine(IntEnum):
 WAITED_FOR = (Engine.LOAD, Engine.DRAIN, Engine.SOFTMAX, Engine.LAYERNORM)
 
 
-class StationarySource(IntEnum):
+class DocumentedEnum(IntEnum):
+    """Values of a field, each with its meaning for the reference: ``NAME = number, "meaning"``."""
+
+    doc: str
+
+    def __new__(cls, value: int, doc: str) -> Self:
+        """A member equals its number."""
+        member = int.__new__(cls, value)
+        member._value_ = value
+        member.doc = doc
+        return member
+
+
+class StationarySource(DocumentedEnum):
     """Where STATIONARY takes its operands from."""
 
-    WEIGHTS = 0  #: packed weights from the tile stream
-    ROWS = 1  #: V: words lie along the columns of the array
-    COLUMNS = 2  #: K: words lie along the reduction; turned in the corner-turn buffer
+    WEIGHTS = 0, "packed weights from the tile stream"
+    ROWS = 1, "V: words lie along the columns of the array"
+    COLUMNS = 2, "K: words lie along the reduction; turned in the corner-turn buffer"
 
 
-class DrainMode(IntEnum):
+class DrainMode(DocumentedEnum):
     """What DRAIN writes."""
 
-    INT8 = 0  #: requantise to int8
-    TABLE = 1  #: requantise to int8, then the 256-entry table (GELU)
-    RESIDUAL = 2  #: int16: requantised accumulator + the word at the destination
-    WIDE = 3  #: int16 without residual (head)
-    SHIFTED = 4  #: requantise to int8, the row's shift added to the column's (fractional softmax)
+    INT8 = 0, "requantise to int8"
+    TABLE = 1, "requantise to int8, then the 256-entry table (GELU)"
+    RESIDUAL = 2, "int16: requantised accumulator + the word at the destination"
+    WIDE = 3, "int16 without residual (head)"
+    SHIFTED = 4, "requantise to int8, the row's shift added to the column's (fractional softmax)"
+
+
+#: Whose values have names: a field of them has the name of the enum in the place of a meaning.
+FIELD_ENUMS: tuple[type[DocumentedEnum], ...] = (StationarySource, DrainMode)
 
 
 @dataclass(frozen=True)
@@ -223,7 +241,7 @@ OPCODES: tuple[Opcode, ...] = (
         "Supply the stationary operand of every pass of a MATMUL, in its order (tile, slice, "
         "pass).",
         (
-            Field("source", 2, "StationarySource"),
+            Field("source", 2, StationarySource.__name__),
             _word("base", "ROWS, COLUMNS: first word of the operand's tensor"),
             _stride("stride", "words between slices"),
             _TILES,
@@ -287,7 +305,7 @@ OPCODES: tuple[Opcode, ...] = (
             _ROWS,
             _TILES,
             Field("columns", 16, "valid output columns over all tiles"),
-            Field("mode", 3, "DrainMode"),
+            Field("mode", 3, DrainMode.__name__),
             Field("zero_point", 8, "added after the shift (int8 modes)", signed=True),
             Field("low", 8, "lower clip (int8 modes)", signed=True),
             Field("high", 8, "upper clip (int8 modes)", signed=True),

@@ -123,8 +123,6 @@ INT24 = IntFormat(24, True)
 INT32 = IntFormat(32, True)
 UINT8 = IntFormat(8, False)
 UINT16 = IntFormat(16, False)
-UINT24 = IntFormat(24, False)
-UINT32 = IntFormat(32, False)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class Access(NamedTuple):
     slices: int
     tokens: int
     write: bool
+    field: str = ""  #: of the instruction, that has the first word's address; of a slot: none
 
     @property
     def end(self) -> int:
@@ -70,10 +71,12 @@ class Access(NamedTuple):
         return runs >= 0 and inside and runs + other.slices <= self.slices
 
 
-def words(address: int, *, write: bool, tokens: int, slices: int = 1, stride: int = 0) -> Access:
-    """Access to words from a word address on."""
-    bank, base = address >> OFFSET_BITS, address & ((1 << OFFSET_BITS) - 1)
-    return Access(bank, base, stride, slices, tokens, write)
+def words(
+    fields: Fields, field: str, *, write: bool, tokens: int, slices: int = 1, stride: int = 0
+) -> Access:
+    """Access to words from the word address in a field on."""
+    bank, base = fields[field] >> OFFSET_BITS, fields[field] & ((1 << OFFSET_BITS) - 1)
+    return Access(bank, base, stride, slices, tokens, write, field)
 
 
 def slot(kind: int, number: int, *, write: bool) -> Access:

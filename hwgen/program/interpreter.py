@@ -22,9 +22,10 @@ from hwgen.errors import ProgramError
 from hwgen.isa.instructions import (
     Engine,
 )
+from hwgen.program.decoding import decode_instructions
 from hwgen.program.machine import EXECUTE
 from hwgen.program.machine.state import Bytes, Machine
-from hwgen.program.program import Part, Program, decode_instructions
+from hwgen.program.program import Part, Program
 
 
 @dataclass(frozen=True)

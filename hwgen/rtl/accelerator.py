@@ -22,7 +22,7 @@ from amaranth.hdl import ValueLike
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.config import AcceleratorConfig
+from hwgen.config import FETCH_FIFO_BEATS, AcceleratorConfig
 from hwgen.isa.banks import READERS, WRITERS
 from hwgen.isa.build import build_identity
 from hwgen.isa.instructions import WAITED_FOR, Engine
@@ -32,10 +32,10 @@ from hwgen.rtl.axi import READ_CHANNELS, WRITE_CHANNELS, ReadMaster, WriteMaster
 from hwgen.rtl.drain import DrainEngine
 from hwgen.rtl.layernorm_engine import LayerNormEngine
 from hwgen.rtl.load import ConstantFifo, LoadEngine
-from hwgen.rtl.matmul import MatmulEngine
+from hwgen.rtl.matmul_engine import MatmulEngine
 from hwgen.rtl.pipeline import register
 from hwgen.rtl.registers import AXIL_CHANNELS, Registers
-from hwgen.rtl.sequencer import FETCH_FIFO_BEATS, Sequencer
+from hwgen.rtl.sequencer import Sequencer
 from hwgen.rtl.softmax_engine import SoftmaxEngine
 from hwgen.rtl.stationary import StationaryEngine
 from hwgen.rtl.store import STORE_BURST_BEATS, StoreEngine

@@ -32,9 +32,7 @@ from hwgen.rtl.ports import (
 )
 from hwgen.rtl.ram import Ram, ram_name, ram_verilog
 from hwgen.rtl.requantise import RequantiseLane
-
-#: Cycles from a row's drain address to its accumulators (SystolicArray).
-ACCUMULATOR_LATENCY = 4
+from hwgen.rtl.systolic_array import ACCUMULATOR_LATENCY
 
 
 class DrainEngine(wiring.Component):

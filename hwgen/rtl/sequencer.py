@@ -12,7 +12,7 @@ from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from hwgen.config import AcceleratorConfig
+from hwgen.config import FETCH_BURST_BEATS, AcceleratorConfig
 from hwgen.isa.build import begin
 from hwgen.isa.instructions import (
     BEAT_BYTES,
@@ -33,9 +33,6 @@ from hwgen.isa.registers import Cause
 from hwgen.rtl.axi import BURST
 from hwgen.rtl.pipeline import register
 from hwgen.rtl.registers import WINDOW_BITS
-
-FETCH_BURST_BEATS = 16
-FETCH_FIFO_BEATS = 32
 
 
 def parity(bits: Sequence[Value]) -> Value:

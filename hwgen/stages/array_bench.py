@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 from hwgen.boards import Board
@@ -185,11 +184,6 @@ class FrameFigures:
             values["boundaries_equal"] = self.boundaries_equal
             values["logit_sqnr_db"] = self.logit_sqnr_db
         return values
-
-
-def matching(pattern: str) -> list[FrameDesign]:
-    """The designs whose names the pattern matches."""
-    return [design for design in DESIGNS if fnmatchcase(design.name, pattern)]
 
 
 def frame_figures(chosen: FrameDesign, board: Board) -> FrameFigures:

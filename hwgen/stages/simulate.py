@@ -333,7 +333,8 @@ def _program(folder: DesignFolder) -> Program:
         FormatError: its file cannot be read.
         ProgramError: it is damaged, or for other hardware.
     """
-    from hwgen.program.program import Program, decode_instructions
+    from hwgen.program.decoding import decode_instructions
+    from hwgen.program.program import Program
 
     manifest = folder.manifest
     facts = manifest.program

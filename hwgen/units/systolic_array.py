@@ -20,7 +20,7 @@ from hwgen.numerics.formats import weight_format
 from hwgen.numerics.matmul import matmul
 from hwgen.rtl.columns import Columns, columns_of
 from hwgen.rtl.pipeline import Credits, Fifo, delay, register
-from hwgen.rtl.systolic_array import Group, SystolicArray
+from hwgen.rtl.systolic_array import ACCUMULATOR_LATENCY, Group, SystolicArray
 from hwgen.units.base import Entry, Parameter, Unit, Values, Vectors, Words, bit_planes, integer
 
 #: Fewest words from a pass's first row to the next one's: read, shift, add, write of the
@@ -28,8 +28,6 @@ from hwgen.units.base import Entry, Parameter, Unit, Values, Vectors, Words, bit
 MINIMUM_PASS_WORDS = 5
 #: Value of the parameter ``groups`` that leaves it to the others.
 NO_GROUPS = "none"
-#: Cycles from ``drain_row`` to ``drain_data`` of the array.
-_DRAIN_LATENCY = 4
 #: Bits of an accumulator: an accelerator's are narrower, as far as its products are.
 _ACCUMULATOR_BITS = 32
 #: Refused above: what one simulation is given.
@@ -45,6 +43,13 @@ def drained_columns(rows: int, columns: int) -> int:
         if columns % divisor == 0 and 2 * divisor >= rows:
             return divisor
     return columns
+
+
+#: Kinds of columns; the multiplier is a yardstick that no accelerator has.
+_CELLS = {
+    "multiplier": "a product a cell, left to the synthesis",
+    **{kind.name: kind.doc for kind in KINDS.values()},
+}
 
 
 class _Uniform(NamedTuple):
@@ -209,7 +214,7 @@ class SystolicArrayTop(wiring.Component):
             array.drain_bank.eq(drain_bank),
             array.drain_row.eq(drain_row),
             array.drain_segment.eq(segment),
-            outputs.i_valid.eq(delay(m, read, _DRAIN_LATENCY, "read", reset=True)),
+            outputs.i_valid.eq(delay(m, read, ACCUMULATOR_LATENCY, "read", reset=True)),
             outputs.i_payload.eq(array.drain_data),
             room.give.eq(self.o_stream.valid & self.o_stream.ready),
         ]
@@ -289,11 +294,9 @@ class _SystolicArrayUnit(Unit):
         Parameter(
             name="cells",
             default="digits",
-            choices=("digits", "multiplier", "dual", "pumped"),
+            choices=tuple(_CELLS),
             build=True,
-            doc="digits: adders that select multiples, no DSP; multiplier: a DSP block a cell; "
-            "dual: two columns of 8 bits in a cascade of DSP blocks; pumped: four, at twice the "
-            "clock (an even number of rows)",
+            doc="; ".join(f"{name}: {doc}" for name, doc in _CELLS.items()),
         ),
         Parameter(
             name="groups",
@@ -345,10 +348,13 @@ class _SystolicArrayUnit(Unit):
 
     def _check_rows(self, values: Values) -> None:
         rows = integer(values, "rows")
-        if rows % 2 and any(group.kind == "pumped" for group in self.groups(values)):
-            raise UsageError(
-                f"--rows must be even with pumped columns, not {rows}", nearest=rows + 1
-            )
+        for kind in (KINDS[g.kind] for g in self.groups(values) if g.kind in KINDS):
+            if over := rows % kind.rows_step:
+                legal = "even" if kind.rows_step == 2 else f"a multiple of {kind.rows_step}"
+                raise UsageError(
+                    f"--rows must be {legal} with {kind.name} columns, not {rows}",
+                    nearest=rows + kind.rows_step - over,
+                )
 
     def groups(self, values: Values) -> tuple[Group, ...]:
         """The groups of the array."""

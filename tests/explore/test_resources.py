@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from hwgen.columns import KINDS, ColumnGroup, dense, parse_groups
+from hwgen.columns import KINDS, ColumnGroup, Groups, dense, parse_groups
 from hwgen.config import AcceleratorConfig
 from hwgen.errors import ConfigError, FormatError
 from hwgen.explore.memories import block_ram, cheapest, lut_ram
@@ -208,6 +208,13 @@ def test_columns_at_twice_the_clock_cost_what_they_are() -> None:
     assert modules["columns"]["lut"] / products <= 1 and modules["columns"]["ff"] / products <= 7.5
     whole = {n: (modules["columns"][n] + modules["array"][n]) / products for n in ("lut", "ff")}
     assert whole["lut"] <= 2.5 and whole["ff"] <= 10
+
+
+@pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if kind.dsp_share])
+def test_the_skew_of_a_cascade_is_the_hardwares(kind: str) -> None:
+    groups = Groups((ColumnGroup(kind, 16, 8),))
+    columns = columns_of(kind, rows=16, weight_bits=8)
+    assert columns.skew[-1] + 1 == AcceleratorConfig(rows=16, groups=groups).array_depth
 
 
 @pytest.mark.parametrize("kind", KINDS)

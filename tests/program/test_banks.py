@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from hwgen.columns import dense
-from hwgen.config import BANK_ROLES
+from hwgen.config import BANK_ROLES, AcceleratorConfig
 from hwgen.errors import ProgramError
-from hwgen.isa.banks import BANK_PATHS, READERS, WRITERS, banks_of, check_paths, word_addresses
+from hwgen.isa.banks import BANK_PATHS, READERS, WRITERS, banks_of
 from hwgen.isa.instructions import BY_NAME, OFFSET_BITS, Engine, Instruction, encode
 from hwgen.program import lower as lowering
 from hwgen.program.buffer_plan import plan_buffers, preset_config
 from hwgen.program.interpreter import run_program
 from hwgen.program.lower import lower
+from hwgen.program.machine import accesses_of
 from hwgen.program.program import Program
 
 from .graphs import random_graph, random_image, spec
@@ -31,8 +32,10 @@ def test_programs_use_every_path_and_no_other() -> None:
     used = set()
     for program in (example(), example(pooling="mean")):
         for instruction in program.instructions:
-            for field, write in word_addresses(instruction):
-                used.add((instruction.engine, write, instruction[field] >> OFFSET_BITS))
+            for access in accesses_of(program.config, instruction):
+                if access.field:
+                    assert instruction[access.field] >> OFFSET_BITS == access.bank
+                    used.add((instruction.engine, access.write, access.bank))
     paths = {
         (engine, write, bank)
         for clients, write in ((READERS, False), (WRITERS, True))
@@ -50,12 +53,13 @@ def test_every_word_address_is_looked_at() -> None:
         words -= {"weight_beats"}
         fields = dict.fromkeys((f.name for f in opcode.fields), 0) | {"source": 1, "mode": 2}
         given = {f.name: fields[f.name] for f in opcode.fields}
-        assert {name for name, _ in word_addresses(Instruction(opcode.name, given))} == words
+        accesses = accesses_of(AcceleratorConfig(), Instruction(opcode.name, given))
+        assert {access.field for access in accesses} - {""} == words
 
 
 def test_packed_weights_have_no_word() -> None:
     fields = dict.fromkeys((f.name for f in BY_NAME["STATIONARY"].fields), 0)
-    check_paths(Instruction("STATIONARY", fields))
+    assert accesses_of(AcceleratorConfig(), Instruction("STATIONARY", fields)) == ()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from amaranth import ResetInserter, Signal
 
-from hwgen.config import AcceleratorConfig
+from hwgen.config import FETCH_BURST_BEATS, FETCH_FIFO_BEATS, AcceleratorConfig
 from hwgen.isa.build import begin
 from hwgen.isa.instructions import (
     BEAT_BYTES,
@@ -24,7 +24,7 @@ from hwgen.isa.instructions import (
     with_check,
 )
 from hwgen.isa.registers import Cause
-from hwgen.rtl.sequencer import FETCH_BURST_BEATS, FETCH_FIFO_BEATS, Sequencer
+from hwgen.rtl.sequencer import Sequencer
 
 from .stalls import Chance, Context, simulate
 

@@ -55,7 +55,7 @@ def test_options_are_spelt_with_hyphens() -> None:
     [
         ("systolic-array", {"weight_bits": "9"}, "--weight-bits must be in 1..8, not 9.*: 8"),
         ("systolic-array", {"rows": 0}, "--rows must be in 1..256, not 0.*: 1"),
-        ("systolic-array", {"cells": "lut"}, "--cells must be 'digits' or 'multiplier' or 'dual'"),
+        ("systolic-array", {"cells": "lut"}, "--cells must be 'multiplier' or 'dual' or 'pumped'"),
         (
             "systolic-array",
             {"cells": "dual", "weight_bits": 4},

@@ -13,7 +13,6 @@ import numpy as np
 from hwgen.config import AcceleratorConfig
 from hwgen.errors import ConfigError, DoesNotFitError
 from hwgen.graph.ops import LayerNorm, Linear, Op
-from hwgen.isa.banks import check_paths
 from hwgen.isa.build import begin
 from hwgen.isa.instructions import (
     BEAT_BYTES,
@@ -28,6 +27,7 @@ from hwgen.numerics.requantise import BIASED_BITS, fits_lanes
 from hwgen.program.buffer_plan import BufferPlan, GraphLike, Placement, ceil_div, round_up
 from hwgen.program.hazards import HazardTracker
 from hwgen.program.machine import ACCESSES
+from hwgen.program.paths import check_paths
 from hwgen.program.program import Boundary, Part, Program
 from hwgen.program.schedule import Draft, Item, schedule
 
@@ -219,7 +219,7 @@ class Lowering:
             if draft.relocate:
                 fields["address"] += area // BEAT_BYTES
             instruction = Instruction(draft.opcode, fields, waits)
-            check_paths(instruction, where=draft.label)
+            check_paths(draft.opcode, draft.accesses, where=draft.label)
             instructions.append(instruction)
             labels.append(draft.label)
             for tensor, values in draft.parts:

@@ -13,11 +13,9 @@ from hwgen.program.lower.context import Lowering, lower_operation
 from hwgen.program.lower.layer import layer_item, layer_pieces, weight_layer
 from hwgen.program.lower.layer_norm import load_layernorm
 from hwgen.program.lower.mean_pool import load_ones
+from hwgen.program.machine.state import ACCUMULATOR_BANKS
 from hwgen.program.packing import split_words, words_of_int16, words_size, words_stride
 from hwgen.program.schedule import Draft, Item
-
-#: Output tiles that MATMUL can finish before DRAIN has taken any.
-_ACCUMULATOR_BANKS = 2
 
 
 @lower_operation.register
@@ -125,7 +123,7 @@ def lower_embedding(op: Embedding, low: Lowering) -> None:
             )
             # Behind the tiles where they can be handed over before any is drained: the array
             # starts earlier. More of them would wait for DRAIN, and DRAIN for these words.
-            item.drafts.insert(int(tiles[1] - tiles[0] <= _ACCUMULATOR_BANKS), load)
+            item.drafts.insert(int(tiles[1] - tiles[0] <= ACCUMULATOR_BANKS), load)
             loaded = until
         low.items.append(item)
     if low.layernorms:

@@ -46,3 +46,10 @@ TIMELINES: tuple[Callable[[Timeline], Process], ...] = (
     layernorm.timeline,
     store.timeline,
 )
+
+
+def accesses_of(config: AcceleratorConfig, instruction: Instruction) -> tuple[Access, ...]:
+    """What an instruction reads and writes; the sequencer's own nothing."""
+    if instruction.engine is None:
+        return ()
+    return ACCESSES[instruction.engine](config, instruction.opcode, instruction.fields)

@@ -197,7 +197,8 @@ def accesses(config: AcceleratorConfig, opcode: str, fields: Fields) -> tuple[Ac
     if not fields["apart"]:
         slices = -(-(fields["offset"] % per_word + fields["columns"]) // per_word)
     written = words(
-        fields["destination"],
+        fields,
+        "destination",
         stride=fields["stride"],
         slices=slices,
         tokens=fields["rows"],

@@ -74,7 +74,8 @@ def accesses(config: AcceleratorConfig, opcode: str, fields: Fields) -> tuple[Ac
     del opcode
     source, destination = (
         words(
-            fields[end],
+            fields,
+            end,
             stride=fields[f"{end}_stride"],
             slices=-(-fields["channels"] // config.word_channels(wide=end == "source")),
             tokens=fields["rows"],

@@ -104,11 +104,12 @@ def accesses(config: AcceleratorConfig, opcode: str, fields: Fields) -> tuple[Ac
     """What an instruction writes."""
     match opcode:
         case "LOAD_WORDS":
-            return (words(fields["destination"], tokens=fields["words"], write=True),)
+            return (words(fields, "destination", tokens=fields["words"], write=True),)
         case "LOAD_IMAGE":
             patch = fields["lines"] * fields["groups"] << fields["group_log2"]
             patches = words(
-                fields["destination"],
+                fields,
+                "destination",
                 stride=fields["stride"],
                 slices=-(-patch // config.rows),
                 tokens=fields["patch_rows"] * fields["patches"],

@@ -18,7 +18,7 @@ from hwgen.program.machine.timeline import HANDOVER, Process, Timeline
 
 #: Row of activations: granted read -> entered the array (swap of the weights).
 READ = 5
-#: Last row granted -> all sums in the accumulators: READ + depth + pieces + this.
+#: Last row granted -> all sums in the accumulators: READ + depth + strips + this.
 ARRAY = 3
 
 
@@ -80,7 +80,8 @@ def accesses(config: AcceleratorConfig, opcode: str, fields: Fields) -> tuple[Ac
     """What an instruction reads: its moving operand."""
     del config, opcode
     operand = words(
-        fields["base"],
+        fields,
+        "base",
         stride=fields["stride"],
         slices=fields["passes"],
         tokens=fields["rows"],

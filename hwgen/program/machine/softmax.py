@@ -75,7 +75,8 @@ def accesses(config: AcceleratorConfig, opcode: str, fields: Fields) -> tuple[Ac
     del opcode
     source, destination = (
         words(
-            fields[end],
+            fields,
+            end,
             stride=fields[f"{end}_stride"],
             slices=fields["words"],
             tokens=fields["rows"],

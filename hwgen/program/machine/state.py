@@ -25,7 +25,7 @@ Bytes = npt.NDArray[np.uint8]
 Condition = Callable[[], bool]
 Step = Generator[Condition, None, None]
 
-#: Accumulator banks.
+#: Accumulator banks: output tiles that MATMUL can finish before DRAIN has taken any.
 ACCUMULATOR_BANKS = 2
 #: Most consecutive events between two draws of a random order.
 _LONGEST_BIAS = 40

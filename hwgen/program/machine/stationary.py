@@ -115,7 +115,8 @@ def accesses(config: AcceleratorConfig, opcode: str, fields: Fields) -> tuple[Ac
     if fields["source"] == StationarySource.ROWS:
         slices = -(-fields["tiles"] * config.value_columns // config.rows)
     operand = words(
-        fields["base"],
+        fields,
+        "base",
         stride=fields["stride"],
         slices=slices,
         tokens=fields["limit"],

@@ -41,7 +41,8 @@ def accesses(config: AcceleratorConfig, opcode: str, fields: Fields) -> tuple[Ac
     """What an instruction reads."""
     del config, opcode
     stored = words(
-        fields["source"],
+        fields,
+        "source",
         stride=fields["stride"],
         slices=fields["words"],
         tokens=1,

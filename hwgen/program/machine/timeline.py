@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from hwgen.columns import MAXIMUM_GROUPS
-from hwgen.config import AcceleratorConfig
+from hwgen.config import FETCH_BURST_BEATS, FETCH_FIFO_BEATS, AcceleratorConfig
 from hwgen.errors import ProgramError
 from hwgen.isa.instructions import (
     BEAT_BYTES,
+    INSTRUCTION_BYTES,
     Engine,
     Instruction,
     StationarySource,
@@ -23,10 +24,10 @@ from hwgen.program.weight_planes import TileFormat, pass_beats
 # Latencies of sequencer and queues, cycles; those of an engine stand in its module.
 #: Last threshold met (completion counted) -> engine has the command.
 HANDOVER = 2
-#: Instructions: from one to the next; bursts of 8 instructions, 2 bursts in the fetch FIFO.
+#: Instructions: from one to the next; instructions of a burst, bursts in the fetch FIFO.
 DISPATCH = 4
-FETCH_BURST = 8
-FETCH_BURSTS = 2
+FETCH_BURST = FETCH_BURST_BEATS * BEAT_BYTES // INSTRUCTION_BYTES
+FETCH_BURSTS = FETCH_FIFO_BEATS // FETCH_BURST_BEATS
 #: START -> first fetch address on the bus; fetched beat -> instruction held and judged.
 START = 3
 DECODE = 4

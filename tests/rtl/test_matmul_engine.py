@@ -11,7 +11,7 @@ import pytest
 from hwgen.columns import parse_groups
 from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import OFFSET_BITS
-from hwgen.rtl.matmul import MatmulEngine
+from hwgen.rtl.matmul_engine import MatmulEngine
 from hwgen.rtl.ports import READ_LATENCY
 
 from .stalls import Chance, Context, simulate
