@@ -35,11 +35,12 @@ from hwgen.rtl.load import ConstantFifo, LoadEngine
 from hwgen.rtl.matmul import MatmulEngine
 from hwgen.rtl.pipeline import register
 from hwgen.rtl.registers import AXIL_CHANNELS, Registers
-from hwgen.rtl.sequencer import FETCH_FIFO_BEATS, Sequencer
+from hwgen.rtl.sequencer import Sequencer
 from hwgen.rtl.softmax_engine import SoftmaxEngine
 from hwgen.rtl.stationary import StationaryEngine
 from hwgen.rtl.store import STORE_BURST_BEATS, StoreEngine
 from hwgen.rtl.systolic_array import SystolicArray
+from hwgen.timings import FETCH_FIFO_BEATS
 
 
 class ResetRegister(wiring.Component):

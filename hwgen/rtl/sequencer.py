@@ -33,9 +33,7 @@ from hwgen.isa.registers import Cause
 from hwgen.rtl.axi import BURST
 from hwgen.rtl.pipeline import register
 from hwgen.rtl.registers import WINDOW_BITS
-
-FETCH_BURST_BEATS = 16
-FETCH_FIFO_BEATS = 32
+from hwgen.timings import FETCH_BURST_BEATS
 
 
 def parity(bits: Sequence[Value]) -> Value:

@@ -12,7 +12,7 @@ from hwgen.columns import parse_groups
 from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import OFFSET_BITS
 from hwgen.rtl.matmul import MatmulEngine
-from hwgen.rtl.ports import READ_LATENCY
+from hwgen.timings import READ_LATENCY
 
 from .stalls import Chance, Context, simulate
 

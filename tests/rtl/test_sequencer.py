@@ -24,7 +24,8 @@ from hwgen.isa.instructions import (
     with_check,
 )
 from hwgen.isa.registers import Cause
-from hwgen.rtl.sequencer import FETCH_BURST_BEATS, FETCH_FIFO_BEATS, Sequencer
+from hwgen.rtl.sequencer import Sequencer
+from hwgen.timings import FETCH_BURST_BEATS, FETCH_FIFO_BEATS
 
 from .stalls import Chance, Context, simulate
 

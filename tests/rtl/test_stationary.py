@@ -16,8 +16,8 @@ from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import MAXIMUM_GROUPS, OFFSET_BITS, StationarySource
 from hwgen.program.weight_timing import pass_timing
 from hwgen.rtl.corner_turn import CornerTurn
-from hwgen.rtl.ports import READ_LATENCY
 from hwgen.rtl.stationary import StationaryEngine
+from hwgen.timings import READ_LATENCY
 
 from .planes import Weights, block_sizes, random_command, random_weights, row_value
 

@@ -10,8 +10,8 @@ import pytest
 
 from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import BEAT_BYTES, OFFSET_BITS
-from hwgen.rtl.ports import READ_LATENCY
 from hwgen.rtl.store import STORE_BURST_BEATS, StoreEngine
+from hwgen.timings import READ_LATENCY
 
 from .stalls import Chance, Context, simulate
 

@@ -25,13 +25,14 @@ from hwgen.program.machine.timeline import (
 )
 from hwgen.program.weight_planes import TileFormat, unpack_weights
 from hwgen.program.weight_timing import layer_timing
+from hwgen.timings import READ_LATENCY
 
 #: Weights: shadow free -> full, beyond R rows, at best.
 INJECT = 0
 #: V rows: shadow free -> full, beyond the words read.
-ROWS_INJECT = 5
+ROWS_INJECT = READ_LATENCY + 1
 #: K columns: last word read -> emission may start; start of emission -> full, beyond R rows.
-COLUMNS_SETTLE = 7
+COLUMNS_SETTLE = READ_LATENCY + 3
 COLUMNS_EMIT = 4
 
 

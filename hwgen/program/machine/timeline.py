@@ -12,6 +12,7 @@ from hwgen.config import AcceleratorConfig
 from hwgen.errors import ProgramError
 from hwgen.isa.instructions import (
     BEAT_BYTES,
+    INSTRUCTION_BYTES,
     Engine,
     Instruction,
     StationarySource,
@@ -19,19 +20,26 @@ from hwgen.isa.instructions import (
 from hwgen.isa.registers import COUNTERS, WATCHDOG_RESET
 from hwgen.program.program import Program
 from hwgen.program.weight_planes import TileFormat, pass_beats
+from hwgen.timings import FETCH_BURST_BEATS, FETCH_FIFO_BEATS
 
 # Latencies of sequencer and queues, cycles; those of an engine stand in its module.
 #: Last threshold met (completion counted) -> engine has the command.
 HANDOVER = 2
-#: Instructions: from one to the next; bursts of 8 instructions, 2 bursts in the fetch FIFO.
+#: From one instruction to the next.
 DISPATCH = 4
-FETCH_BURST = 8
-FETCH_BURSTS = 2
+#: Instructions of a burst; bursts that the fetch FIFO holds.
+FETCH_BURST = FETCH_BURST_BEATS * BEAT_BYTES // INSTRUCTION_BYTES
+FETCH_BURSTS = FETCH_FIFO_BEATS // FETCH_BURST_BEATS
 #: START -> first fetch address on the bus; fetched beat -> instruction held and judged.
 START = 3
 DECODE = 4
 #: END met -> interrupt.
 FINISH = 2
+#: Vector engines: command accepted -> first read granted; word read -> its slice is taken; last
+#: codes offered -> ``done``.
+VECTOR_REQUEST = 4
+VECTOR_TAKE = 1
+VECTOR_DONE = 2
 
 Process = Generator[None, None, None]
 
@@ -154,7 +162,7 @@ class Timeline:
         """The sequencer: fetch, judgement, room in the queues; END."""
         memory, depth = self.memory, self.config.queue_depth
         counts = [0] * len(Engine)
-        fetch_cycles = FETCH_BURST * 2 * max(1.0, BEAT_BYTES / memory.bytes_per_cycle)
+        fetch_cycles = FETCH_BURST_BEATS * max(1.0, BEAT_BYTES / memory.bytes_per_cycle)
         arrival = START + memory.latency + DECODE
         time = 0
         for number, instruction in enumerate(self.instructions):
