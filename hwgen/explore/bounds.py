@@ -159,5 +159,6 @@ def cycle_bound(
     image_beats = ceil_div(spec.image_size**2 * spec.channels, BEAT_BYTES)
     image = image_beats * max(1.0, slot, BEAT_BYTES / gcd(line, BEAT_BYTES))
     before = timeline.START + 2 * memory.latency + int(image)
-    after = memory.latency + ceil_div(spec.classes, config.int16_channels) * store.STORE_WORD
+    words = ceil_div(spec.classes, config.int16_channels)
+    after = memory.latency + words * store.word_cycles(config)
     return before + after + max(array - least, drain, softmax, layernorm, int(stream))
