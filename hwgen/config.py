@@ -47,10 +47,6 @@ BANK_ROLES: tuple[str, ...] = (
 )
 
 
-#: Beats of a burst of instructions, and of the FIFO that it is fetched into.
-FETCH_BURST_BEATS = 16
-FETCH_FIFO_BEATS = 32
-
 #: Words of the flattest block RAM, whole bytes wide; a slice is a power of two of them, up to the
 #: depth of the narrowest.
 BLOCK_WORDS = 512

@@ -27,8 +27,8 @@ from hwgen.rtl.elementwise import INDEX_BITS, WRITTEN_ENTRIES
 from hwgen.rtl.load import ConstantFifo
 from hwgen.rtl.pipeline import delay
 from hwgen.rtl.ports import ReadPort, WritePort, command_signature
-from hwgen.rtl.systolic_array import ACCUMULATOR_LATENCY
 from hwgen.sim.engine_bench import EngineBench, EngineScript
+from hwgen.timings import ACCUMULATOR_LATENCY
 
 _FACTORS = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D)
 _MIX = 0x2C1B3C6D

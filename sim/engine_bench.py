@@ -29,8 +29,9 @@ from hwgen.isa.instructions import (
 )
 from hwgen.numerics.fractional_softmax import SHIFT_BITS
 from hwgen.rtl.pipeline import delay
-from hwgen.rtl.ports import READ_LATENCY, command_layout
+from hwgen.rtl.ports import command_layout
 from hwgen.sim.unit_bench import Handshake, run_unit
+from hwgen.timings import READ_LATENCY
 
 #: The back end writes operands at their own widths, which Verilog extends as meant, and cases that
 #: keep a default assigned before them.

@@ -24,6 +24,7 @@ HEIGHT = {
     "processes": 1,
     "reading": 1,
     "threads": 0,
+    "timings": 0,
     "outputs": 2,
     "columns": 1,
     "config": 2,

@@ -25,8 +25,8 @@ from hwgen.isa.instructions import BEAT_BYTES
 from hwgen.program.buffer_plan import ceil_div, round_up, row_blocks
 from hwgen.program.machine import drain as drain_engine
 from hwgen.program.machine import matmul, stationary, store, timeline
-from hwgen.program.machine.layernorm import layernorm_latency
-from hwgen.program.machine.softmax import softmax_latency
+from hwgen.program.machine.layernorm import layernorm_cycles
+from hwgen.program.machine.softmax import softmax_cycles
 from hwgen.program.weight_planes import pass_beats, tile_formats
 
 
@@ -143,12 +143,10 @@ def cycle_bound(
         array += heads * attention
         written = chunks(tokens, block) + chunks(head_slices * rows, block)
         drain += heads * written
-        per_row = ceil_div(tokens, min(rows, config.softmax_vec))
-        latency = softmax_latency(config, ceil_div(tokens, config.softmax_vec))
-        softmax += heads * ((block + 1) * per_row + latency)
-        groups = ceil_div(spec.width, config.layernorm_lanes)
-        norm = (block + 1) * groups + layernorm_latency(config)
-        layernorm += norms * norm
+        slices = ceil_div(tokens, config.softmax_vec)
+        words = ceil_div(tokens, rows)
+        softmax += heads * softmax_cycles(config, rows=block, words=words, slices=slices)
+        layernorm += norms * layernorm_cycles(config, rows=block, channels=spec.width)
     # External memory: every tile once a START.
     stream = beats * max(1.0, config.memory_ports * slot) / frames
     if frames > 1:  # whatever is before and behind one frame may be beside another
@@ -161,5 +159,6 @@ def cycle_bound(
     image_beats = ceil_div(spec.image_size**2 * spec.channels, BEAT_BYTES)
     image = image_beats * max(1.0, slot, BEAT_BYTES / gcd(line, BEAT_BYTES))
     before = timeline.START + 2 * memory.latency + int(image)
-    after = memory.latency + ceil_div(spec.classes, config.int16_channels) * store.STORE_WORD
+    words = ceil_div(spec.classes, config.int16_channels)
+    after = memory.latency + words * store.word_cycles(config)
     return before + after + max(array - least, drain, softmax, layernorm, int(stream))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from hwgen import timings
 from hwgen.columns import Groups
 from hwgen.config import AcceleratorConfig, bank_slices
 from hwgen.explore.array_structure import (
@@ -100,8 +101,7 @@ def _drain_blocks(
 def _softmax_ring(softmax_vec: int, max_row_length: int) -> tuple[int, int]:
     """Depth of the ring of slices and width of a slice (hwgen.rtl.e2softmax)."""
     shape = E2SoftmaxShape(vec=softmax_vec, max_length=max_row_length)
-    stage_1 = 2 * max(1, (softmax_vec - 1).bit_length()) + 11
-    depth = 1 << (shape.max_slices + stage_1 + 5 - 1).bit_length()
+    depth = timings.ring_depth(shape.max_slices, timings.e2softmax_stage_1(softmax_vec))
     return depth, 4 * softmax_vec + 9
 
 
@@ -110,14 +110,11 @@ def _fractional_rings(
 ) -> tuple[tuple[int, int], ...]:
     """Depth and width of the rings of logits and of exponents (hwgen.rtl.fractional_softmax)."""
     slices = E2SoftmaxShape(vec=softmax_vec, max_length=max_row_length).max_slices
-    levels = max(1, (softmax_vec - 1).bit_length())
-    return (
-        (1 << (slices + levels + 9 - 1).bit_length(), 9 * softmax_vec),
-        (
-            1 << (slices + levels + 16 - 1).bit_length(),
-            (4 + exponent_fraction_bits) * softmax_vec,
-        ),
-    )
+    depths = [
+        timings.ring_depth(slices, latency(softmax_vec))
+        for latency in (timings.maximum_latency, timings.sum_latency)
+    ]
+    return (depths[0], 9 * softmax_vec), (depths[1], (4 + exponent_fraction_bits) * softmax_vec)
 
 
 def _fractional_features(
@@ -195,8 +192,7 @@ def _softmax_blocks(
 def _layernorm_memories(lanes: int, max_channels: int) -> tuple[tuple[MemoryMapping, int], ...]:
     """Ring, alpha, gamma and beta, each with the bits that are read a cycle."""
     shape = AILayerNormShape(lanes=lanes, max_channels=max_channels)
-    stage_1 = (lanes - 1).bit_length() + 22
-    ring = 1 << (shape.max_slices + stage_1 + 5 - 1).bit_length()
+    ring = timings.ring_depth(shape.max_slices, timings.ailayernorm_stage_1(lanes))
     slots = 2 << index_bits(shape.max_slices)
     return (
         (cheapest(ring, 8 * lanes), 8 * lanes),
@@ -216,7 +212,7 @@ def _layernorm_features(*, rows: int, max_channels: int, layernorm_lanes: int = 
         "constant": 1,
         "lanes": lanes,
         "lanes_sum_bits": lanes * shape.sum_bits,
-        "lanes_levels": lanes * (lanes - 1).bit_length(),
+        "lanes_levels": lanes * timings.tree_latency(lanes),
         "channel_bits": channel_bits,
         "memories": sum(mapping.lut for mapping, _ in in_luts),
         "memory_choices": sum(bits * (mapping.stacked - 1) for mapping, bits in in_luts),

@@ -22,7 +22,7 @@ from amaranth.hdl import ValueLike
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.config import FETCH_FIFO_BEATS, AcceleratorConfig
+from hwgen.config import AcceleratorConfig
 from hwgen.isa.banks import READERS, WRITERS
 from hwgen.isa.build import build_identity
 from hwgen.isa.instructions import WAITED_FOR, Engine
@@ -40,6 +40,7 @@ from hwgen.rtl.softmax_engine import SoftmaxEngine
 from hwgen.rtl.stationary import StationaryEngine
 from hwgen.rtl.store import STORE_BURST_BEATS, StoreEngine
 from hwgen.rtl.systolic_array import SystolicArray
+from hwgen.timings import FETCH_FIFO_BEATS
 
 
 class ResetRegister(wiring.Component):

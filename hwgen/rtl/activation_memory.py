@@ -14,8 +14,9 @@ from hwgen.config import AcceleratorConfig
 from hwgen.isa.banks import READERS, WRITERS, banks_of
 from hwgen.isa.instructions import BANK_BITS, OFFSET_BITS, WORD_ADDRESS_BITS, Engine
 from hwgen.rtl.pipeline import delay, register
-from hwgen.rtl.ports import READ_LATENCY, ReadPort, WritePort
+from hwgen.rtl.ports import ReadPort, WritePort
 from hwgen.rtl.ram import Ram, ram_name, ram_verilog
+from hwgen.timings import READ_LATENCY
 
 
 class ActivationMemory(wiring.Component):
@@ -25,7 +26,7 @@ class ActivationMemory(wiring.Component):
     ``WRITERS``; the first of them wins a bank, so MATMUL never waits for a read and DRAIN never for
     a write. A port reaches the banks of :func:`hwgen.isa.banks.banks_of` and no others.
     ``ready`` does not depend on the port's own ``valid``. Reads return after
-    :data:`hwgen.rtl.ports.READ_LATENCY` cycles, in order, one a cycle and bank. ``range_error`` is
+    :data:`hwgen.timings.READ_LATENCY` cycles, in order, one a cycle and bank. ``range_error`` is
     high for one cycle, three after a granted access outside its bank or the port's banks, whose
     address is then in ``range_address``.
     """

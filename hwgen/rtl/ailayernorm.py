@@ -14,7 +14,7 @@ from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.hdl import ShapeLike
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for, ceil_log2, exact_log2
+from amaranth.utils import bits_for, exact_log2
 
 from hwgen.errors import ConfigError
 from hwgen.numerics.ailayernorm import (
@@ -34,9 +34,14 @@ from hwgen.rtl.pipeline import (
     register,
     saturate,
     tree,
-    tree_latency,
 )
 from hwgen.rtl.ram import SmallMemory
+from hwgen.timings import (
+    PREPROCESS_LATENCY,
+    ailayernorm_stage_1,
+    ring_depth,
+    tree_latency,
+)
 
 #: Parameters of one channel.
 PARAMETER = data.StructLayout({"beta": signed(24), "gamma": signed(8), "alpha": 2})
@@ -44,20 +49,8 @@ PARAMETER = data.StructLayout({"beta": signed(24), "gamma": signed(8), "alpha": 
 OUTPUT_DEPTH = 32
 #: Bits of one partial product's unsigned factor: the 18-bit port of a DSP.
 _CHUNK_BITS = 17
-#: Cycles of the preprocess: from the row's sums to its result.
-_PREPROCESS_LATENCY = 12
 #: Of a row's shift.
 SHIFT_BITS = 6
-#: Cycles from the launch of a group in stage 2 to its entry into the output queue.
-_AFFINE_LATENCY = 18
-
-#: Cycles from the launch of a group in stage 2 to the cycle in which its codes are offered.
-STAGE_2_LATENCY = _AFFINE_LATENCY + 2
-
-
-def stage_1_latency(lanes: int) -> int:
-    """Cycles from taking a row's last group until stage 2 can launch the row."""
-    return tree_latency(lanes) + _PREPROCESS_LATENCY + 10
 
 
 def parameters_layout(lanes: int, max_channels: int) -> data.StructLayout:
@@ -139,7 +132,7 @@ def _preprocess(
 ) -> tuple[Value, Value]:
     """``V = max(C Ex2 - Ex^2, C^2)``, its root's reciprocal and the row's shift.
 
-    :data:`_PREPROCESS_LATENCY` cycles. The shift is one less than that of the contract: the last
+    :data:`PREPROCESS_LATENCY` cycles. The shift is one less than that of the contract: the last
     bit is left for rounding. It is at least 2.
     """
     magnitude = register(m, Mux(ex[-1], -ex, ex)[: shape.sum_bits - 1], "ex_magnitude")
@@ -192,8 +185,9 @@ class AILayerNorm(wiring.Component):
 
     The row waits in a ring of groups while its statistics, its reciprocal root and the affine of
     earlier rows run; the ring holds any number of short rows. Takes and returns one group per cycle
-    for any length of rows. Latency: the first codes of a row are offered ``stage_1_latency(lanes) +
-    STAGE_2_LATENCY`` cycles after its last group was taken, if stage 2 is free.
+    for any length of rows. Latency: the first codes of a row are offered
+    ``ailayernorm_stage_1(lanes) + AILAYERNORM_STAGE_2`` cycles after its last group was taken, if
+    stage 2 is free.
 
     Back-pressure: ``o_stream`` may stall at will; then the ring fills and ``i_stream`` stops.
     Nothing inside stalls. ``i_stream.ready`` does not depend on ``i_stream.valid``.
@@ -256,7 +250,7 @@ class AILayerNorm(wiring.Component):
     @property
     def ring_groups(self) -> int:
         """Groups inside up to stage 2: a row and what stage 1 and the preprocess hold."""
-        return 1 << ceil_log2(self.shape.max_slices + stage_1_latency(self.lanes) + 5)
+        return ring_depth(self.shape.max_slices, ailayernorm_stage_1(self.lanes))
 
     def _parameter_memory(self, m: Module, field: str, bits: ShapeLike, readers: int) -> list[Any]:
         """Memory of one kind of parameter; its read ports."""
@@ -371,13 +365,13 @@ class AILayerNorm(wiring.Component):
             data.StructLayout({"r": RSQRT_BITS, "shift": SHIFT_BITS, "ex": signed(shape.sum_bits)}),
             depth,
         )
-        row_valid = delay(m, sum_valid, 1 + _PREPROCESS_LATENCY, "row_valid", reset=True)
-        row_last = delay(m, sum_last, 1 + _PREPROCESS_LATENCY, "row_last")
+        row_valid = delay(m, sum_valid, 1 + PREPROCESS_LATENCY, "row_valid", reset=True)
+        row_last = delay(m, sum_last, 1 + PREPROCESS_LATENCY, "row_last")
         m.d.comb += [
             results.i_valid.eq(row_valid & row_last),
             results.i_payload.r.eq(root),
             results.i_payload.shift.eq(shift),
-            results.i_payload.ex.eq(delay(m, ex, _PREPROCESS_LATENCY, "row_ex")),
+            results.i_payload.ex.eq(delay(m, ex, PREPROCESS_LATENCY, "row_ex")),
         ]
         m.submodules.release = release = RowRelease(depth)
         m.d.comb += [release.entered.eq(row_valid), release.last.eq(row_last)]

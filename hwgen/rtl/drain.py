@@ -23,7 +23,6 @@ from hwgen.rtl.drain_chunks import DrainChunks, rotate_lanes
 from hwgen.rtl.elementwise import ElementwiseLane
 from hwgen.rtl.pipeline import delay, register
 from hwgen.rtl.ports import (
-    READ_LATENCY,
     ReadPort,
     WritePort,
     command_signature,
@@ -32,7 +31,13 @@ from hwgen.rtl.ports import (
 )
 from hwgen.rtl.ram import Ram, ram_name, ram_verilog
 from hwgen.rtl.requantise import RequantiseLane
-from hwgen.rtl.systolic_array import ACCUMULATOR_LATENCY
+from hwgen.timings import (
+    ACCUMULATOR_LATENCY,
+    CONSTANTS_READ,
+    READ_LATENCY,
+    REQUANTISE_LATENCY,
+    TABLE_LATENCY,
+)
 
 
 class DrainEngine(wiring.Component):
@@ -55,7 +60,7 @@ class DrainEngine(wiring.Component):
         self.config = config
         #: Cycles from a row's drain address to its accumulators at the lanes, to its codes.
         self.at_lanes = ACCUMULATOR_LATENCY + config.rotation_stages
-        self.latency = self.at_lanes + requantise.LATENCY + elementwise.LATENCY
+        self.latency = self.at_lanes + REQUANTISE_LATENCY + TABLE_LATENCY
         super().__init__(
             {
                 **(
@@ -161,7 +166,7 @@ class DrainEngine(wiring.Component):
         wide = Signal(name="wide")
         residual = Signal(name="residual")
         m.submodules.constant_loader = loader = ConstantLoader(
-            config, settle=self.at_lanes + requantise.CONSTANTS_READ
+            config, settle=self.at_lanes + CONSTANTS_READ
         )
         wiring.connect(m, wiring.flipped(self.i_constants), loader.i_stream)
         m.submodules.chunks = chunks = DrainChunks(config)
@@ -312,7 +317,7 @@ class DrainEngine(wiring.Component):
             values.append(table.value)
 
         # Write. The plain modes wait beside the table so that all modes share one latency.
-        plain = delay(m, Cat(codes), elementwise.LATENCY, "plain")
+        plain = delay(m, Cat(codes), TABLE_LATENCY, "plain")
         bytes_8 = Signal(8 * lanes, name="bytes_8")
         m.d.comb += bytes_8.eq(
             Mux(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2, exact_log2
+from amaranth.utils import exact_log2
 
 from hwgen.numerics.e2softmax import (
     EXPONENT_MAXIMUM,
@@ -30,12 +30,16 @@ from hwgen.rtl.pipeline import (
     lookup,
     register,
     tree,
-    tree_latency,
 )
 from hwgen.rtl.ram import SmallMemory
+from hwgen.timings import (
+    LOG2EXP_LATENCY,
+    e2softmax_stage_1,
+    ring_depth,
+    slice_latency,
+    tree_latency,
+)
 
-#: Cycles of :class:`Log2Exp`.
-LOG2EXP_LATENCY = 4
 #: Slices that may be between the launch of stage 2 and the output.
 OUTPUT_DEPTH = 16
 
@@ -48,20 +52,6 @@ def logits_layout(vec: int) -> data.StructLayout:
 def codes_layout(vec: int) -> data.StructLayout:
     """A slice of codes (masked lanes 0); ``last`` marks the slice that ends the row."""
     return data.StructLayout({"codes": data.ArrayLayout(8, vec), "last": 1})
-
-
-def _levels(vec: int) -> int:
-    """Cycles of a slice's maximum and of its sum; a slice of one logit takes a register, too."""
-    return max(1, tree_latency(vec))
-
-
-def stage_1_latency(vec: int) -> int:
-    """Cycles from taking a row's last slice until stage 2 can launch the row."""
-    return 2 * _levels(vec) + LOG2EXP_LATENCY + 7
-
-
-#: Cycles from the launch of a slice in stage 2 to the cycle in which its codes are offered.
-STAGE_2_LATENCY = LOG2EXP_LATENCY + 6
 
 
 class Log2Exp(wiring.Component):
@@ -111,7 +101,7 @@ class E2Softmax(wiring.Component):
     Stage 1 (maximum, exponents, Sum) of later rows runs beside stage 2 (correction, divider) of
     earlier ones: the exponents wait in a ring of slices until their row's Sum is known. Takes and
     returns one slice per cycle, for rows of one slice too. Latency: the first codes of a row are
-    offered ``stage_1_latency(vec) + STAGE_2_LATENCY`` cycles after its last slice was taken, if
+    offered ``e2softmax_stage_1(vec) + E2SOFTMAX_STAGE_2`` cycles after its last slice was taken, if
     stage 2 is free.
 
     Back-pressure: ``o_stream`` may stall at will; then the ring fills and ``i_stream`` stops.
@@ -138,12 +128,12 @@ class E2Softmax(wiring.Component):
     @property
     def ring_slices(self) -> int:
         """Slices that may be inside up to stage 2: a row and what the pipeline of stage 1 holds."""
-        return 1 << ceil_log2(self.shape.max_slices + stage_1_latency(self.vec) + 5)
+        return ring_depth(self.shape.max_slices, e2softmax_stage_1(self.vec))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         vec, depth = self.vec, self.ring_slices
-        levels = _levels(vec)
+        levels = slice_latency(vec)
         single = levels - tree_latency(vec)
         m.submodules.room = room = Credits(depth)
         m.submodules.ring = ring = SmallMemory(

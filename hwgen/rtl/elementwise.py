@@ -10,8 +10,6 @@ from amaranth.lib.wiring import In, Out
 from hwgen.rtl.pipeline import delay, register
 from hwgen.rtl.ram import SmallMemory
 
-#: Cycles from ``code`` to ``value``.
-LATENCY = 3
 #: Entries that are written at a time, and their number.
 WRITTEN_ENTRIES = 4
 INDEX_BITS = 6

@@ -12,7 +12,7 @@ from __future__ import annotations
 from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2, exact_log2
+from amaranth.utils import exact_log2
 
 from hwgen.numerics.e2softmax import ONE_SUM_BITS, E2SoftmaxShape
 from hwgen.numerics.fractional_softmax import (
@@ -33,12 +33,17 @@ from hwgen.rtl.pipeline import (
     lookup,
     register,
     tree,
-    tree_latency,
 )
 from hwgen.rtl.ram import SmallMemory
+from hwgen.timings import (
+    EXPONENT_LATENCY,
+    maximum_latency,
+    ring_depth,
+    slice_latency,
+    sum_latency,
+    tree_latency,
+)
 
-#: Cycles of :class:`FractionalExponent`.
-EXPONENT_LATENCY = 5
 #: Slices that may be between the launch of the last stage and the output.
 OUTPUT_DEPTH = 16
 
@@ -48,25 +53,6 @@ def weights_layout(vec: int) -> data.StructLayout:
     return data.StructLayout(
         {"codes": data.ArrayLayout(CODE_BITS, vec), "shift": SHIFT_BITS, "last": 1}
     )
-
-
-def _levels(vec: int) -> int:
-    """Cycles of a slice's maximum and of its sum; a slice of one logit takes a register, too."""
-    return max(1, tree_latency(vec))
-
-
-def maximum_latency(vec: int) -> int:
-    """Cycles from taking a row's last slice until its logits can be launched."""
-    return _levels(vec) + 4
-
-
-def sum_latency(vec: int) -> int:
-    """Cycles from the launch of a row's last logits until its exponents can be launched."""
-    return EXPONENT_LATENCY + _levels(vec) + 6
-
-
-#: Cycles from the launch of a slice of exponents to the cycle in which its codes are offered.
-CODES_LATENCY = 7
 
 
 class FractionalExponent(wiring.Component):
@@ -203,14 +189,14 @@ class FractionalSoftmax(wiring.Component):
         """Slices in the two rings: a row each and what is on its way to and from it."""
         slices = self.shape.max_slices
         return (
-            1 << ceil_log2(slices + maximum_latency(self.vec) + 5),
-            1 << ceil_log2(slices + sum_latency(self.vec) + 5),
+            ring_depth(slices, maximum_latency(self.vec)),
+            ring_depth(slices, sum_latency(self.vec)),
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         vec, g, bits = self.vec, self.g, 4 + self.g
-        levels = _levels(vec)
+        levels = slice_latency(vec)
         single = levels - tree_latency(vec)
         depths = self.ring_slices
         waiting = _Ring(

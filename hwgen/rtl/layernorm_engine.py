@@ -14,21 +14,19 @@ from amaranth.utils import exact_log2
 
 from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import WORD_ADDRESS_BITS
-from hwgen.rtl.ailayernorm import STAGE_2_LATENCY, AILayerNorm, stage_1_latency
+from hwgen.rtl.ailayernorm import AILayerNorm
 from hwgen.rtl.pipeline import Credits, Fifo, RowAddresses, StreamBuffer, delay, register
 from hwgen.rtl.ports import (
-    READ_LATENCY,
     ReadPort,
     WriteBuffer,
     WritePort,
     command_layout,
     command_signature,
 )
+from hwgen.timings import PTF_LATENCY
 
 #: Groups that may be on their way between a granted read and AILayerNorm.
 READ_DEPTH = 16
-#: Cycles from a residual word to its codes.
-PTF_LATENCY = 5
 #: Bits of the number of a beat of parameters (two channels).
 PARAMETER_INDEX_BITS = 12
 
@@ -38,22 +36,13 @@ RECORDS = data.ArrayLayout(
 )
 
 
-def layernorm_cycles(config: AcceleratorConfig, rows: int, channels: int) -> int:
-    """Cycles from accepting a LAYERNORM command to ``done`` if the memory always grants; exact."""
-    lanes = config.layernorm_lanes
-    groups = -(-channels // lanes)
-    fixed = READ_LATENCY + PTF_LATENCY + stage_1_latency(lanes) + STAGE_2_LATENCY + 6
-    return (rows + 1) * groups - 1 + fixed
-
-
 class LayerNormEngine(wiring.Component):
     """Executes LAYERNORM commands in order, one at a time.
 
     Per row and group: ``x = clip(rshr(r, ptf_shift + alpha) + zero_point, 0, 255)`` from the
-    residual r, AILayerNorm, and one write of its part of a word. One group per cycle: with G groups
-    a row, a command of N rows takes ``(N + 1) * G - 1 + fixed`` cycles from its acceptance to
-    ``done`` if the memory always grants: :func:`layernorm_cycles`. The next command is accepted
-    from the cycle of ``done`` on.
+    residual r, AILayerNorm, and one write of its part of a word. One group per cycle. Cycles
+    from a command's acceptance to ``done``, if the memory always grants: ``layernorm_cycles`` in
+    ``program/machine/layernorm.py``. The next command is accepted from the cycle of ``done`` on.
 
     Channels from ``channels`` up to the end of the last word are written as 0. ``done`` is high for
     one cycle, the one after the last write was granted. Reads are requested only with room for

@@ -10,8 +10,9 @@ from amaranth.lib.wiring import In, Out
 from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import WORD_ADDRESS_BITS
 from hwgen.rtl.pipeline import loop_counter
-from hwgen.rtl.ports import READ_LATENCY, ReadPort, command_signature
+from hwgen.rtl.ports import ReadPort, command_signature
 from hwgen.rtl.systolic_array import entry_layout
+from hwgen.timings import READ_LATENCY
 
 
 class MatmulEngine(wiring.Component):

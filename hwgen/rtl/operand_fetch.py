@@ -12,7 +12,8 @@ from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import OFFSET_BITS, WORD_ADDRESS_BITS, StationarySource
 from hwgen.rtl.corner_turn import CornerTurn
 from hwgen.rtl.pipeline import StreamBuffer, register
-from hwgen.rtl.ports import READ_LATENCY, ReadPort, command_signature
+from hwgen.rtl.ports import ReadPort, command_signature
+from hwgen.timings import READ_LATENCY
 
 
 class OperandFetch(wiring.Component):

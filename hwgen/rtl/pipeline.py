@@ -74,15 +74,10 @@ def loop_counter(
     return LoopCounter(index, first, last)
 
 
-def tree_latency(count: int) -> int:
-    """Cycles of :func:`tree` over ``count`` values."""
-    return ceil_log2(count)
-
-
 def tree(
     m: Module, values: Sequence[Value], combine: Callable[[Value, Value], Value], name: str
 ) -> Value:
-    """Combine values pairwise, one register per level: one result a cycle."""
+    """Combine values pairwise, a register a level (tree_latency cycles): one result a cycle."""
     level = 0
     while len(values) > 1:
         combined = [

@@ -13,17 +13,14 @@ from hwgen.isa.instructions import BY_NAME, WORD_ADDRESS_BITS
 from hwgen.numerics.fractional_softmax import SHIFT_BITS
 from hwgen.rtl.pipeline import StreamBuffer
 
-#: Cycles from a granted read request to its data: request, block RAM, its output register, choice.
-READ_LATENCY = 4
-
 
 class ReadPort(wiring.Signature):
     """Read port of the activation memory, seen by the reader.
 
     A request is granted in the cycle in which ``valid`` and ``ready`` are high; ``valid`` never
     waits for ``ready`` and holds with its address until granted. The word arrives exactly
-    :data:`READ_LATENCY` cycles after the grant with ``data_valid``; it cannot be stalled, so the
-    reader requests only what it can take.
+    :data:`hwgen.timings.READ_LATENCY` cycles after the grant with ``data_valid``; it cannot be
+    stalled, so the reader requests only what it can take.
     """
 
     def __init__(self, word_bits: int) -> None:
@@ -127,7 +124,6 @@ def command_signature(opcode: str) -> stream.Signature:
 
 
 __all__ = [
-    "READ_LATENCY",
     "ReadPort",
     "WriteBuffer",
     "WritePort",

@@ -14,15 +14,11 @@ from hwgen.numerics.fractional_softmax import SHIFT_BITS
 from hwgen.numerics.requantise import BIASED_BITS
 from hwgen.rtl.pipeline import register
 
-#: Cycles from ``accumulator`` to ``code``.
-LATENCY = 9
 #: The addend is taken this many cycles after the accumulator, the row's shift that many.
 ADDEND_DELAY = 7
 ROW_SHIFT_DELAY = 3
-#: ``swap`` comes this many cycles before the first accumulator of the new constants, which are read
-#: for the last time that many after it.
+#: ``swap`` comes this many cycles before the first accumulator of the new constants.
 SWAP_LEAD = 2
-CONSTANTS_READ = 3
 
 CONSTANTS = data.StructLayout({"bias": signed(BIASED_BITS), "multiplier": 16, "shift": 6})
 #: Bits of the product of a biased accumulator and an unsigned multiplier of 16 bits.
@@ -44,9 +40,9 @@ def _differs(bits: Value, sign: Value) -> Value:
 class RequantiseLane(wiring.Component):
     """``clip(rshr((acc + bias) * multiplier, shift) + addend, low, high)``.
 
-    One value per cycle, :data:`LATENCY` cycles; one DSP. ``acc + bias`` fits
-    :data:`hwgen.numerics.requantise.BIASED_BITS` bits by contract (the compiler proves it), so that
-    as many low bits of each are enough.
+    One value per cycle, :data:`hwgen.timings.REQUANTISE_LATENCY` cycles; one DSP. ``acc + bias``
+    fits :data:`hwgen.numerics.requantise.BIASED_BITS` bits by contract (the compiler proves it), so
+    that as many low bits of each are enough.
 
     The lane takes its constants from ``constants`` with ``swap``, each where the values that need
     it have got to: ``swap`` is given SWAP_LEAD cycles before the first of them, and ``constants``

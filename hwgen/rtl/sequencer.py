@@ -12,7 +12,7 @@ from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
-from hwgen.config import FETCH_BURST_BEATS, AcceleratorConfig
+from hwgen.config import AcceleratorConfig
 from hwgen.isa.build import begin
 from hwgen.isa.instructions import (
     BEAT_BYTES,
@@ -33,6 +33,7 @@ from hwgen.isa.registers import Cause
 from hwgen.rtl.axi import BURST
 from hwgen.rtl.pipeline import register
 from hwgen.rtl.registers import WINDOW_BITS
+from hwgen.timings import FETCH_BURST_BEATS
 
 
 def parity(bits: Sequence[Value]) -> Value:

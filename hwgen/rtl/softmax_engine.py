@@ -14,16 +14,10 @@ from amaranth.utils import exact_log2
 
 from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import WORD_ADDRESS_BITS
-from hwgen.rtl.e2softmax import STAGE_2_LATENCY, E2Softmax, stage_1_latency
-from hwgen.rtl.fractional_softmax import (
-    CODES_LATENCY,
-    FractionalSoftmax,
-    maximum_latency,
-    sum_latency,
-)
+from hwgen.rtl.e2softmax import E2Softmax
+from hwgen.rtl.fractional_softmax import FractionalSoftmax
 from hwgen.rtl.pipeline import Credits, Fifo, RowAddresses, StreamBuffer, register
 from hwgen.rtl.ports import (
-    READ_LATENCY,
     ReadPort,
     WriteBuffer,
     WritePort,
@@ -36,20 +30,6 @@ from hwgen.rtl.ports import (
 READ_DEPTH = 16
 
 
-def softmax_cycles(config: AcceleratorConfig, rows: int, words: int, slices: int) -> int:
-    """Cycles from accepting a SOFTMAX command to ``done`` if the memory always grants; exact."""
-    vec = config.softmax_vec
-    fixed = READ_LATENCY + 6
-    if vec > config.rows:
-        fixed += 1  # the slice's register in front of the unit
-    if config.softmax_fractional:
-        # A row's exponents wait for its Sum, once more as long as its slices take.
-        fixed += maximum_latency(vec) + sum_latency(vec) + CODES_LATENCY + slices - 1
-    else:
-        fixed += stage_1_latency(vec) + STAGE_2_LATENCY
-    return (rows + 1) * max(words, slices) - 1 + fixed
-
-
 def _mask(m: Module, last_lane: Value, vec: int, name: str) -> Signal:
     """Lanes up to the last one, a cycle later."""
     return register(m, Cat(Const(1, 1), *(last_lane >= lane for lane in range(1, vec))), name)
@@ -60,9 +40,8 @@ class SoftmaxEngine(wiring.Component):
 
     A command reads ``words`` words per row, and writes as many whole words; bytes that are no
     logits become 0. A slice lies in one word, or is made of several whole ones. One word per cycle
-    when ``softmax_vec >= rows``, else one slice per cycle. With W words and S slices a row, a
-    command of N rows takes ``(N + 1) * max(W, S) - 1 + fixed`` cycles from its acceptance to
-    ``done`` if the memory always grants, S - 1 more in mode fractional: :func:`softmax_cycles`. The
+    when ``softmax_vec >= rows``, else one slice per cycle. Cycles from a command's acceptance to
+    ``done``, if the memory always grants: ``softmax_cycles`` in ``program/machine/softmax.py``. The
     next command is accepted from the cycle of ``done`` on.
 
     ``done`` is high for one cycle, the one after the last write was granted. A row is read before

@@ -22,10 +22,10 @@ STORE_BURST_BEATS = 16
 class StoreEngine(wiring.Component):
     """Reads words into the write master's FIFO, offers a burst when all its beats are there.
 
-    Throughput: one word per max(READ_LATENCY + 2, rows / 16) + 1 cycles (logits are a few hundred
-    words per frame). ``done`` pulses when the last write response has arrived. A store that would
-    leave its window writes nothing: ``outside`` stays high, with the address of its first beat. One
-    that reaches the last address ends there in the same way.
+    Throughput: one word per READ_LATENCY + rows / 16 + 1 cycles (logits are a few hundred words per
+    frame). ``done`` pulses when the last write response has arrived. A store that would leave its
+    window writes nothing: ``outside`` stays high, with the address of its first beat. One that
+    reaches the last address ends there in the same way.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:

@@ -41,9 +41,6 @@ from hwgen.rtl.columns import Columns, columns_of
 from hwgen.rtl.pipeline import register
 from hwgen.rtl.ram import Ram, ram_name, ram_verilog
 
-#: Cycles from ``drain_row`` to ``drain_data``.
-ACCUMULATOR_LATENCY = 4
-
 
 class Group(Protocol):
     """What the array reads of a group; :class:`hwgen.columns.ColumnGroup` has it."""

@@ -13,8 +13,9 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from hwgen.numerics.elementwise import TABLE_ENTRIES, apply_table
-from hwgen.rtl.elementwise import LATENCY, WRITTEN_ENTRIES, ElementwiseLane
+from hwgen.rtl.elementwise import WRITTEN_ENTRIES, ElementwiseLane
 from hwgen.rtl.pipeline import Credits, Fifo, delay
+from hwgen.timings import TABLE_LATENCY
 from hwgen.units.base import Entry, Parameter, Unit, Values, Vectors, Words, integer
 
 #: Bytes of a beat of the table.
@@ -22,7 +23,7 @@ BEAT_BYTES = 16
 
 
 class ElementwiseTop(wiring.Component):
-    """``lanes`` lanes with two tables each, one code per lane and cycle, LATENCY + 1 cycles.
+    """``lanes`` lanes with two tables each, one code per lane and cycle, TABLE_LATENCY + 1 cycles.
 
     ``i_stream``: max(16, lanes) bytes, 4 bits ``beat``, 1 bit ``slot``, 1 bit ``table``. ``table``:
     16 bytes of the table in ``slot``, entries ``16 beat`` and up, where entry i belongs to code i -
@@ -67,7 +68,7 @@ class ElementwiseTop(wiring.Component):
             write.eq(self.i_stream.valid & room.available & payload.table),
             room.take.eq(taken),
             room.give.eq(self.o_stream.valid & self.o_stream.ready),
-            outputs.i_valid.eq(delay(m, taken, LATENCY, "result_valid", reset=True)),
+            outputs.i_valid.eq(delay(m, taken, TABLE_LATENCY, "result_valid", reset=True)),
         ]
         for i in range(self.lanes):
             m.submodules[f"lane_{i}"] = lane = ElementwiseLane()

@@ -18,11 +18,10 @@ from hwgen.rtl.pipeline import Credits, Fifo, delay
 from hwgen.rtl.requantise import (
     ADDEND_DELAY,
     CONSTANTS,
-    CONSTANTS_READ,
-    LATENCY,
     SWAP_LEAD,
     RequantiseLane,
 )
+from hwgen.timings import CONSTANTS_READ, REQUANTISE_LATENCY
 from hwgen.units.base import Entry, Parameter, Unit, Values, Vectors, Words, integer, pad_axis
 
 #: Bytes of a lane in the input word.
@@ -32,7 +31,7 @@ _LEAD = SWAP_LEAD + 1
 
 
 class RequantiseTop(wiring.Component):
-    """``lanes`` requantise lanes, one value per lane and cycle, :data:`LATENCY` + 5 cycles.
+    """``lanes`` requantise lanes, one value per lane and cycle, REQUANTISE_LATENCY + 5 cycles.
 
     ``i_stream``: per lane 8 bytes, then a flag. ``constants``: the bytes are bias int32, multiplier
     uint16, shift uint8 and a zero, for the values behind them; otherwise they are an accumulator
@@ -93,7 +92,7 @@ class RequantiseTop(wiring.Component):
             m.d.sync += fresh.eq(1)
         with m.Elif(taken):
             m.d.sync += fresh.eq(0)
-        valid = delay(m, taken, _LEAD + LATENCY, "valid", reset=True)
+        valid = delay(m, taken, _LEAD + REQUANTISE_LATENCY, "valid", reset=True)
         m.d.comb += outputs.i_valid.eq(valid)
         for i in range(self.lanes):
             m.submodules[f"lane_{i}"] = lane = RequantiseLane()

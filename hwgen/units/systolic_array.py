@@ -20,7 +20,8 @@ from hwgen.numerics.formats import weight_format
 from hwgen.numerics.matmul import matmul
 from hwgen.rtl.columns import Columns, columns_of
 from hwgen.rtl.pipeline import Credits, Fifo, delay, register
-from hwgen.rtl.systolic_array import ACCUMULATOR_LATENCY, Group, SystolicArray
+from hwgen.rtl.systolic_array import Group, SystolicArray
+from hwgen.timings import ACCUMULATOR_LATENCY
 from hwgen.units.base import Entry, Parameter, Unit, Values, Vectors, Words, bit_planes, integer
 
 #: Fewest words from a pass's first row to the next one's: read, shift, add, write of the

@@ -17,9 +17,9 @@ from hwgen.config import BLOCK_WORDS, AcceleratorConfig, bank_slices
 from hwgen.isa.banks import READERS, WRITERS, banks_of
 from hwgen.isa.instructions import BANK_BITS, OFFSET_BITS, Engine
 from hwgen.rtl.activation_memory import ActivationMemory
-from hwgen.rtl.ports import READ_LATENCY
 from hwgen.sim.engine_bench import OPTIONS
 from hwgen.sim.unit_bench import run_unit
+from hwgen.timings import READ_LATENCY
 
 pytestmark = pytest.mark.verilator
 

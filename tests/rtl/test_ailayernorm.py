@@ -18,12 +18,11 @@ from hwgen.errors import ConfigError
 from hwgen.numerics.ailayernorm import ailayernorm
 from hwgen.rtl.ailayernorm import (
     OUTPUT_DEPTH,
-    STAGE_2_LATENCY,
     AILayerNorm,
     parameters_layout,
-    stage_1_latency,
 )
 from hwgen.sim.unit_bench import HANDSHAKES, Handshake, UnitRun, run_unit
+from hwgen.timings import AILAYERNORM_STAGE_2, ailayernorm_stage_1
 
 pytestmark = pytest.mark.verilator
 
@@ -339,7 +338,7 @@ def test_one_group_per_cycle(channels: int) -> None:
     groups = -(-channels // 16)
     # The bench takes two words of parameters a group, one of settings, and settles for three
     # cycles.
-    first = 2 * groups + 1 + 3 + groups + stage_1_latency(16) + STAGE_2_LATENCY
+    first = 2 * groups + 1 + 3 + groups + ailayernorm_stage_1(16) + AILAYERNORM_STAGE_2
     assert run.first_output_cycle == first
     assert run.cycles == first + rows * groups - 1
 
@@ -351,7 +350,7 @@ def test_other_lanes() -> None:
 
 
 def test_output_queue_covers_its_round_trip() -> None:
-    assert OUTPUT_DEPTH >= STAGE_2_LATENCY
+    assert OUTPUT_DEPTH >= AILAYERNORM_STAGE_2
 
 
 def test_lanes_must_be_a_power_of_two() -> None:

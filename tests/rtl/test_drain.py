@@ -17,8 +17,16 @@ from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import OFFSET_BITS, DrainMode
 from hwgen.numerics.elementwise import apply_table
 from hwgen.numerics.requantise import requantise, requantise_int16, requantise_residual
+from hwgen.program.machine.drain import (
+    CONSTANTS_SETTLE,
+    DRAIN_RELEASE,
+    DRAIN_START,
+    DRAIN_TAKE,
+    DRAIN_TILE,
+)
 from hwgen.sim.drain_bench import DrainScript, Supply, accumulators, emit_drain_bench
 from hwgen.sim.engine_bench import Grant, run_script, waited_cycles
+from hwgen.timings import ACCUMULATOR_LATENCY, REQUANTISE_LATENCY, TABLE_LATENCY
 
 pytestmark = pytest.mark.verilator
 
@@ -340,17 +348,9 @@ def test_memory_after_many_commands(name: str, seed: int) -> None:
 
 # Cycles -------------------------------------------------------------------------------------------
 
-#: Accepted -> the first chunk may be taken.
-START = 1
-#: A row's address -> its accumulators; from there to its codes; on to the table's. The lanes have
-#: taken a chunk's constants as long after its first row's accumulators.
-AT_LANES = 4
-CODES = 9
-CONSTANTS = 3
-TABLE = 3
 #: A chunk's last row -> the next chunk may be taken, where it is not straight on. Residuals never
 #: are.
-TURN = 2
+TURN = DRAIN_TAKE + DRAIN_TILE
 #: Last table entry -> the next command may be accepted; from there to ``done``.
 NEXT = 1
 DONE = 1
@@ -364,13 +364,13 @@ def expected_cycles(design: Design, jobs: list[Job], gap: int) -> int:
     their registers.
     """
     config = design.config
-    codes = AT_LANES + config.rotation_stages + CODES
-    settle = AT_LANES + config.rotation_stages + CONSTANTS
+    codes = ACCUMULATOR_LATENCY + config.rotation_stages + REQUANTISE_LATENCY
+    settle = CONSTANTS_SETTLE + config.rotation_stages
     accepted = loaded = settled = 0
     completed: list[int] = []
     released: list[int] = []
     for job in jobs:
-        free = accepted + START  # the next chunk may be taken
+        free = accepted + DRAIN_START  # the next chunk may be taken
         for chunks in job.chunks(config):
             number = len(completed)
             begun = [completed[-1] + 1] if number else [-gap]
@@ -380,22 +380,22 @@ def expected_cycles(design: Design, jobs: list[Job], gap: int) -> int:
             for place, chunk in enumerate(chunks):
                 if number or place:
                     # Once the registers have settled: a pair of columns a cycle.
-                    loaded = max(loaded, settled + 1) + len(chunk) // 2
+                    loaded = max(loaded, settled) + len(chunk) // 2
                 take = max(free, loaded)
                 settled = take + settle
                 free = take + job.rows
                 straight = job.mode != DrainMode.RESIDUAL and place + 1 < len(chunks)
-                straight &= straight and settled + 1 + len(chunks[place + 1]) // 2 <= free
+                straight &= straight and settled + len(chunks[place + 1]) // 2 <= free
                 free += 0 if straight else TURN
             if job.mode == DrainMode.RESIDUAL:
                 released.append(free - 1)
             else:
-                released.append(take + 1)
+                released.append(take + DRAIN_RELEASE - 1)
             # What is left of the tile's constants leaves its FIFO, a beat a cycle.
             if number or len(chunks) > 1:
                 used = -(-64 * sum(map(len, chunks)) // config.wide_beat_bits)
                 loaded += config.constant_beats_of(job.tile_columns) - used
-        accepted = free - TURN + 1 + codes + TABLE + NEXT
+        accepted = free - TURN + 1 + codes + TABLE_LATENCY + NEXT
     return accepted + DONE
 
 

@@ -14,13 +14,12 @@ from amaranth.lib.wiring import In, Out
 from hwgen.numerics.e2softmax import e2softmax
 from hwgen.rtl.e2softmax import (
     OUTPUT_DEPTH,
-    STAGE_2_LATENCY,
     E2Softmax,
     codes_layout,
     logits_layout,
-    stage_1_latency,
 )
 from hwgen.sim.unit_bench import HANDSHAKES, Handshake, UnitRun, run_unit
+from hwgen.timings import E2SOFTMAX_STAGE_2, e2softmax_stage_1
 
 pytestmark = pytest.mark.verilator
 
@@ -186,10 +185,10 @@ def test_one_slice_per_cycle(length: int) -> None:
     run = check(rows, vec=32, max_length=1024, handshake=HANDSHAKES["always"])
     slices = -(-length // 32)
     # Two cycles of the bench's fraction bits; the first slice out follows its row's last slice in.
-    first = 2 + (slices - 1) + stage_1_latency(32) + STAGE_2_LATENCY
+    first = 2 + (slices - 1) + e2softmax_stage_1(32) + E2SOFTMAX_STAGE_2
     assert run.first_output_cycle == first
     assert run.cycles == first + 60 * slices - 1
 
 
 def test_output_queue_covers_its_round_trip() -> None:
-    assert OUTPUT_DEPTH >= STAGE_2_LATENCY
+    assert OUTPUT_DEPTH >= E2SOFTMAX_STAGE_2

@@ -13,14 +13,12 @@ from amaranth.lib.wiring import In, Out
 from hwgen.numerics.fractional_softmax import fractional_softmax
 from hwgen.rtl.e2softmax import logits_layout
 from hwgen.rtl.fractional_softmax import (
-    CODES_LATENCY,
     OUTPUT_DEPTH,
     FractionalSoftmax,
-    maximum_latency,
-    sum_latency,
     weights_layout,
 )
 from hwgen.sim.unit_bench import HANDSHAKES, Handshake, UnitRun, run_unit
+from hwgen.timings import CODES_LATENCY, maximum_latency, sum_latency
 
 from .test_e2softmax import OPTIONS, Row, extremes, random_rows
 

@@ -13,7 +13,8 @@ from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import OFFSET_BITS
 from hwgen.numerics.ailayernorm import ailayernorm
 from hwgen.numerics.rounding import rshr
-from hwgen.rtl.layernorm_engine import LayerNormEngine, layernorm_cycles
+from hwgen.program.machine.layernorm import layernorm_cycles
+from hwgen.rtl.layernorm_engine import LayerNormEngine
 from hwgen.sim.engine_bench import EngineScript, Grant, emit_bench, run_script, waited_cycles
 
 pytestmark = pytest.mark.verilator
@@ -198,7 +199,8 @@ def test_memory_after_commands(rows: int, lanes: int, grant: Grant) -> None:
 @pytest.mark.parametrize(("rows", "lanes"), DESIGNS)
 def test_cycles(rows: int, lanes: int) -> None:
     cycles = check(JOBS, rows=rows, lanes=lanes, grant=Grant.ALWAYS)
-    expected = [layernorm_cycles(config(rows, lanes), job.rows, job.channels) for job in JOBS]
+    design = config(rows, lanes)
+    expected = [layernorm_cycles(design, rows=job.rows, channels=job.channels) for job in JOBS]
     assert cycles[:-1] == expected
 
 

@@ -11,8 +11,9 @@ import pytest
 from hwgen.columns import parse_groups
 from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import OFFSET_BITS
+from hwgen.program.machine.matmul import READ
 from hwgen.rtl.matmul_engine import MatmulEngine
-from hwgen.rtl.ports import READ_LATENCY
+from hwgen.timings import READ_LATENCY
 
 from .stalls import Chance, Context, simulate
 
@@ -205,6 +206,7 @@ def run_engine(
         if grant == 100:
             assert run.issued[index] == max(bounds), index
             assert run.granted[index] == run.issued[index] + 1
+            assert run.entered[index] == run.issued[index] + READ
         assert run.entered[index] == run.granted[index] + READ_LATENCY
     assert run.done == [run.granted[end - 1] + 1 for end in ends]
     return run
@@ -263,5 +265,5 @@ def test_a_row_every_cycle() -> None:
 def test_a_pass_of_one_row_waits_for_its_swap() -> None:
     """The shadow weights are claimed from a pass's first row to its swap."""
     run = run_engine([Command(base=0, stride=1, rows=1, tiles=1, passes=6)])
-    # A register, the memory, the swap, and the bench's refill in the cycle after it.
-    assert np.diff(run.issued).tolist() == [READ_LATENCY + 2] * 5
+    # The swap, and the bench's refill in the cycle after it.
+    assert np.diff(run.issued).tolist() == [READ + 1] * 5

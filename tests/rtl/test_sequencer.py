@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from amaranth import ResetInserter, Signal
 
-from hwgen.config import FETCH_BURST_BEATS, FETCH_FIFO_BEATS, AcceleratorConfig
+from hwgen.config import AcceleratorConfig
 from hwgen.isa.build import begin
 from hwgen.isa.instructions import (
     BEAT_BYTES,
@@ -24,7 +24,9 @@ from hwgen.isa.instructions import (
     with_check,
 )
 from hwgen.isa.registers import Cause
+from hwgen.program.machine.timeline import DISPATCH, FINISH, HANDOVER
 from hwgen.rtl.sequencer import Sequencer
+from hwgen.timings import FETCH_BURST_BEATS, FETCH_FIFO_BEATS
 
 from .stalls import Chance, Context, simulate
 
@@ -99,7 +101,7 @@ class Run:
     failure: AssertionError | None = None
 
     def check_offer(self, places: dict[Engine, list[int]], number: int, cycle: int) -> None:
-        """Two cycles after the dispatch, the last threshold and the instruction before it."""
+        """HANDOVER after the dispatch, the last threshold and the instruction before it."""
         instruction = self.case.program[number]
         engine = instruction.engine
         assert engine is not None
@@ -112,7 +114,7 @@ class Run:
                 assert met is not None, f"{engine.name} does not wait for {other.name}"
                 causes[other] = met
         last = max(causes.values())
-        assert cycle == last + 2, causes
+        assert cycle == last + HANDOVER, causes
         deciding = [cause for cause, when in causes.items() if when == last]
         if len(deciding) == 1 and isinstance(deciding[0], Engine):
             self.decided.add((engine, deciding[0]))
@@ -122,7 +124,7 @@ class Run:
         assert sorted(self.taken) == list(range(1, len(self.case.program) - 1))
         assert self.finished is not None
         assert self.fault is None
-        assert self.finished >= max(self.done.values(), default=0) + 2
+        assert self.finished >= max(self.done.values(), default=0) + FINISH
 
 
 async def follow(ctx: Context, unit: Sequencer, run: Run, seed: int) -> None:
@@ -342,15 +344,15 @@ def test_an_instruction_every_four_cycles(runs: dict[str, Run]) -> None:
     run = sound(runs, "in turn")
     run.check_end()
     cycles = [run.dispatched[i] for i in range(len(run.case.program) - 1)]
-    assert np.diff(cycles).tolist() == [4] * (len(cycles) - 1)
+    assert np.diff(cycles).tolist() == [DISPATCH] * (len(cycles) - 1)
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
 def test_the_end_waits_for_the_last_threshold(runs: dict[str, Run], engine: Engine) -> None:
-    """The frame ends two cycles after the last engine has, where nothing is left on the bus."""
+    """The frame ends FINISH after the last engine has, where nothing is left on the bus."""
     run = sound(runs, f"end of {engine.name}")
     run.check_end()
-    assert run.finished == run.done[1] + 2
+    assert run.finished == run.done[1] + FINISH
 
 
 @pytest.mark.parametrize("kind", UNSOUND)

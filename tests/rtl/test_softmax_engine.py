@@ -12,7 +12,8 @@ from hwgen.columns import dense
 from hwgen.config import AcceleratorConfig, softmax_fields
 from hwgen.isa.instructions import OFFSET_BITS, ROW_SHIFT_BANK
 from hwgen.numerics.softmax import SoftmaxFunction, SoftmaxMode
-from hwgen.rtl.softmax_engine import SoftmaxEngine, softmax_cycles
+from hwgen.program.machine.softmax import softmax_cycles
+from hwgen.rtl.softmax_engine import SoftmaxEngine
 from hwgen.sim.engine_bench import EngineScript, Grant, emit_bench, run_script, waited_cycles
 
 pytestmark = pytest.mark.verilator
@@ -219,7 +220,12 @@ def test_cycles(rows: int, vec: int, mode: SoftmaxMode) -> None:
     cycles = check(jobs, rows=rows, vec=vec, mode=mode, grant=Grant.ALWAYS)
     design = config(rows, vec, mode)
     expected = [
-        softmax_cycles(design, job.rows, fields(job, rows)["words"], slices(job, rows, vec))
+        softmax_cycles(
+            design,
+            rows=job.rows,
+            words=fields(job, rows)["words"],
+            slices=slices(job, rows, vec),
+        )
         for job in jobs
     ]
     assert cycles[:-1] == expected

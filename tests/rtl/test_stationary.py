@@ -14,10 +14,16 @@ from amaranth.sim import Simulator
 from hwgen.columns import parse_groups
 from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import MAXIMUM_GROUPS, OFFSET_BITS, StationarySource
+from hwgen.program.machine.stationary import (
+    COLUMNS_EMIT,
+    COLUMNS_SETTLE,
+    OPERAND_START,
+    ROWS_INJECT,
+)
 from hwgen.program.weight_timing import pass_timing
 from hwgen.rtl.corner_turn import CornerTurn
-from hwgen.rtl.ports import READ_LATENCY
 from hwgen.rtl.stationary import StationaryEngine
+from hwgen.timings import READ_LATENCY
 
 from .planes import Weights, block_sizes, random_command, random_weights, row_value
 
@@ -339,12 +345,15 @@ def test_cycles_of_weights(text: str, rows: int, ports: int, given: Weights) -> 
         assert run.full[0] == run.beats[timing.beats - 1] + timing.tail
 
 
+#: Swap -> shadow registers free: the cycle model counts from there.
+FREE = 1
 #: V: command accepted, or swap -> full, beyond the words of a pass.
-VALUES_FULL = READ_LATENCY + 3
+VALUES_FULL = FREE + ROWS_INJECT
+assert OPERAND_START == FREE
 #: K: command accepted, or half of the corner turn free -> full, beyond the words of a pass and R;
 #: swap -> full, beyond R, when the operand has been turned.
-KEYS_FETCHED = READ_LATENCY + 8
-KEYS_FULL = 5
+KEYS_FETCHED = OPERAND_START + COLUMNS_SETTLE + COLUMNS_EMIT
+KEYS_FULL = FREE + COLUMNS_EMIT
 
 
 @pytest.mark.parametrize("columns", [8, 10, 16, 22, 32, 54])

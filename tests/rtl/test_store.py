@@ -10,8 +10,9 @@ import pytest
 
 from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import BEAT_BYTES, OFFSET_BITS
-from hwgen.rtl.ports import READ_LATENCY
+from hwgen.program.machine.store import STORE_BURST, word_cycles
 from hwgen.rtl.store import STORE_BURST_BEATS, StoreEngine
+from hwgen.timings import READ_LATENCY
 
 from .stalls import Chance, Context, simulate
 
@@ -194,18 +195,17 @@ def test_random_stores(rows: int, grant: int, pull: int, accept: int, response: 
 
 @pytest.mark.parametrize("rows", (16, 32, 64, 128))
 def test_cycles(rows: int) -> None:
-    """A word per max(READ_LATENCY + 2, rows / 16) + 1 cycles; done with the last response."""
+    """The cycle model's cycles per word and of the burst; done with the last response."""
     beats = rows // BEAT_BYTES
     # One burst only, from a boundary on: the FIFO never fills.
     words = STORE_BURST_BEATS // beats
     run = run_engine(config_of(rows), [Store(0, 4, 1, words), Store(64, 9, 2, words)])
     assert run.accepted[0] == 0
     assert run.requested[0] == 1
-    period = READ_LATENCY + 1 + beats
+    period = word_cycles(config_of(rows))
     assert np.diff(run.requested[:words]).tolist() == [period] * (words - 1)
     # Last beat, its count, the burst.
-    last_beat = run.requested[words - 1] + READ_LATENCY + beats
-    assert run.bursts[0] == last_beat + 3
+    assert run.bursts[0] == run.accepted[0] + words * period + STORE_BURST
     assert run.done[0] == run.written[0] + 1
     assert run.accepted[1] == run.done[0] + 1
 

@@ -6,12 +6,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from hwgen.config import FETCH_BURST_BEATS
 from hwgen.isa.instructions import BEAT_BYTES
 from hwgen.isa.registers import ADDRESS_BITS, BY_NAME, IDENTITY, WATCHDOG_RESET
 from hwgen.rtl.axi import ID_FETCH, ID_LOAD, READ_CHANNELS, WRITE_CHANNELS
 from hwgen.rtl.registers import AXIL_CHANNELS
 from hwgen.rtl.store import STORE_BURST_BEATS
+from hwgen.timings import FETCH_BURST_BEATS
 
 #: Names of AMD's tools that the page has, beside those of registers.
 VENDORS = ("BUFGCE_DIV", "CLOCK_DELAY_GROUP")

@@ -33,6 +33,12 @@ from hwgen.program.packing import (
     PLACE_TILE_END,
     decode_constants,
 )
+from hwgen.timings import (
+    ACCUMULATOR_LATENCY,
+    CONSTANTS_READ,
+    REQUANTISE_LATENCY,
+    TABLE_LATENCY,
+)
 
 #: DRAIN: accepted -> first group may be taken; behind a group that the next one does not follow
 #: at once; after the last group of a tile (of residuals: after each); last -> done.
@@ -41,9 +47,11 @@ DRAIN_TAKE = 1
 DRAIN_TILE = 1
 #: Last group taken -> its first row issued and the bank released.
 DRAIN_RELEASE = 2
-DRAIN_DONE = 20
+#: Three more than the engine takes (tests/rtl/test_drain.py): frames are predicted best so, as
+#: MATMUL begins and a tile is ready a cycle too early each.
+DRAIN_DONE = ACCUMULATOR_LATENCY + REQUANTISE_LATENCY + TABLE_LATENCY + 4
 #: Constants of a chunk: settling of the registers in use, beyond a cycle per pair of columns.
-CONSTANTS_SETTLE = 8
+CONSTANTS_SETTLE = ACCUMULATOR_LATENCY + CONSTANTS_READ + 1
 
 
 def first_channel(drain: Instruction, tile: int, config: AcceleratorConfig) -> int:

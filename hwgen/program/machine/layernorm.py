@@ -18,15 +18,28 @@ from hwgen.numerics.requantise import (
 )
 from hwgen.program.hazards import LAYERNORM_SLOTS, Access, Fields, slot, words
 from hwgen.program.machine.state import Machine, Step
-from hwgen.program.machine.timeline import HANDOVER, Process, Timeline
+from hwgen.program.machine.timeline import (
+    HANDOVER,
+    VECTOR_DONE,
+    VECTOR_REQUEST,
+    VECTOR_TAKE,
+    Process,
+    Timeline,
+)
 from hwgen.program.packing import (
     decode_layernorm,
 )
+from hwgen.timings import AILAYERNORM_STAGE_2, PTF_LATENCY, READ_LATENCY, ailayernorm_stage_1
 
 
-def layernorm_latency(config: AcceleratorConfig) -> int:
-    """Fixed part of a LAYERNORM command beyond (rows + 1) x groups of a row."""
-    return 55 + config.layernorm_lanes.bit_length()
+def layernorm_cycles(config: AcceleratorConfig, *, rows: int, channels: int) -> int:
+    """A LAYERNORM command is accepted -> ``done``, if the memory always grants."""
+    lanes = config.layernorm_lanes
+    per_row = -(-channels // lanes)
+    first = VECTOR_REQUEST + READ_LATENCY + PTF_LATENCY + VECTOR_TAKE
+    unit = ailayernorm_stage_1(lanes) + AILAYERNORM_STAGE_2
+    # From the first group to the last one of all rows; of the last row's codes, too.
+    return first + rows * per_row - 1 + unit + per_row - 1 + VECTOR_DONE
 
 
 def execute(machine: Machine, i: Instruction) -> Step:
@@ -95,18 +108,19 @@ def timeline(model: Timeline) -> Process:
         taken = max(model.met(number, instruction) + HANDOVER, time)
         model.taken[Engine.LAYERNORM].append(taken)
         model.progress += 1
-        per_row = -(-instruction["channels"] // model.config.layernorm_lanes)
+        rows, channels = instruction["rows"], instruction["channels"]
+        reads_end = taken + rows * -(-channels // model.config.layernorm_lanes)
         # DRAIN's residual reads go first. All that can happen before this command is complete
         # is known once nothing else moves.
         while not model.quiet:
             yield
-        end = taken + instruction["rows"] * per_row
+        held = 0
         reads = model.residual_reads
         index = max(0, bisect_right(reads, (taken, 0)) - 1)
         for start, stop in reads[index:]:
-            if start >= end:
+            if start >= reads_end + held:
                 break
-            end += max(0, stop - max(start, taken))
-        time = end + per_row + layernorm_latency(model.config)
+            held += max(0, stop - max(start, taken))
+        time = taken + held + layernorm_cycles(model.config, rows=rows, channels=channels)
         model.complete(Engine.LAYERNORM, taken, time)
         model.quiet = False

@@ -15,10 +15,12 @@ from hwgen.isa.instructions import (
 from hwgen.program.hazards import Access, Fields, words
 from hwgen.program.machine.state import ACCUMULATOR_BANKS, Machine, Operand, Step
 from hwgen.program.machine.timeline import HANDOVER, Process, Timeline
+from hwgen.timings import READ_LATENCY
 
-#: Row of activations: granted read -> entered the array (swap of the weights).
-READ = 5
-#: Last row granted -> all sums in the accumulators: READ + depth + strips + this.
+#: Row of activations: issued -> entered the array (swap of the weights): the request's register
+#: and the memory.
+READ = 1 + READ_LATENCY
+#: Last row issued -> all sums in the accumulators: READ + depth + strips + this.
 ARRAY = 3
 
 

@@ -12,7 +12,22 @@ from hwgen.isa.instructions import (
 )
 from hwgen.program.hazards import SHIFT_SLOTS, Access, Fields, slot, words
 from hwgen.program.machine.state import Machine, Step
-from hwgen.program.machine.timeline import HANDOVER, Process, Timeline
+from hwgen.program.machine.timeline import (
+    HANDOVER,
+    VECTOR_DONE,
+    VECTOR_REQUEST,
+    VECTOR_TAKE,
+    Process,
+    Timeline,
+)
+from hwgen.timings import (
+    CODES_LATENCY,
+    E2SOFTMAX_STAGE_2,
+    READ_LATENCY,
+    e2softmax_stage_1,
+    maximum_latency,
+    sum_latency,
+)
 
 
 def row_slices(config: AcceleratorConfig, i: Instruction) -> int:
@@ -23,11 +38,27 @@ def row_slices(config: AcceleratorConfig, i: Instruction) -> int:
     return (i["words"] - 1) * -(-i["word_length"] // vec) + -(-i["last_length"] // vec)
 
 
-def softmax_latency(config: AcceleratorConfig, slices: int) -> int:
-    """Fixed part of a SOFTMAX command beyond (rows + 1) x words or slices of a row."""
+def softmax_cycles(config: AcceleratorConfig, *, rows: int, words: int, slices: int) -> int:
+    """A SOFTMAX command is accepted -> ``done``, if the memory always grants.
+
+    Args:
+        config: the design.
+        rows: of the command.
+        words: of a row.
+        slices: of a row.
+    """
     vec = config.softmax_vec
-    cycles = 30 + 2 * (vec.bit_length() - 1) + (vec > config.rows)
-    return cycles + slices if config.softmax_fractional else cycles
+    first = VECTOR_REQUEST + READ_LATENCY + VECTOR_TAKE
+    if vec > config.rows:
+        first += 1  # the slice's register in front of the unit
+    if config.softmax_fractional:
+        # A row's exponents wait for its Sum, once more as long as its slices take.
+        unit = maximum_latency(vec) + sum_latency(vec) + CODES_LATENCY + slices - 1
+    else:
+        unit = e2softmax_stage_1(vec) + E2SOFTMAX_STAGE_2
+    # From the first slice to the last one of all rows; of the last row's codes, too.
+    per_row = max(words, slices)
+    return first + rows * per_row - 1 + unit + per_row - 1 + VECTOR_DONE
 
 
 def execute(machine: Machine, i: Instruction) -> Step:
@@ -98,7 +129,10 @@ def timeline(model: Timeline) -> Process:
             yield
         taken = max(model.met(number, instruction) + HANDOVER, time)
         model.taken[Engine.SOFTMAX].append(taken)
-        slices = row_slices(config, instruction)
-        per_row = max(instruction["words"], slices)
-        time = taken + (instruction["rows"] + 1) * per_row + softmax_latency(config, slices)
+        time = taken + softmax_cycles(
+            config,
+            rows=instruction["rows"],
+            words=instruction["words"],
+            slices=row_slices(config, instruction),
+        )
         model.complete(Engine.SOFTMAX, taken, time)

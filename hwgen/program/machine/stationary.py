@@ -25,13 +25,16 @@ from hwgen.program.machine.timeline import (
 )
 from hwgen.program.weight_planes import TileFormat, unpack_weights
 from hwgen.program.weight_timing import layer_timing
+from hwgen.timings import READ_LATENCY
 
 #: Weights: shadow free -> full, beyond R rows, at best.
 INJECT = 0
+#: V and K: command accepted -> it may begin.
+OPERAND_START = 1
 #: V rows: shadow free -> full, beyond the words read.
-ROWS_INJECT = 5
+ROWS_INJECT = READ_LATENCY + 2
 #: K columns: last word read -> emission may start; start of emission -> full, beyond R rows.
-COLUMNS_SETTLE = 7
+COLUMNS_SETTLE = READ_LATENCY + 3
 COLUMNS_EMIT = 4
 
 
@@ -141,7 +144,7 @@ def timeline(model: Timeline) -> Process:
         model.progress += 1
         time = taken
         source = instruction["source"]
-        fetched = taken
+        fetched = begin = taken + OPERAND_START
         emitted = [0, 0]  # ends of the last two emissions
         timing = None
         if source == StationarySource.WEIGHTS:
@@ -162,10 +165,10 @@ def timeline(model: Timeline) -> Process:
                 model.consumed.append((start, last))
                 weight_pass += 1
             elif source == StationarySource.ROWS:
-                end = max(time, free) + row_cycles
+                end = max(begin, free) + row_cycles
             else:
                 fetched = max(fetched, emitted[0]) + columns
-                start = max(fetched + COLUMNS_SETTLE, time, free)
+                start = max(fetched + COLUMNS_SETTLE, free)
                 end = start + rows + COLUMNS_EMIT
                 emitted = [emitted[1], end]
             time = end

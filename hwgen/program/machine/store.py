@@ -12,10 +12,18 @@ from hwgen.isa.instructions import (
 from hwgen.program.hazards import Access, Fields, words
 from hwgen.program.machine.state import Machine, Step
 from hwgen.program.machine.timeline import HANDOVER, Process, Timeline
+from hwgen.timings import READ_LATENCY
 
-#: STORE: read latency and turn-round of a word; last beat -> response beyond the memory's latency.
-STORE_WORD = 7
-STORE_RESPONSE = 5
+#: A word's last beat -> the next one's read is granted.
+STORE_TURN = 1
+#: Last beat -> its burst is offered; beyond the memory's latency: burst on the bus, ``done``.
+STORE_BURST = 3
+STORE_RESPONSE = 2
+
+
+def word_cycles(config: AcceleratorConfig) -> int:
+    """From a word to the next: read, then handed over beat by beat."""
+    return READ_LATENCY + config.rows // BEAT_BYTES + STORE_TURN
 
 
 def execute(machine: Machine, i: Instruction) -> Step:
@@ -54,14 +62,13 @@ def accesses(config: AcceleratorConfig, opcode: str, fields: Fields) -> tuple[Ac
 def timeline(model: Timeline) -> Process:
     """When instructions are taken and done."""
     time = 0
-    beats = model.config.rows // BEAT_BYTES
+    per_word = max(word_cycles(model.config), model.config.rows / model.memory.bytes_per_cycle)
     for number, instruction in model.by_engine[Engine.STORE]:
         while not model.known(number, instruction):
             yield
         taken = max(model.met(number, instruction) + HANDOVER, time)
         model.taken[Engine.STORE].append(taken)
         model.progress += 1
-        words = instruction["words"]
-        per_word = max(STORE_WORD, beats + 1, beats * BEAT_BYTES / model.memory.bytes_per_cycle)
-        time = taken + int(words * per_word) + model.memory.latency + STORE_RESPONSE
+        last_beat = taken + int(instruction["words"] * per_word)
+        time = last_beat + STORE_BURST + model.memory.latency + STORE_RESPONSE
         model.complete(Engine.STORE, taken, time)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from hwgen.columns import MAXIMUM_GROUPS
-from hwgen.config import FETCH_BURST_BEATS, FETCH_FIFO_BEATS, AcceleratorConfig
+from hwgen.config import AcceleratorConfig
 from hwgen.errors import ProgramError
 from hwgen.isa.instructions import (
     BEAT_BYTES,
@@ -20,12 +20,14 @@ from hwgen.isa.instructions import (
 from hwgen.isa.registers import COUNTERS, WATCHDOG_RESET
 from hwgen.program.program import Program
 from hwgen.program.weight_planes import TileFormat, pass_beats
+from hwgen.timings import FETCH_BURST_BEATS, FETCH_FIFO_BEATS
 
 # Latencies of sequencer and queues, cycles; those of an engine stand in its module.
 #: Last threshold met (completion counted) -> engine has the command.
 HANDOVER = 2
-#: Instructions: from one to the next; instructions of a burst, bursts in the fetch FIFO.
+#: From one instruction to the next.
 DISPATCH = 4
+#: Instructions of a burst; bursts that the fetch FIFO holds.
 FETCH_BURST = FETCH_BURST_BEATS * BEAT_BYTES // INSTRUCTION_BYTES
 FETCH_BURSTS = FETCH_FIFO_BEATS // FETCH_BURST_BEATS
 #: START -> first fetch address on the bus; fetched beat -> instruction held and judged.
@@ -33,6 +35,11 @@ START = 3
 DECODE = 4
 #: END met -> interrupt.
 FINISH = 2
+#: Vector engines: command accepted -> first read granted; word read -> its slice is taken; last
+#: codes offered -> ``done``.
+VECTOR_REQUEST = 4
+VECTOR_TAKE = 1
+VECTOR_DONE = 2
 
 Process = Generator[None, None, None]
 
@@ -155,7 +162,7 @@ class Timeline:
         """The sequencer: fetch, judgement, room in the queues; END."""
         memory, depth = self.memory, self.config.queue_depth
         counts = [0] * len(Engine)
-        fetch_cycles = FETCH_BURST * 2 * max(1.0, BEAT_BYTES / memory.bytes_per_cycle)
+        fetch_cycles = FETCH_BURST_BEATS * max(1.0, BEAT_BYTES / memory.bytes_per_cycle)
         arrival = START + memory.latency + DECODE
         time = 0
         for number, instruction in enumerate(self.instructions):
