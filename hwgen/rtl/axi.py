@@ -192,9 +192,9 @@ class ReadMaster(wiring.Component):
                 accept.eq(can_issue & fits & offered & ~taken),
                 bursts.ready.eq(accept),
             ]
-            m.d.sync += fits.eq(
-                bursts.valid & (free >= length) & room_in_flight & ~any_accept & ~self.drain
-            )
+            # Long for a deep FIFO unless only as many bits are compared as a length has.
+            room = free[8:].any() | (bursts.payload.length < free[:8])
+            m.d.sync += fits.eq(bursts.valid & room & room_in_flight & ~any_accept & ~self.drain)
             taken = taken | accept
             accepts.append(accept)
             popped = beats.valid & beats.ready
