@@ -59,17 +59,15 @@ class FrameDesign:
     row_blocks: int = 2
     frames_in_flight: int = 1
     rotation: bool = True
-    prefetch: tuple[int, int] | None = None  #: beats of a read FIFO, instructions of a queue
+    #: Further parameters, instead of those that all designs have in common or of the usual ones.
+    others: tuple[tuple[str, int], ...] = ()
 
     @property
     def how(self) -> str:
         """All after the columns."""
         text = f"{self.layernorm_lanes}, {self.row_blocks}, {self.frames_in_flight}"
         text += "" if self.rotation else ", no rotation"
-        if self.prefetch is None:
-            return text
-        beats, queue = self.prefetch
-        return f"{text}, read FIFO {beats:,}, queue {queue}"
+        return text + "".join(f", {n.replace('_', ' ')} {value}" for n, value in self.others)
 
     @property
     def name(self) -> str:
@@ -86,13 +84,17 @@ class FrameDesign:
             "frames_in_flight": self.frames_in_flight,
             "rotation": self.rotation,
         }
-        if self.prefetch is not None:
-            own["read_fifo_beats"], own["queue_depth"] = self.prefetch
-        return DesignOptions(values={**COMMON, **own})
+        return DesignOptions(values={**COMMON, **own, **dict(self.others)})
 
 
 #: 58 columns in DSP blocks and six pairs are the 64 of a tile of V.
 _W4 = "dual:58:8,digits:12:4+4,digits:58:4"
+#: Half of the requantise lanes leave the LUTs, a short FIFO of constants the block RAM, in which
+#: deep FIFOs keep the weights of 8 and 4 bits coming while the vector units work.
+_MIXED = (
+    *(("requantise_lanes", 32), ("read_fifo_beats", 8192)),
+    *(("queue_depth", 32), ("constant_fifo_beats", 64)),
+)
 #: The lines of the table: what is fastest of those that were tried and fit the ZCU102's budget, 80
 #: % of DSPs and block RAM and 70 % of LUTs.
 DESIGNS: tuple[FrameDesign, ...] = (
@@ -111,7 +113,7 @@ DESIGNS: tuple[FrameDesign, ...] = (
     FrameDesign("deit_base", "4", "pumped:112:8,digits:64:4"),
     FrameDesign("deit_small", "4", "pumped:112:8,digits:64:4", 16, 1, 2),
     FrameDesign("deit_tiny", "4", "pumped:112:8,digits:56:4", 32, 1, 2),
-    FrameDesign("deit_base", "8:58+4:70", _W4, rotation=False, prefetch=(4096, 16)),
+    FrameDesign("deit_base", "8:58+4:70", _W4, rotation=False, others=_MIXED),
     FrameDesign("deit_base", "1", "dual:58:8,digits:12:4+4,digits:186:1", 8),
 )
 
@@ -164,7 +166,7 @@ class FrameFigures:
             "row_blocks": self.design.row_blocks,
             "frames_in_flight": self.design.frames_in_flight,
             "rotation": self.design.rotation,
-            "prefetch": self.design.prefetch,
+            **dict(self.design.others),
             "predicted_cycles": self.predicted_cycles,
             "useful_macs_per_cycle": self.useful_macs_per_cycle,
             "array_utilisation": self.useful_macs_per_cycle / self.macs_per_cycle,
