@@ -364,7 +364,7 @@ def test_what_does_not_fit_says_what_would(hwgen: Command) -> None:
     values = done.json
     assert values["resource"] == "Block RAM for activations"
     assert values["demand"] > values["bound"] == 729
-    assert "288 x 288" in values["error"]
+    assert "272 x 272" in values["error"]
 
 
 @pytest.mark.parametrize(
