@@ -245,7 +245,7 @@ def test_what_does_not_fit_with_the_options_given(call: Command, tmp_path: Path)
     assert not list(tmp_path.iterdir())
     done = call(*arguments, "--rows", 128)
     assert done.json["resource"] == "DSP cascades"
-    assert "at most 11 cascades of 128 DSPs, not 32 " in done.json["error"]
+    assert "at most 11 cascades of 128 DSPs, not 29 " in done.json["error"]
     assert "dual" not in done.json["error"].partition("try: ")[2]  # 22 columns are none of 128 rows
     done = call(*arguments, "--rows", 64, "--columns", 64)
     assert "try: --groups dual:58:8;" in done.json["error"]
