@@ -9,8 +9,8 @@ from amaranth.lib.wiring import In, Out
 
 from hwgen.config import AcceleratorConfig
 from hwgen.isa.instructions import WORD_ADDRESS_BITS
-from hwgen.rtl.pipeline import loop_counter
-from hwgen.rtl.ports import ReadPort, command_signature
+from hwgen.rtl.pipeline import SkidBuffer, loop_counter
+from hwgen.rtl.ports import ReadPort, command_layout, command_signature
 from hwgen.rtl.systolic_array import entry_layout
 from hwgen.timings import READ_LATENCY
 
@@ -20,9 +20,11 @@ class MatmulEngine(wiring.Component):
 
     A pass starts when the shadow weights are full; the last pass of a tile also waits for its
     accumulator bank, which only that one writes. ``bank_release[b]`` (from DRAIN) frees bank b. A
-    request passes through a register on its way to the memory. ``swap`` accompanies the first row
-    of a pass, ``entry.shift`` the first pass of a weight slice behind another. Exactly one of
-    ``busy`` (a row was requested), ``stall_*`` is high per cycle while a command is active.
+    request passes through a register on its way to the memory. One command may wait in a spare
+    register, so that nothing behind ``i_command.ready`` depends on a pass's end. ``swap``
+    accompanies the first row of a pass, ``entry.shift`` the first pass of a weight slice behind
+    another. Exactly one of ``busy`` (a row was requested), ``stall_*`` is high per cycle while a
+    command is active.
     ``done`` pulses after the last word was read.
     """
 
@@ -62,8 +64,10 @@ class MatmulEngine(wiring.Component):
         claimed = Signal(name="claimed")
 
         # Loops: rows of a pass, passes of a slice, slices of a tile, tiles.
-        given = self.i_command.payload
-        accepted = self.i_command.valid & self.i_command.ready
+        m.submodules.commands = commands = SkidBuffer(command_layout("MATMUL"))
+        wiring.connect(m, wiring.flipped(self.i_command), commands.i_stream)
+        given = commands.o_stream.payload
+        accepted = commands.o_stream.valid & commands.o_stream.ready
         issued = Signal(name="issued")
         ends_pass = Signal(name="ends_pass")
         ends_slice = Signal(name="ends_slice")
@@ -113,7 +117,7 @@ class MatmulEngine(wiring.Component):
             m.d.sync += bank_busy[1].eq(0)
 
         finishing = ends_tile & tile.last
-        m.d.comb += self.i_command.ready.eq(~active | finishing)
+        m.d.comb += commands.o_stream.ready.eq(~active | finishing)
         with m.If(issued):
             m.d.sync += address.eq(address + 1)
             with m.If(first_row):

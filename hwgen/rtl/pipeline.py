@@ -206,6 +206,36 @@ class StreamBuffer(wiring.Component):
         return m
 
 
+class SkidBuffer(wiring.Component):
+    """A spare register of a stream: ``i_stream.ready`` is a register, and an entry waits for none.
+
+    Latency 0; one entry a cycle. An entry that the output does not take in its first cycle is kept
+    in the spare register.
+    """
+
+    i_stream: In
+    o_stream: Out
+
+    def __init__(self, shape: ShapeLike) -> None:
+        super().__init__(
+            {"i_stream": In(stream.Signature(shape)), "o_stream": Out(stream.Signature(shape))}
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        kept = Signal(name="kept")
+        spare = Signal.like(self.o_stream.payload, reset_less=True, name="spare")
+        m.d.comb += [
+            self.i_stream.ready.eq(~kept),
+            self.o_stream.valid.eq(kept | self.i_stream.valid),
+            self.o_stream.payload.eq(Mux(kept, spare, self.i_stream.payload)),
+        ]
+        m.d.sync += kept.eq(self.o_stream.valid & ~self.o_stream.ready)
+        with m.If(~kept):
+            m.d.sync += spare.eq(self.i_stream.payload)
+        return m
+
+
 class RowRelease(wiring.Component):
     """Launches the entries of a ring, in order, once the row that they belong to is complete.
 
