@@ -36,6 +36,8 @@ class ColumnKind:
     columns_step: int = 2  #: their number is a multiple of it
     clk2x: bool = False  #: whether its DSP blocks run at twice the clock
     rows_step: int = 1  #: rows of a cascade that activations enter in a cycle; divides the rows
+    rows_multiple: int = 1  #: the number of rows is a multiple of it
+    slices: bool = True  #: whether its narrow columns run wider layers by weight slices
     broadcast_rows: int = BROADCAST_ROWS  #: rows that share a register of the weight broadcast
     packing_bits: float = 0.0  #: bits of a weight in the broadcast beside its own
 
@@ -57,6 +59,7 @@ KINDS: Mapping[str, ColumnKind] = {
             columns_step=4,
             clk2x=True,
             rows_step=2,
+            rows_multiple=2,
             # Weights have a whole cycle to their block, and a register a pair of each stage.
             broadcast_rows=16,
             packing_bits=0.5,  # a pair as a multiplier's operand: 9 and 8
@@ -66,6 +69,16 @@ KINDS: Mapping[str, ColumnKind] = {
             doc="adders in the fabric that select multiples of the activation by the weight's"
             " radix-4 digits; one bit: -1 or +1",
             weight_bits=tuple(range(1, 9)),
+        ),
+        ColumnKind(
+            name="tables",
+            doc="sums of all subsets of four weights in LUT memories, looked up by each bit of four"
+            " activations, and adders of three operands",
+            weight_bits=tuple(range(2, 9)),
+            rows_multiple=16,
+            slices=False,
+            # All weights come to one place, where the tables are made.
+            broadcast_rows=1 << 10,
         ),
     )
 }
@@ -120,11 +133,13 @@ class ColumnGroup:
             texts = [str(self.weight_bits), str(PAIRED_BITS)]
             what = "weight_bits of a paired group"
             raise _refusal(what, texts[1], texts[0], f"{texts[1]}+{texts[1]}")
+        if self.paired and not KINDS[self.kind].slices:
+            raise _refusal("kind of a paired group", "digits", self.kind, "digits")
 
     @property
     def takes_slices(self) -> bool:
         """Whether its cells have a carry bit, for all slices of a wider weight but the lowest."""
-        return 2 <= self.weight_bits <= 7
+        return KINDS[self.kind].slices and 2 <= self.weight_bits <= 7
 
     @property
     def cell_bits(self) -> int:

@@ -75,8 +75,8 @@ def tile_formats(
         slices = 1
         if any(bits > group.weight_bits for bits, group in zip(of_groups, used, strict=True)):
             slices = slice_count(int(widths.max()), narrowest)
-        if slices > 1 and narrowest == 1:
-            continue  # one-bit cells take no slices
+        if slices > 1 and not all(g.takes_slices for g in used if g.weight_bits == narrowest):
+            continue  # no cell of theirs for the carry; wider ones hold slices without it
         if slices > 1:
             planes = [narrowest] * count
         else:

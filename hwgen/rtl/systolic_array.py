@@ -226,6 +226,11 @@ class ColumnStrip(wiring.Component):
             ]
             m.d.sync += [stage.eq(value) for stage, value in zip(shared, values, strict=True)]
             activation = Cat(shared)
+        control = {}
+        if columns.control_bits:
+            given = Signal(columns.control_bits, name="control")
+            m.d.comb += given.eq(columns.control(m, enables, self.swap))
+            control["i_control"] = given
         totals: list[Value] = []
         size = columns.sum_shape.width
         for c in range(0, self.count, columns.width):
@@ -240,6 +245,7 @@ class ColumnStrip(wiring.Component):
                 i_weight_in=Cat(
                     word.word_select(c // columns.width, columns.packed_bits) for word in words
                 ),
+                **control,
                 **({"i_clk2x": self.clk2x} if columns.clk2x else {}),
                 o_total=total,
             )

@@ -146,6 +146,22 @@ def _arcs(
     return primitives[cell["type"]].kind, inputs, outputs
 
 
+def _lut6_2_arcs(cell: Mapping[str, Any]) -> Iterable[tuple[int, int]]:
+    """Nets of inputs and the outputs that depend on them.
+
+    One instance is two functions; adders rely on it that one does not depend on all inputs.
+    """
+    table = int(cell["parameters"]["INIT"], 2)
+    ports = {port: bits[0] for port, bits in cell["connections"].items() if bits}
+    for output, inputs in (("O5", 5), ("O6", 6)):
+        for k in range(inputs):
+            entries = range(1 << inputs)
+            changes = any((table >> e ^ table >> (e ^ 1 << k)) & 1 for e in entries)
+            before, sink = ports.get(f"I{k}"), ports.get(output)
+            if changes and isinstance(before, int) and isinstance(sink, int):
+                yield before, sink
+
+
 _Sources = dict[tuple[str, int], int]
 
 
@@ -232,6 +248,9 @@ def _depth(
                     for source in bits if cell["port_directions"][port] == "input" else ():
                         if isinstance(source, int):
                             arc(source, sink, 0 if chained else 1)
+        elif cell["type"] == "LUT6_2":
+            for before, sink in _lut6_2_arcs(cell):
+                arc(before, sink, 1)
         elif kind in ("logic", "mux", "none"):
             levels = 1 if kind == "logic" else 0
             for sink in outputs:

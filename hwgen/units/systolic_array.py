@@ -350,11 +350,11 @@ class _SystolicArrayUnit(Unit):
     def _check_rows(self, values: Values) -> None:
         rows = integer(values, "rows")
         for kind in (KINDS[g.kind] for g in self.groups(values) if g.kind in KINDS):
-            if over := rows % kind.rows_step:
-                legal = "even" if kind.rows_step == 2 else f"a multiple of {kind.rows_step}"
+            if over := rows % kind.rows_multiple:
+                legal = "even" if kind.rows_multiple == 2 else f"a multiple of {kind.rows_multiple}"
                 raise UsageError(
                     f"--rows must be {legal} with {kind.name} columns, not {rows}",
-                    nearest=rows + kind.rows_step - over,
+                    nearest=rows + kind.rows_multiple - over,
                 )
 
     def groups(self, values: Values) -> tuple[Group, ...]:

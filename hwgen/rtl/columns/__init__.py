@@ -14,6 +14,7 @@ from hwgen.rtl.columns.digits import DigitColumns, SignColumns
 from hwgen.rtl.columns.dual import DualColumns
 from hwgen.rtl.columns.multiplier import MultiplierColumns
 from hwgen.rtl.columns.pumped import PumpedColumns
+from hwgen.rtl.columns.tables import TableColumns
 
 
 def _digits(rows: int, weight_bits: int, carry: bool) -> Columns:
@@ -24,6 +25,7 @@ _KINDS: Mapping[str, Callable[[int, int, bool], Columns]] = {
     "dual": lambda rows, weight_bits, carry: DualColumns(rows, weight_bits),
     "pumped": lambda rows, weight_bits, carry: PumpedColumns(rows, weight_bits),
     "digits": _digits,
+    "tables": lambda rows, weight_bits, carry: TableColumns(rows, weight_bits),
     "multiplier": lambda rows, weight_bits, carry: MultiplierColumns(rows, weight_bits),
 }
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from amaranth import Cat, Module, Shape, Signal, Value, signed, unsigned
+from amaranth import Cat, Const, Module, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -152,6 +152,40 @@ class Columns(ABC):
         """
         return None
 
+    @property
+    def control_bits(self) -> int:
+        """Bits of :meth:`control`."""
+        return 0
+
+    def control(self, m: Module, enables: Value, swap: Value) -> Value:
+        """What a strip makes of the load enables and swaps of all chain rows, once for all leaves.
+
+        Of :attr:`control_bits` bits; aligned with what :meth:`shared` gives.
+        """
+        del m, enables, swap
+        return Const(0, 0)
+
+
+@dataclass(frozen=True)
+class FabricColumns(Columns):
+    """Columns without multipliers, which cost less where activations are never uint8."""
+
+    unsigned: bool = field(default=True, kw_only=True)
+
+    @property
+    def code_bits(self) -> int:
+        """9 for -128..255, 8 for int8."""
+        return 8 + self.unsigned
+
+    @property
+    def largest_code(self) -> int:
+        """Largest magnitude of an activation."""
+        return 255 if self.unsigned else 128
+
+    def int8_only(self) -> Columns:
+        """With an activation's bit less."""
+        return replace(self, unsigned=False)
+
 
 class Leaf(wiring.Component):
     """Ports of every leaf: R multiply-accumulate cells in a cascade, weights double-buffered.
@@ -163,7 +197,8 @@ class Leaf(wiring.Component):
     :attr:`Columns.code_bits` per chain row, signed (9 bits: -128..255), or what
     :meth:`Columns.shared` makes of them, registered. ``total`` holds the sums, the first column's
     lower, :attr:`Columns.latency` cycles after the activation of the last chain row. One row of
-    activations a cycle; no back-pressure. ``clk2x`` where :attr:`Columns.clk2x`.
+    activations a cycle; no back-pressure. ``clk2x`` where :attr:`Columns.clk2x`; ``control`` where
+    :meth:`Columns.control` says something.
     """
 
     def __init__(self, columns: Columns) -> None:
@@ -176,6 +211,7 @@ class Leaf(wiring.Component):
                 "swap": In(rows),
                 "weight_in": In(columns.packed_bits * columns.broadcast_stages),
                 "weight_enable": In(rows),
+                **({"control": In(columns.control_bits)} if columns.control_bits else {}),
                 **({"clk2x": In(1)} if columns.clk2x else {}),
                 "total": Out(
                     shape if columns.width == 1 else unsigned(columns.width * shape.width)

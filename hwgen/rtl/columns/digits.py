@@ -15,38 +15,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.utils import ceil_log2
 
-from hwgen.rtl.columns.base import Columns, Leaf
+from hwgen.rtl.columns.base import FabricColumns, Leaf
 
 
 @dataclass(frozen=True)
-class _FabricColumns(Columns):
-    """What both have in common."""
-
-    unsigned: bool = field(default=True, kw_only=True)
-
-    @property
-    def code_bits(self) -> int:
-        """9 for -128..255, 8 for int8."""
-        return 8 + self.unsigned
-
-    @property
-    def largest_code(self) -> int:
-        """Largest magnitude of an activation."""
-        return 255 if self.unsigned else 128
-
-    def int8_only(self) -> Columns:
-        """With an activation's bit less."""
-        return replace(self, unsigned=False)
-
-
-@dataclass(frozen=True)
-class DigitColumns(_FabricColumns):
+class DigitColumns(FabricColumns):
     """Weights of 2 to 8 bits, two's complement.
 
     With ``carry`` a cell has one bit more, above the weight, that counts 1: what a slice of a wider
@@ -89,7 +68,7 @@ class DigitColumns(_FabricColumns):
 
 
 @dataclass(frozen=True)
-class SignColumns(_FabricColumns):
+class SignColumns(FabricColumns):
     """Weights -1 and +1; a set bit is -1. Two pairs of rows share a register and are in step."""
 
     weight_bits: int = 1
