@@ -30,6 +30,8 @@ _NARROW_WORDS = 4
 #: Widths that are cut into slices for narrower columns.
 _SLICED = (5, 6, 7)
 _SLICE_BITS = 4
+#: Widest weights for which columns of digits take fewer LUTs than those of tables.
+_DIGITS_BITS = 2
 
 
 @dataclass(frozen=True, order=True, kw_only=True)
@@ -180,10 +182,24 @@ def legal_groups(
     found = list(wide)
     placeable = [g for g in wide if cascades is None or sum(p.dsps for p in g) <= cascades]
     for groups in placeable:
-        for bits in narrow:
+        for kind, bits in _narrow_kinds(narrow):
             for count in _narrow_counts(groups, rows):
-                found.append(Groups((*groups, ColumnGroup("digits", count, bits))))
+                found.append(Groups((*groups, ColumnGroup(kind, count, bits))))
     return [groups for groups in found if is_measured(groups, rows)]
+
+
+def _fabric(bits: int) -> str:
+    """The kind of columns without DSP blocks that costs the fewest LUTs."""
+    return "digits" if bits <= _DIGITS_BITS else "tables"
+
+
+def _narrow_kinds(narrow: Sequence[int]) -> list[tuple[str, int]]:
+    """Kind and width of narrow columns; tables run no slices."""
+    found = [(_fabric(bits), bits) for bits in narrow]
+    sliced = ("digits", _SLICE_BITS)
+    if set(narrow) & set(_SLICED) and sliced not in found:
+        found.append(sliced)
+    return found
 
 
 def _narrow_counts(groups: Groups, rows: int) -> Iterator[int]:
@@ -216,7 +232,7 @@ def _wide_groups(
     whole = -(-most // rows) * rows
     missing = -(-(whole - most) // 8) * 8
     if filled and missing <= rows // 4:
-        parts = ((kind.name, whole - missing), ("digits", missing))
+        parts = ((kind.name, whole - missing), (_fabric(8), missing))
         yield Groups(ColumnGroup(name, count, 8) for name, count in parts)
 
 

@@ -87,8 +87,13 @@ class FrameDesign:
         return DesignOptions(values={**COMMON, **own, **dict(self.others)})
 
 
-#: 58 columns in DSP blocks and six pairs are the 64 of a tile of V.
-_W4 = "dual:58:8,digits:12:4+4,digits:58:4"
+#: 58 columns in DSP blocks and six in the fabric, or six pairs, are the 64 of a tile of V.
+_W4 = "dual:58:8,tables:6:8,tables:64:4"
+_PAIRED_W4 = "dual:58:8,digits:12:4+4,digits:58:4"
+#: 28 cascades at twice the clock, and what makes the sum a third of 384 or half of it.
+_PUMPED_W8 = "pumped:112:8,tables:16:8"
+_PUMPED_W4 = "pumped:112:8,tables:80:4"
+_SHORT_CONSTANTS = (("constant_fifo_beats", 64),)
 #: Half of the requantise lanes leave the LUTs, a short FIFO of constants the block RAM, in which
 #: deep FIFOs keep the weights of 8 and 4 bits coming while the vector units work.
 _MIXED = (
@@ -101,20 +106,21 @@ DESIGNS: tuple[FrameDesign, ...] = (
     FrameDesign("deit_base", "8", "dual:58:8"),
     FrameDesign("deit_small", "8", "dual:58:8", row_blocks=1, frames_in_flight=2),
     FrameDesign("deit_tiny", "8", "dual:58:8,digits:12:4+4", frames_in_flight=2),
-    FrameDesign("deit_base", "8", "dual:56:8,digits:8:8"),
-    FrameDesign("deit_small", "8", "dual:56:8,digits:8:8", frames_in_flight=2),
-    FrameDesign("deit_tiny", "8", "dual:56:8,digits:8:8", frames_in_flight=2),
-    FrameDesign("deit_base", "8", "pumped:112:8", 32, 1),
-    FrameDesign("deit_small", "8", "pumped:112:8", 32, 1, 2),
-    FrameDesign("deit_tiny", "8", "pumped:112:8", 32, 1, 2),
-    FrameDesign("deit_base", "4", _W4, 8, rotation=False),
-    FrameDesign("deit_small", "4", _W4, 8, frames_in_flight=2, rotation=False),
-    FrameDesign("deit_tiny", "4", _W4, 8, frames_in_flight=2, rotation=False),
-    FrameDesign("deit_base", "4", "pumped:112:8,digits:64:4"),
-    FrameDesign("deit_small", "4", "pumped:112:8,digits:64:4", 16, 1, 2),
-    FrameDesign("deit_tiny", "4", "pumped:112:8,digits:56:4", 32, 1, 2),
-    FrameDesign("deit_base", "8:58+4:70", _W4, rotation=False, others=_MIXED),
+    FrameDesign("deit_base", "8", "dual:58:8,tables:38:8", row_blocks=1),
+    FrameDesign("deit_small", "8", "dual:58:8,tables:38:8", row_blocks=1, frames_in_flight=2),
+    FrameDesign("deit_tiny", "8", "dual:58:8,tables:38:8", row_blocks=1, frames_in_flight=2),
+    FrameDesign("deit_base", "8", _PUMPED_W8, 32, 1),
+    FrameDesign("deit_small", "8", _PUMPED_W8, 32, 1, 2),
+    FrameDesign("deit_tiny", "8", _PUMPED_W8, 32, 1, 2),
+    FrameDesign("deit_base", "4", _W4, rotation=False),
+    FrameDesign("deit_small", "4", _W4, frames_in_flight=2, rotation=False),
+    FrameDesign("deit_tiny", "4", _W4, frames_in_flight=2, rotation=False),
+    FrameDesign("deit_base", "4", _PUMPED_W4, 32, 1),
+    FrameDesign("deit_small", "4", _PUMPED_W4, 32, 1, 2),
+    FrameDesign("deit_tiny", "4", _PUMPED_W4, 32, 1, 2),
+    FrameDesign("deit_base", "8:58+4:70", _PAIRED_W4, rotation=False, others=_MIXED),
     FrameDesign("deit_base", "1", "dual:58:8,digits:12:4+4,digits:186:1", 8),
+    FrameDesign("deit_base", "1", "pumped:112:8,digits:144:1", others=_SHORT_CONSTANTS),
 )
 
 

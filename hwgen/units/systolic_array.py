@@ -312,7 +312,7 @@ class _SystolicArrayUnit(Unit):
             default="any",
             choices=("any", "int8"),
             build=True,
-            doc="any: int8 or uint8; int8: digits columns are a bit narrower, as those of an "
+            doc="any: int8 or uint8; int8: fabric columns are a bit narrower, as those of an "
             "accelerator that attention does not run on, and uint8 is refused",
         ),
     )
