@@ -131,6 +131,8 @@ def timeline(model: Timeline) -> Process:
     limit = max(1.0, memory.latency / in_flight)
     slot = BEAT_BYTES / memory.bytes_per_cycle  # one beat's share of the bandwidth
     narrow_beat = max(limit, slot)
+    # Beats by which other ports may be ahead: asked for, and there.
+    beyond = max(0, in_flight - round(memory.latency / max(1.0, slot)))
     # Port 0 takes part in every load, the others in wide ones only; their requests run
     # ahead of port 0's data by what may be in flight: they fetch coming tiles beside its loads.
     wide_starts, wide_counts = _wide_stream(model)
@@ -166,11 +168,16 @@ def timeline(model: Timeline) -> Process:
     def fetch(beats: int, issue: float) -> tuple[float, float]:
         """Arrival of the first and of the last of some beats."""
         nonlocal total, last_arrival, others
-        ahead = min(wide_before(total + beats + in_flight), wide_before(total) + capacity)
+        most = wide_before(total) + capacity
+        ahead = min(wide_before(total + beats + beyond), most)
+        asked = max(0, min(wide_before(total + beyond), most) - others)  # before this
         shared = max(0, min(beats, ahead - others)) if ports > 1 else 0
         others += shared
-        beat = (shared * max(limit, ports * slot) + (beats - shared) * max(limit, slot)) / beats
         first_issue = max(issue, room(total + min(beats, config.burst_beats) - capacity))
+        # While port 0 asked for nothing, the memory had time for what the others had asked for.
+        idle = max(0.0, first_issue + memory.latency - max(last_arrival, memory.latency))
+        shared -= min(shared, asked, int(idle / (max(1, ports - 1) * slot)))
+        beat = (shared * max(limit, ports * slot) + (beats - shared) * max(limit, slot)) / beats
         last_issue = max(issue, room(total + beats - capacity))
         first = max(last_arrival + beat, first_issue + memory.latency + LOAD_FIFO)
         last = max(first + (beats - 1) * beat, last_issue + memory.latency + LOAD_FIFO)
