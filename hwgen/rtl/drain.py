@@ -274,8 +274,9 @@ class DrainEngine(wiring.Component):
         flags = [Cat(issue, last_issue)]
         for d in range(self.latency):
             flags.append(register(m, flags[-1], f"flags_{d}", reset=True))
-        # Nothing is issued in the state that asks.
-        m.d.comb += pipeline_busy.eq(Cat(flags[1:]).any())
+        # Nothing is issued in the state that asks. All but the first are looked at a cycle ahead.
+        later = register(m, Cat(flags[1:-1]).any(), "flags_later", reset=True)
+        m.d.comb += pipeline_busy.eq(flags[1].any() | later)
         # The chunk's first row is issued behind its take.
         wait = self.at_lanes + 1 - requantise.SWAP_LEAD
         swap = delay(m, loader.take, wait, "swap", reset=True)
