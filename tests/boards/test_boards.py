@@ -114,7 +114,7 @@ def test_a_board_outlives_its_file(tmp_path: Path) -> None:
     ],
 )
 def test_ranges(section: str, key: str, value: Any, line: str) -> None:
-    values = get_board("zcu104").to_json()
+    values = get_board("kv260").to_json()
     values[section][key] = value
     with pytest.raises(FormatError) as caught:
         Board.from_json(values, where="f")

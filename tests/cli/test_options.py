@@ -21,7 +21,7 @@ Command = Callable[..., Any]
 
 NARROW = (
     "The preset of zcu102 is changed for this model: rows = 16 instead of 64, groups = dual:16:8"
-    " instead of dual:58:8,digits:12:4+4, memory_ports = 1 instead of 3, because its width 64 fills"
+    " instead of dual:58:8,tables:38:8, memory_ports = 1 instead of 3, because its width 64 fills"
     " an array of 64 rows fewer than 3 times"
 )
 
