@@ -18,8 +18,8 @@ from hwgen.explore.space import Candidate
 from hwgen.graph.network import Network, network_of
 from hwgen.graph.spec import ModelSpec
 from hwgen.graph.widths import WIDEST, Width
+from hwgen.program.choice import lower_fastest
 from hwgen.program.cycle_model import MemoryModel, predict
-from hwgen.program.lower import lower
 
 #: Bytes per cycle that no configuration can use.
 _IDEAL = 1e9
@@ -58,9 +58,10 @@ def frame_cycles(problem: Problem, candidate: Candidate) -> int:
     """Cycles of a frame by the event-driven model (:mod:`hwgen.program.cycle_model`)."""
     frames, in_flight = problem.frames_per_start, problem.frames_in_flight
     config = candidate.config(problem.spec, problem.fixed, frames, in_flight)
-    program = lower(
+    program = lower_fastest(
         problem.network(config),
         config,
+        problem.memory,
         skeleton=True,
         blocks=candidate.row_blocks,
         frames=frames,

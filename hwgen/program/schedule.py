@@ -6,12 +6,16 @@ drain; one softmax; one LayerNorm. Items come in a canonical order that is a val
 Any order that keeps the conflicts of the canonical one is valid too; among those the scheduler
 takes, whenever the array becomes free, the first item that can start at once, so that softmax,
 LayerNorm and drains of one row block hide behind the array working on another. The times here are
-estimates and decide nothing but speed.
+estimates and decide nothing but speed. Which item is the first is a matter of taste, too: a
+:class:`Preference` moves kinds of work forward, and cuts layers into more or fewer items. No
+preference is the best for every design, so that :mod:`hwgen.program.lower.choice` tries some.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any
 
 from hwgen.isa.instructions import Engine
@@ -35,12 +39,45 @@ class Draft:
     parts: tuple[tuple[str, dict[str, Any]], ...] = ()
 
 
+class Kind(Enum):
+    """What a preference tells apart."""
+
+    OTHER = auto()
+    ATTENTION = auto()  #: a product of activations: attention logits, the weighted sum of v
+    LINEAR = auto()  #: a linear layer, but those of q, k and v
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preference:
+    """What the scheduler prefers among the matmuls that can start at once.
+
+    Results do not depend on it. ``attention`` and ``linear`` say how many places such an item goes
+    in front of its canonical one; fewer than the scheduler looks ahead.
+    """
+
+    #: Of the tiles of a layer that serve all tokens; None: one with one row block, else three.
+    #: Short pieces fill the time that the array would wait for a vector unit.
+    pieces: int | None = None
+    attention: int = 0
+    linear: int = 0
+
+    def __post_init__(self) -> None:
+        """The first item in canonical order is always ready: it must be looked at."""
+        assert max(self.attention, self.linear) < _WINDOW
+
+    def order(self, items: Sequence[Item]) -> list[int]:
+        """Numbers of the items, the preferred ones first."""
+        ahead = {Kind.OTHER: 0, Kind.ATTENTION: self.attention, Kind.LINEAR: self.linear}
+        return sorted(range(len(items)), key=lambda number: number - ahead[items[number].kind])
+
+
 @dataclass(kw_only=True)
 class Item:
     """A piece of work; ``engine`` MATMUL, SOFTMAX, LAYERNORM, LOAD or STORE."""
 
     engine: Engine
     drafts: list[Draft]
+    kind: Kind = Kind.OTHER
     cycles: int = 0  #: of the engine
     drain_cycles: int = 0  #: of DRAIN over the whole item
     tail_cycles: int = 0  #: of DRAIN for the last tile
@@ -84,8 +121,13 @@ def find_dependences(items: list[Item]) -> None:
         item.predecessors = sorted(found.items())
 
 
-def schedule(items: list[Item]) -> list[int]:
-    """Numbers of the items in the order in which they are to be issued."""
+def schedule(items: list[Item], preference: Preference | None = None) -> list[int]:
+    """Numbers of the items in the order in which they are to be issued.
+
+    Args:
+        items: in canonical order.
+        preference: what goes first; None: the canonical order.
+    """
     find_dependences(items)
     matmul_free = drain_free = 0
     vector_free = dict.fromkeys(Engine, 0)
@@ -93,7 +135,7 @@ def schedule(items: list[Item]) -> list[int]:
     write_end: dict[int, int] = {}  # when its results are there
     order: list[int] = []
     stuck = False  # there is no matmul that could go out
-    waiting = list(range(len(items)))
+    waiting = (preference or Preference()).order(items)
 
     def earliest(item: Item) -> int:
         ends = [write_end[other] for other, at_start in item.predecessors if at_start]

@@ -204,8 +204,9 @@ def frame_figures(chosen: FrameDesign, board: Board) -> FrameFigures:
     hardware = check_fits(spec, board, chosen.options, DEFAULT_FUNCTION)
     config = hardware.config
     graph = network_of(spec, weight_bits=parse_weight_bits(chosen.weight_bits).of(spec))
-    program = compiled(graph, hardware, skeleton=True)
-    predicted = prediction(program, board_memory(board, config.clock_mhz))
+    memory = board_memory(board, config.clock_mhz)
+    program = compiled(graph, hardware, memory, skeleton=True)
+    predicted = prediction(program, memory)
     try:
         estimate: ResourceEstimate | None = estimate_resources(config)
     except ConfigError:

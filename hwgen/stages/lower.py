@@ -27,7 +27,7 @@ from hwgen.stages.load import held_out_images
 if TYPE_CHECKING:
     from hwgen.isa.instructions import Engine
     from hwgen.program.buffer_plan import GraphLike
-    from hwgen.program.cycle_model import CyclePrediction
+    from hwgen.program.cycle_model import CyclePrediction, MemoryModel
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,8 +57,8 @@ def lower(chosen: Design, reporter: Reporter, *, check: bool = True) -> Lowered:
     with reporter.stage("lower"):
         reporter("compiling the graph", 0.0)
         frames = chosen.frames_per_start
-        program = compiled(graph, chosen, skeleton=False)
         memory = board_memory(chosen.board, chosen.config.clock_mhz)
+        program = compiled(graph, chosen, memory, skeleton=False)
         predicted = prediction(program, memory)
         if check:
             reporter("checking the program against the graph", 0.5)
@@ -91,19 +91,28 @@ def frame_boundaries(
     return {name: values[number] for name, values in boundaries.items()}
 
 
-def compiled(graph: GraphLike, hardware: Design | Hardware, *, skeleton: bool) -> Program:
+def compiled(
+    graph: GraphLike, hardware: Design | Hardware, memory: Memory, *, skeleton: bool
+) -> Program:
     """The program of a graph, as a design has it run.
+
+    Args:
+        graph: the model.
+        hardware: the design.
+        memory: external memory; the program is the fastest with it of those that are tried.
+        skeleton: leave the memory image out.
 
     Raises:
         ConfigError: another softmax, or rows or channels beyond a unit's size.
         DoesNotFitError: a tensor does not fit its bank, or a program its counters.
         ProgramError: the program would have numbers beyond an instruction's fields.
     """
-    from hwgen.program.lower import lower as lower_graph
+    from hwgen.program.choice import lower_fastest
 
-    return lower_graph(
+    return lower_fastest(
         graph,
         hardware.config,
+        _model_of(memory),
         skeleton=skeleton,
         blocks=hardware.row_blocks,
         frames=hardware.frames_per_start,
@@ -117,8 +126,16 @@ def check_runs(spec: ModelSpec, hardware: Design | Hardware) -> None:
     Raises:
         HwgenError: as :func:`compiled`.
     """
-    network = network_of(spec, softmax=hardware.config.softmax)
-    compiled(network, hardware, skeleton=True)
+    from hwgen.program.lower import lower as lower_graph
+
+    lower_graph(
+        network_of(spec, softmax=hardware.config.softmax),
+        hardware.config,
+        skeleton=True,
+        blocks=hardware.row_blocks,
+        frames=hardware.frames_per_start,
+        in_flight=hardware.frames_in_flight,
+    )
 
 
 def prediction(program: Program, memory: Memory) -> CyclePrediction:
@@ -127,10 +144,9 @@ def prediction(program: Program, memory: Memory) -> CyclePrediction:
     Raises:
         ProgramError: the program would not finish.
     """
-    from hwgen.program.cycle_model import MemoryModel, predict
+    from hwgen.program.cycle_model import predict
 
-    model = MemoryModel(bytes_per_cycle=memory.bandwidth, latency=memory.latency)
-    return predict(program, model)
+    return predict(program, _model_of(memory))
 
 
 def predicted_schedule(program: Program, memory: Memory) -> dict[Engine, list[tuple[int, int]]]:
@@ -139,10 +155,16 @@ def predicted_schedule(program: Program, memory: Memory) -> dict[Engine, list[tu
     Raises:
         ProgramError: the program would not finish.
     """
-    from hwgen.program.cycle_model import MemoryModel, predict_schedule
+    from hwgen.program.cycle_model import predict_schedule
 
-    model = MemoryModel(bytes_per_cycle=memory.bandwidth, latency=memory.latency)
-    return predict_schedule(program, model)
+    return predict_schedule(program, _model_of(memory))
+
+
+def _model_of(memory: Memory) -> MemoryModel:
+    """The simulated memory as the cycle model has it."""
+    from hwgen.program.cycle_model import MemoryModel
+
+    return MemoryModel(bytes_per_cycle=memory.bandwidth, latency=memory.latency)
 
 
 def board_memory(board: Board, clock_mhz: int) -> Memory:

@@ -100,7 +100,7 @@ def test_a_board_outlives_its_file(tmp_path: Path) -> None:
     ("section", "key", "value", "line"),
     [
         ("budget", "dsp", 1.5, "budget.dsp must be at most 1.0, not 1.5"),
-        ("budget", "dsp", 1e-9, "budget.dsp must leave at least 1 of 1728, not 1e-09 of it"),
+        ("budget", "dsp", 1e-9, "budget.dsp must leave at least 1 of 1248, not 1e-09 of it"),
         ("clock", "mhz", 0, "clock.mhz must be at least 1, not 0"),
         ("memory", "port_bits", 64, "memory.port_bits must be 128, not 64"),
         ("memory", "ports", 1, "preset.memory_ports must be at most memory.ports = 1, not 2"),

@@ -23,6 +23,7 @@ from hwgen.program.lower.context import Lowering, lower_operation
 from hwgen.program.lower.frames import repeat
 from hwgen.program.lower.product import store
 from hwgen.program.program import Program
+from hwgen.program.schedule import Preference
 
 # What lowers an operation registers itself.
 for _module in iter_modules(__path__):
@@ -37,6 +38,7 @@ def lower(
     blocks: int | None = None,
     frames: int = 1,
     in_flight: int = 1,
+    preference: Preference | None = None,
 ) -> Program:
     """Compile a graph for a design.
 
@@ -47,6 +49,7 @@ def lower(
         blocks: row blocks; None: by the rule.
         frames: images of a START.
         in_flight: how many of them are worked on at a time, 1 or 2.
+        preference: of the order of the work; None: the canonical one.
 
     Raises:
         ConfigError: the design cannot run the model: another softmax, no columns for a layer's
@@ -67,7 +70,7 @@ def lower(
         in_flight=in_flight,
     )
     plan.check(config)
-    low = Lowering(graph, config, plan, skeleton, frames)
+    low = Lowering(graph, config, plan, skeleton, frames, preference)
     for op in graph.ops:
         low.starts.append(len(low.items))
         lower_operation(op, low)

@@ -21,7 +21,7 @@ from hwgen.program.lower.product import (
     constants_only,
     product,
 )
-from hwgen.program.schedule import Draft, Item
+from hwgen.program.schedule import Draft, Item, Kind
 
 
 @lower_operation.register
@@ -123,6 +123,7 @@ def lower_attention(
                 parts=[(logits.output, part) for part in parts],
             ),
             cycles=key_tiles * query.group_slices * max(m, config.rows + INJECTION_CYCLES),
+            kind=Kind.ATTENTION,
         )
         soft_parts: Parts = [(softmax.output, part) for part in parts]
         if softmax.shifts is not None:
@@ -192,6 +193,7 @@ def lower_attention(
                 parts=low.parts(values.output, query, rows, (head * padded, (head + 1) * padded)),
             ),
             cycles=value_tiles * sum_passes * max(m, config.rows + 2 * INJECTION_CYCLES),
+            kind=Kind.ATTENTION,
         )
         work.append((dot, soft, weighted))
     low.items += work[0][:2]

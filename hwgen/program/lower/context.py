@@ -29,7 +29,7 @@ from hwgen.program.hazards import HazardTracker
 from hwgen.program.machine import ACCESSES
 from hwgen.program.paths import check_paths
 from hwgen.program.program import Boundary, Part, Program
-from hwgen.program.schedule import Draft, Item, schedule
+from hwgen.program.schedule import Draft, Item, Preference, schedule
 
 _PAGE = 4096
 #: Estimated latency from the last row of a tile to its last word written, and of a vector unit.
@@ -68,12 +68,14 @@ class Lowering:
         plan: BufferPlan,
         skeleton: bool,
         frames: int = 1,
+        preference: Preference | None = None,
     ) -> None:
         """Nothing is lowered yet."""
         self.graph = graph
         self.config = config
         self.plan = plan
         self.skeleton = skeleton
+        self.preference = preference or Preference()
         self.tokens = graph.spec.tokens
         self.image = Image(skeleton)
         self.items: list[Item] = []
@@ -204,7 +206,7 @@ class Lowering:
                 engine = BY_NAME[draft.opcode].engine
                 assert engine is not None
                 draft.accesses = ACCESSES[engine](self.config, draft.opcode, draft.fields)
-        order = schedule(self.items)
+        order = schedule(self.items, self.preference)
         drafts = [draft for number in order for draft in self.items[number].drafts]
         area = round_up((len(drafts) + 2) * INSTRUCTION_BYTES, _PAGE)
         tracker = HazardTracker()

@@ -98,8 +98,7 @@ def lower_embedding(op: Embedding, low: Lowering) -> None:
         blocks,
         head=0,
         tail=ceil_div(tail, layer.tile_cycles(low, blocks[-1])),
-        middle_pieces=12,
-        single=12,
+        pieces=12,
     )
     loaded = 0
     for rows, tiles in pieces:

@@ -15,7 +15,7 @@ from hwgen.program.buffer_plan import INJECTION_CYCLES, Placement, ceil_div
 from hwgen.program.lower.context import Lowering, Parts, padded_index
 from hwgen.program.lower.product import Operand, Records, Result, product, weight_records
 from hwgen.program.packing import constant_records
-from hwgen.program.schedule import Item
+from hwgen.program.schedule import Item, Kind
 from hwgen.program.weight_planes import TileFormat, pass_beats, tile_formats
 
 
@@ -137,7 +137,14 @@ def weight_layer(
     )
 
 
-def layer_item(low: Lowering, layer: Layer, rows: tuple[int, int], tiles: tuple[int, int]) -> Item:
+def layer_item(
+    low: Lowering,
+    layer: Layer,
+    rows: tuple[int, int],
+    tiles: tuple[int, int],
+    *,
+    kind: Kind = Kind.OTHER,
+) -> Item:
     """The instructions of some tiles of a layer over some source tokens."""
     start, stop = rows
     source, destination = layer.source, layer.destination
@@ -170,6 +177,7 @@ def layer_item(low: Lowering, layer: Layer, rows: tuple[int, int], tiles: tuple[
             parts=_parts(low, layer, tokens, (first, first + columns)),
         ),
         cycles=(tiles[1] - tiles[0]) * layer.tile_cycles(low, rows),
+        kind=kind,
     )
 
 
@@ -192,8 +200,7 @@ def layer_pieces(
     span: tuple[int, int] | None = None,
     head: int,
     tail: int,
-    middle_pieces: int = 3,
-    single: int = 1,
+    pieces: int | None = None,
 ) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """(token range, tile range) of a layer's matmuls in canonical order.
 
@@ -204,21 +211,22 @@ def layer_pieces(
         span: range of its tiles; all by default.
         head: tiles that are issued block by block at the start.
         tail: tiles that are issued block by block at the end.
-        middle_pieces: pieces of the tiles between.
-        single: pieces of the whole layer when there is one block only.
+        pieces: of the tiles between, or of the whole layer when there is one block only; None: as
+            the preference says.
     """
     whole = (blocks[0][0], blocks[-1][1])
     start, stop = span or (0, layer.tiles)
+    pieces = pieces or low.preference.pieces or (1 if len(blocks) == 1 else 3)
     if len(blocks) == 1:
-        return [(whole, tiles) for tiles in _cut((start, stop), single)]
+        return [(whole, tiles) for tiles in _cut((start, stop), pieces)]
     if whole[1] - whole[0] > low.config.tile_rows:
-        return [(rows, tiles) for rows in blocks for tiles in _cut((start, stop), middle_pieces)]
+        return [(rows, tiles) for rows in blocks for tiles in _cut((start, stop), pieces)]
     head = min(stop, start + head)
     middle = max(head, stop - tail)
     out = []
     for rows in blocks:
         out += [(rows, tiles) for tiles in _cut((start, head), 6)]
-    out += [(whole, tiles) for tiles in _cut((head, middle), middle_pieces)]
+    out += [(whole, tiles) for tiles in _cut((head, middle), pieces)]
     for rows in blocks:
         out += [(rows, tiles) for tiles in _cut((middle, stop), 6)]
     return out

@@ -10,6 +10,7 @@ from hwgen.isa.instructions import DrainMode
 from hwgen.program.buffer_plan import ceil_div
 from hwgen.program.lower.context import Lowering, clip_ranges, lower_operation
 from hwgen.program.lower.layer import layer_item, layer_pieces, weight_layer
+from hwgen.program.schedule import Kind
 
 
 @lower_operation.register
@@ -95,4 +96,4 @@ def lower_linear(op: Linear, low: Lowering) -> None:
     elif isinstance(after, Linear):
         tail = max(tail, ceil_div(low.drain_tail(blocks[0]), last))
     for piece_rows, tiles in layer_pieces(low, layer, blocks, head=head, tail=tail):
-        low.items.append(layer_item(low, layer, piece_rows, tiles))
+        low.items.append(layer_item(low, layer, piece_rows, tiles, kind=Kind.LINEAR))

@@ -21,7 +21,7 @@ from hwgen.program.packing import (
     port_stride,
     split_ports,
 )
-from hwgen.program.schedule import Draft, Item
+from hwgen.program.schedule import Draft, Item, Kind
 from hwgen.program.weight_planes import TileFormat, pass_beats
 
 
@@ -187,6 +187,7 @@ def product(
     rows: int,
     result: Result,
     cycles: int,
+    kind: Kind = Kind.OTHER,
 ) -> Item:
     """The instructions of some tiles of a matmul over some tokens.
 
@@ -203,6 +204,7 @@ def product(
         result: what becomes of the accumulators; ``first`` and ``columns`` count from the range's
             first tile.
         cycles: estimate for the array.
+        kind: what a preference of the order goes by.
 
     Raises:
         ProgramError: uint8 activations on columns that take int8 only.
@@ -287,6 +289,7 @@ def product(
     return Item(
         engine=Engine.MATMUL,
         drafts=drafts,
+        kind=kind,
         cycles=cycles,
         drain_cycles=ceil_div(result.columns, low.config.chunk_channels(wide=wide)) * rows,
         tail_cycles=low.drain_tail((0, rows), wide=wide),
