@@ -52,8 +52,9 @@ def add_three(
     a, b, c = (_extended(operand, width) for operand in operands)
     majority = Signal(width, name=f"{name}_majority")
     parity = Signal(width, name=f"{name}_parity")
-    # The majority belongs to the bit above.
-    below = Cat(Const(0, 1), majority)[:width]
+    # The majority belongs to the bit above; below the lowest one there is room for the one that a
+    # subtraction adds. (The carry chain's own input would share a pin with DI of its first bit.)
+    below = Cat(invert, majority)[:width]
     total = Signal(width, name=name)
     for bit in range(width):
         m.submodules[f"{name}_lut_{bit}"] = Instance(
@@ -68,7 +69,7 @@ def add_three(
             o_O5=majority[bit],
             o_O6=parity[bit],
         )
-    carry: Value = invert
+    carry: Value = Const(0, 1)
     for first in range(0, width, _CHAIN):
         count = min(_CHAIN, width - first)
         unused = Const(0, _CHAIN - count)
