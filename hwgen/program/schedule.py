@@ -6,9 +6,9 @@ drain; one softmax; one LayerNorm. Items come in a canonical order that is a val
 Any order that keeps the conflicts of the canonical one is valid too; among those the scheduler
 takes, whenever the array becomes free, the first item that can start at once, so that softmax,
 LayerNorm and drains of one row block hide behind the array working on another. The times here are
-estimates and decide nothing but speed. Which item is the first is a matter of taste, too: a
+estimates and decide nothing but speed. Which item is the first can be chosen, too: a
 :class:`Preference` moves kinds of work forward, and cuts layers into more or fewer items. No
-preference is the best for every design, so that :mod:`hwgen.program.lower.choice` tries some.
+preference is the best for every design, so that :mod:`hwgen.program.choice` tries some.
 """
 
 from __future__ import annotations

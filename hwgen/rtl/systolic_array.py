@@ -16,7 +16,7 @@ has lanes, whatever their groups. *Strip*: the columns of one group in one segme
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from amaranth import (
@@ -76,7 +76,7 @@ def entry_layout(tile_rows: int, slice_widths: Sequence[int] = ()) -> data.Struc
     shift = {"shift": bits_for(len(slice_widths))} if slice_widths else {}
     return data.StructLayout(
         {
-            "valid": 1,
+            "valid": 1,  # there is a row; the lowest bit
             "first": 1,  # first pass of the tile: overwrite the accumulator
             "last": 1,  # last pass of the tile: its sums are complete
             "end": 1,  # last row of the last pass: the bank is complete
@@ -96,6 +96,7 @@ class Strip:
     tile_rows: int
     accumulator_bits: int  #: of a column
     slice_widths: tuple[int, ...] = ()  #: ascending
+    last: bool = False  #: no strip behind it takes its activations
 
     @property
     def shifts(self) -> tuple[int, ...]:
@@ -131,14 +132,14 @@ class Strip:
         """Verilog module name; one module serves all equal strips of an array."""
         shifts = f"_s{''.join(map(str, self.slice_widths))}" if self.slice_widths else ""
         sums = f"c{self.count}x{self.accumulator_bits}_m{self.tile_rows}"
-        return f"hwgen_strip_{self.columns.name}_{sums}{shifts}"
+        return f"hwgen_strip_{self.columns.name}_{sums}{shifts}{'_last' * self.last}"
 
 
 class ColumnStrip(wiring.Component):
     """Columns that share activations, and their accumulators.
 
     ``skewed`` and ``swap`` are the skewed activations and swap flags, ``entry`` the unskewed
-    bookkeeping; all are passed on one cycle later for the next strip. ``drain_row`` of
+    bookkeeping; all are passed on one cycle later, if there is a next strip. ``drain_row`` of
     ``drain_bank`` appears on ``drain_data`` three cycles later. ``bank_complete[b]`` pulses when
     the last row of a tile has been written to bank b. A row's accumulators are written
     :attr:`Columns.delay` + 1 cycles after its entry and read :attr:`Strip.lead` + 1 cycles before
@@ -156,9 +157,15 @@ class ColumnStrip(wiring.Component):
                 "skewed": In(self.columns.code_bits * rows),
                 "swap": In(rows),
                 "entry": In(self.layout),
-                "skewed_next": Out(self.columns.code_bits * rows),
-                "swap_next": Out(rows),
-                "entry_next": Out(self.layout),
+                **(
+                    {}
+                    if strip.last
+                    else {
+                        "skewed_next": Out(self.columns.code_bits * rows),
+                        "swap_next": Out(rows),
+                        "entry_next": Out(self.layout),
+                    }
+                ),
                 "weight_valid": In(1),
                 "weight_row": In(bits_for(rows - 1)),
                 "weights": In(self.count * self.columns.cell_bits),
@@ -172,11 +179,12 @@ class ColumnStrip(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.d.sync += [
-            self.swap_next.eq(self.swap),
-            self.entry_next.eq(self.entry),
-        ]
-        m.d.comb += self.skewed_next.eq(register(m, self.skewed, "skewed_late"))
+        if not self.strip.last:
+            m.d.sync += [
+                self.swap_next.eq(self.swap),
+                self.entry_next.eq(self.entry),
+            ]
+            m.d.comb += self.skewed_next.eq(register(m, self.skewed, "skewed_late"))
         self._accumulate(m, self._multiply(m))
         return m
 
@@ -257,13 +265,18 @@ class ColumnStrip(wiring.Component):
         """Adds the sums to the accumulators, and reads these for DRAIN."""
         # The bookkeeping meets the sums: the last row's skew and the column's registers.
         strip, size = self.strip, self.layout.size
-        entries: Value = self.entry.as_value()
+        valid, others = self.entry.valid, self.entry.as_value()[1:]
         if behind := self.columns.delay - strip.lead:
-            line = Signal(size * behind, name="entry_delay")
-            m.d.sync += line.eq(Cat(entries, line)[: len(line)])
-            entries = line
+            # Only what says that there is a row is reset: the others are shift registers.
+            is_valid = Signal(behind, name="valid_delay")
+            line = Signal((size - 1) * behind, name="entry_delay", reset_less=True)
+            m.d.sync += [
+                is_valid.eq(Cat(valid, is_valid)[:behind]),
+                line.eq(Cat(others, line)[: len(line)]),
+            ]
+            valid, others = is_valid[-1], line[1 - size :]
         ahead = Signal(self.layout, name="entry_ahead")  # the accumulator's read address
-        m.d.comb += ahead.eq(entries[-size:])
+        m.d.comb += ahead.eq(Cat(valid, others))
         found = register(m, ahead, "entry_found", reset=True)  # in the block RAM
         read = register(m, found, "entry_read", reset=True)  # in its output register
         now = register(m, read, "entry_now", reset=True) if strip.shifts_ahead else read
@@ -281,7 +294,10 @@ class ColumnStrip(wiring.Component):
             partial.write_address.eq(after.row),
             partial.write_data.eq(result),
             partial.write_enable.eq(after.valid & ~after.last),
-            complete.read_address.eq(Cat(self.drain_row, self.drain_bank)),
+            # Here and not behind the data, which are many more bits.
+            complete.read_address.eq(
+                register(m, Cat(self.drain_row, self.drain_bank), "drain_address")
+            ),
             complete.write_address.eq(Cat(after.row, after.bank)),
             complete.write_data.eq(result),
             complete.write_enable.eq(after.valid & after.last),
@@ -300,7 +316,7 @@ class ColumnStrip(wiring.Component):
             m.d.sync += result.word_select(c, bits).eq(
                 total + Mux(now.first, Const(0, bits), start).as_signed()
             )
-        m.d.comb += self.drain_data.eq(register(m, complete.read_data, "drained"))
+        m.d.comb += self.drain_data.eq(complete.read_data)
 
     def _shifted(self, m: Module, previous: Value, shift: Value) -> Value:
         """All accumulators of a row, shifted left as ``shift`` says."""
@@ -431,6 +447,9 @@ class SystolicArray(wiring.Component):
                 places[columns.skew] = place + 1
                 first += count
             start += group.columns
+        last = {placed.strip.columns.skew: s for s, placed in enumerate(strips)}
+        for s in last.values():
+            strips[s] = strips[s]._replace(strip=replace(strips[s].strip, last=True))
         return strips
 
     def leaves(self) -> dict[str, wiring.Component | str]:
@@ -473,11 +492,13 @@ class SystolicArray(wiring.Component):
             flow, code = flows[strip.columns.skew], strip.columns.code_bits
             given = len(flow["skewed"]) // self.rows
             skewed = Cat(flow["skewed"].word_select(p, given)[:code] for p in range(self.rows))
-            flow_next = {
-                "skewed": Signal(code * self.rows, name=f"skewed_{s}"),
-                "swap": Signal(self.rows, name=f"swap_{s}_next"),
-                "entry": Signal(self.layout.size, name=f"entry_{s}"),
-            }
+            flow_next = {}
+            if not strip.last:
+                flow_next = {
+                    "skewed": Signal(code * self.rows, name=f"skewed_{s}"),
+                    "swap": Signal(self.rows, name=f"swap_{s}_next"),
+                    "entry": Signal(self.layout.size, name=f"entry_{s}"),
+                }
             valid, row, word = self._weights(m, s)
             drained = Signal(strip.word_bits, name=f"drain_data_{s}")
             complete = Signal(2, name=f"bank_complete_{s}")
@@ -494,9 +515,7 @@ class SystolicArray(wiring.Component):
                 i_drain_bank=self.drain_bank,
                 i_drain_row=self.drain_row,
                 **({"i_clk2x": self.clk2x} if strip.columns.clk2x else {}),
-                o_skewed_next=flow_next["skewed"],
-                o_swap_next=flow_next["swap"],
-                o_entry_next=flow_next["entry"],
+                **{f"o_{name}_next": signal for name, signal in flow_next.items()},
                 o_drain_data=drained,
                 o_bank_complete=complete,
             )
