@@ -254,9 +254,11 @@ class Sequencer(wiring.Component):
             conditions = met(queue.r_data[: len(waits)], entries[0])
             ok = Signal(name=f"{name}_ready")
             m.d.sync += ok.eq(queue.r_rdy & ~(out.valid & out.ready) & Cat(conditions).all())
+            # The head has been there for a cycle before it is offered: in a register, too.
+            body = register(m, queue.r_data[len(waits) :], f"{name}_body")
             m.d.comb += [
                 out.valid.eq(ok),
-                out.payload.eq(queue.r_data[len(waits) :]),
+                out.payload.eq(body),
                 queue.r_en.eq(out.valid & out.ready),
             ]
             if engine == Engine.MATMUL:
