@@ -47,9 +47,8 @@ DRAIN_TAKE = 1
 DRAIN_TILE = 1
 #: Last group taken -> its first row issued and the bank released.
 DRAIN_RELEASE = 2
-#: Three more than the engine takes (tests/rtl/test_drain.py): frames are predicted best so, as
-#: MATMUL begins and a tile is ready a cycle too early each.
-DRAIN_DONE = ACCUMULATOR_LATENCY + REQUANTISE_LATENCY + TABLE_LATENCY + 4
+#: Last row issued -> done.
+DRAIN_DONE = ACCUMULATOR_LATENCY + REQUANTISE_LATENCY + TABLE_LATENCY + 1
 #: Constants of a chunk: settling of the registers in use, beyond a cycle per pair of columns.
 CONSTANTS_SETTLE = ACCUMULATOR_LATENCY + CONSTANTS_READ + 1
 

@@ -21,7 +21,7 @@ from hwgen.timings import READ_LATENCY
 #: and the memory.
 READ = 1 + READ_LATENCY
 #: Last row issued -> all sums in the accumulators: READ + depth + strips + this.
-ARRAY = 3
+ARRAY = 4
 
 
 def execute(machine: Machine, i: Instruction) -> Step:
