@@ -82,7 +82,7 @@ def test_narrow_weights_get_columns_of_their_own(call: Command) -> None:
     assert (wide.status, narrow.status) == (0, 0), narrow.err
     best = narrow.json["designs"][-1]
     assert best["fps"] > 1.2 * wide.json["designs"][-1]["fps"]
-    assert [group.split(":")[::2] for group in best["config"]["groups"]][-1] == ["digits", "4"]
+    assert [group.split(":")[::2] for group in best["config"]["groups"]][-1] == ["tables", "4"]
     assert best["weight_bits"]["blocks.0.fc1"] == 4 and best["weight_bits"]["head"] == 8
     assert f"--groups {','.join(best['config']['groups'])}" in best["command"]
     assert "--weight-bits 4" in best["command"]

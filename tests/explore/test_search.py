@@ -26,7 +26,7 @@ from hwgen.explore.search import (
     Point,
     Search,
 )
-from hwgen.explore.space import Candidate, Choices, legal_groups
+from hwgen.explore.space import Candidate, Choices, legal_groups, narrow_widths
 from hwgen.frontend.models import MODELS
 from hwgen.graph.weight_bits import parse_weight_bits
 from hwgen.program.cycle_model import MemoryModel
@@ -153,14 +153,30 @@ def test_columns_at_twice_the_clock_are_proposed_by_cascades() -> None:
     pumped = {str(groups) for groups in both if groups.clk2x}
     assert pumped >= {
         *(f"pumped:{columns}:8" for columns in (32, 64, 112, 116, 128)),
-        *("pumped:112:8,digits:16:8", "pumped:112:8,digits:80:4", "pumped:116:8,digits:76:4"),
-        *("pumped:112:8,digits:16:4", "pumped:112:8,digits:48:4", "pumped:64:8,digits:64:4"),
+        *("pumped:112:8,tables:16:8", "pumped:112:8,tables:80:4", "pumped:116:8,tables:76:4"),
+        *("pumped:112:8,tables:16:4", "pumped:112:8,tables:48:4", "pumped:64:8,tables:64:4"),
     }
     # The first beyond the device is there, too, to say what binds; nothing is behind it.
     assert not any(text.startswith(("pumped:128:8,", "pumped:120")) for text in pumped)
-    assert not pumped & {"pumped:64:8,digits:32:4", "pumped:116:8,digits:12:4"}
+    assert not pumped & {"pumped:64:8,tables:32:4", "pumped:116:8,tables:12:4"}
     assert all(groups.columns % 4 == 0 for groups in both if groups.clk2x)
     assert any(g.clk2x for g in legal_groups(64, 10_080, clk2x=True))  # heights are not known
+
+
+def test_narrow_columns_are_of_the_cheaper_kind() -> None:
+    """Digits to two bits, tables from three; digits of 4 bits for what runs in slices, too."""
+    for narrow, kinds in (
+        ((1,), {"digits:1"}),
+        ((2,), {"digits:2"}),
+        ((3,), {"tables:3"}),
+        ((4,), {"tables:4"}),
+        (narrow_widths([8, 6]), {"tables:4", "tables:6", "digits:4"}),
+    ):
+        groups = legal_groups(64, 10_080, cascades=29, narrow=narrow)
+        last = {(g[-1].kind, g[-1].weight_bits) for g in groups if g[-1].weight_bits < 8}
+        assert {f"{kind}:{bits}" for kind, bits in last} == kinds
+    wide = legal_groups(64, 10_080, cascades=29)
+    assert "dual:56:8,tables:8:8" in map(str, wide)
 
 
 def test_what_is_better_for_the_target_is_chosen(
