@@ -219,6 +219,7 @@ def test_pairs_of_columns_are_columns_of_attention() -> None:
         ("dual:16:8,digits:10:4+4", "columns of a paired group must be a multiple of 4"),
         ("dual:16:8,digits:12:3+3", "weight_bits of a paired group must be 4, not 3"),
         ("dual:16:8+8", "weight_bits of a paired group must be 4, not 8"),
+        ("dual:16:8,tables:12:4+4", "kind of a paired group must be digits, not tables"),
         ("dual:16:8,digits:12:4+3", "a column group must be KIND:COLUMNS:BITS"),
         ("dual:16:8,digits:8:5,digits:8:4+4", "with one paired group at most, next to those of 8"),
         ("dual:16:8,digits:8:4+4,digits:8:4+4", "with one paired group at most"),

@@ -325,13 +325,14 @@ class _SystolicArrayUnit(Unit):
     def check_together(self, values: Values) -> None:
         """Columns of DSP cascades have 8 bits; groups say what three other parameters say."""
         if values["groups"] == NO_GROUPS:
-            if values["cells"] in KINDS and (
-                values["weight_bits"] not in KINDS[str(values["cells"])].weight_bits
-            ):
+            kind = KINDS.get(str(values["cells"]))
+            bits = integer(values, "weight_bits")
+            if kind is not None and bits not in kind.weight_bits:
+                least, most = kind.weight_bits[0], kind.weight_bits[-1]
+                legal = f"{most}" if least == most else f"in {least}..{most}"
                 raise UsageError(
-                    f"--weight-bits must be 8 with --cells {values['cells']}, "
-                    f"not {values['weight_bits']}",
-                    nearest=8,
+                    f"--weight-bits must be {legal} with --cells {kind.name}, not {bits}",
+                    nearest=min(max(bits, least), most),
                 )
             self._check_rows(values)
             return

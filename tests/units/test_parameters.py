@@ -58,6 +58,16 @@ def test_options_are_spelt_with_hyphens() -> None:
         ("systolic-array", {"cells": "lut"}, "--cells must be 'multiplier' or 'dual' or 'pumped'"),
         (
             "systolic-array",
+            {"cells": "tables", "weight_bits": 1, "rows": 16},
+            "--weight-bits must be in 2..8 with --cells tables, not 1.*: 2",
+        ),
+        (
+            "systolic-array",
+            {"cells": "tables", "rows": 24},
+            "--rows must be a multiple of 16 with tables columns, not 24.*: 32",
+        ),
+        (
+            "systolic-array",
             {"cells": "dual", "weight_bits": 4},
             "--weight-bits must be 8 with --cells dual, not 4.*: 8",
         ),

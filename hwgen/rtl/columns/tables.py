@@ -28,6 +28,7 @@ from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
 from hwgen.columns import KINDS
 from hwgen.rtl.columns.base import FabricColumns, Leaf
 from hwgen.rtl.columns.fabric import add_three, memories
+from hwgen.rtl.pipeline import lookup, register
 
 #: Rows of a table.
 GROUP_ROWS = 4
@@ -149,9 +150,9 @@ class TableColumns(FabricColumns):
             ]
             less = [gray[entry] >> changed[entry] & 1 for entry in range(ENTRIES)]
             steps += [
-                _function(changed, 2, count),
-                _function(less, 1, count),
-                _function(gray, GROUP_ROWS, count),
+                lookup(changed, 2, count),
+                lookup(less, 1, count),
+                lookup(gray, GROUP_ROWS, count),
             ]
             for g in groups[k::GENERATORS]:
                 with m.If(complete[g]):
@@ -164,16 +165,6 @@ class TableColumns(FabricColumns):
             with m.If(swap[GROUP_ROWS * g]):
                 m.d.sync += [half[g].eq(~half[g]), other[g].eq(half[g])]
         return Cat(*capture, *load, *steps, writing, half, other)
-
-
-def _function(values: Sequence[int], bits: int, index: Value) -> Value:
-    """``values[index]``: a LUT a bit."""
-    return Cat(
-        Const(sum((value >> b & 1) << i for i, value in enumerate(values)), len(values)).bit_select(
-            index, 1
-        )
-        for b in range(bits)
-    )
 
 
 class Control:
@@ -211,8 +202,8 @@ class TableTwin(Leaf):
         bits, code = columns.weight_bits, columns.code_bits
         enable, word = self.weight_enable, self.weight_in
         for d in range(3):
-            enable = _register(m, enable, f"late_enable_{d}")
-            word = _register(m, word, f"late_weight_{d}")
+            enable = register(m, enable, f"late_enable_{d}")
+            word = register(m, word, f"late_weight_{d}")
         chain: Value = Const(0, signed(1))
         for g in range(columns.groups):
             products = []
@@ -320,7 +311,7 @@ class TableColumn(Leaf):
                 (low[1:], middle, Cat(Const(0, 1), high)),
                 bits + _OPERANDS - 1,
             )
-            partial.append(_register(m, Cat(low[0], total), f"planes_{g}_{first}"))
+            partial.append(register(m, Cat(low[0], total), f"planes_{g}_{first}"))
         above: Value = Const(0, 1)
         if chain is not None:
             above = _waited(m, columns, g, chain)
@@ -333,7 +324,7 @@ class TableColumn(Leaf):
             subtract=negative,
         )
         lower = Cat(above, Const(0, shift))[:shift]
-        summed = _register(m, Cat(lower, upper), f"planes_{g}_{shift}")
+        summed = register(m, Cat(lower, upper), f"planes_{g}_{shift}")
         first, second = partial
         total = add_three(
             m,
@@ -341,7 +332,7 @@ class TableColumn(Leaf):
             (first, Cat(Const(0, _OPERANDS), second), summed),
             size,
         )
-        return _register(m, total, f"sum_{g}")
+        return register(m, total, f"sum_{g}")
 
 
 def _signed_slice(value: Value, first: int) -> Value:
@@ -357,9 +348,3 @@ def _waited(m: Module, columns: TableColumns, g: int, chain: Value) -> Value:
         m.d.sync += stage.eq(chain)
         chain = stage
     return chain
-
-
-def _register(m: Module, value: Value, name: str) -> Signal:
-    stage = Signal(len(value), name=name, reset_less=True)
-    m.d.sync += stage.eq(value)
-    return stage
