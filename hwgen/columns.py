@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hwgen.errors import ConfigError
+from hwgen.numerics.requantise import BIASED_BITS
 
 #: Groups of an array: as many as an instruction has fields for.
 MAXIMUM_GROUPS = 4
@@ -147,6 +148,15 @@ class ColumnGroup:
         return self.weight_bits + self.takes_slices
 
     @property
+    def accumulator_bits(self) -> int:
+        """Bits of a column's accumulator: as many fewer as its weights have than those of 8 bits.
+
+        So all widths hold the same K: 4,095 int8 activations, whatever the values are. Slices add
+        up to products of 8 bits.
+        """
+        return BIASED_BITS - (0 if self.takes_slices else 8 - self.weight_bits)
+
+    @property
     def columns_step(self) -> int:
         """What their number is a multiple of; pairs are even in number."""
         return 4 if self.paired else KINDS[self.kind].columns_step
@@ -196,6 +206,11 @@ class Groups(tuple[ColumnGroup, ...]):
     def columns(self) -> int:
         """Columns of all groups."""
         return sum(group.columns for group in self)
+
+    @property
+    def accumulator_bits(self) -> list[int]:
+        """Of every column, in order."""
+        return [group.accumulator_bits for group in self for _ in range(group.columns)]
 
     @property
     def attention_columns(self) -> int:

@@ -157,7 +157,7 @@ def array_features(
             {
                 f"{_family(group)}_strips": 1,
                 f"{_family(group)}_strip_rows": rows,
-                f"{group.kind}_columns": columns,
+                f"{group.kind}_accumulator_bits": columns * group.accumulator_bits,
                 # Registers of the broadcast, and those that a strip is late by.
                 "weight_bits": stages * packed + (late * place if place <= 2 else 0),
                 "strip_row_bits": row_bits,
@@ -186,7 +186,8 @@ def array_features(
 def accumulator_memories(groups: str, lanes: int, tile_rows: int) -> list[tuple[int, int]]:
     """Depth and width of each memory: of a strip one of a tile, and one of two of them."""
     depths = (tile_rows, (1 << index_bits(tile_rows)) + tile_rows)
-    widths = [ACCUMULATOR_BITS * strip.columns for strip in array_strips(groups, lanes)]
+    strips = array_strips(groups, lanes)
+    widths = [strip.group.accumulator_bits * strip.columns for strip in strips]
     return [(words, width) for width in widths for words in depths]
 
 

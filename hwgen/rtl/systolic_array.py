@@ -36,7 +36,6 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import bits_for
 
 from hwgen.columns import PAIRED_BITS
-from hwgen.numerics.requantise import BIASED_BITS
 from hwgen.rtl.columns import Columns, columns_of
 from hwgen.rtl.pipeline import register
 from hwgen.rtl.ram import Ram, ram_name, ram_verilog
@@ -60,6 +59,10 @@ class Group(Protocol):
     @property
     def takes_slices(self) -> bool:
         """Whether a cell has a carry bit."""
+
+    @property
+    def accumulator_bits(self) -> int:
+        """Bits of a column's accumulator."""
 
     @property
     def paired(self) -> bool:
@@ -352,8 +355,8 @@ class SystolicArray(wiring.Component):
     before has entered. ``bank_complete[b]``: all strips have written the tile's last row. Only a
     tile's last pass writes to its bank: a row of it must not enter before the bank's row is read.
 
-    Accumulators have ``accumulator_bits`` bits and wrap: only what is made of them behind the array
-    has to fit, not what they hold on the way.
+    Accumulators have ``accumulator_bits`` bits (None: their group's) and wrap: only what is made of
+    them behind the array has to fit. DRAIN gets them sign-extended to the bits of the widest.
 
     The columns ``drain_segment * lanes + l`` of a row appear on the lanes l of ``drain_data`` four
     cycles after ``drain_row``; lanes below ``drain_offset`` show the segment after that. A lane
@@ -368,7 +371,7 @@ class SystolicArray(wiring.Component):
         groups: Sequence[Group],
         lanes: int,
         tile_rows: int,
-        accumulator_bits: int = BIASED_BITS,
+        accumulator_bits: int | None = None,
         slice_widths: Sequence[int] = (),
         unsigned_columns: int | None = None,
     ) -> None:
@@ -379,9 +382,10 @@ class SystolicArray(wiring.Component):
         self.unsigned_columns = self.columns if unsigned_columns is None else unsigned_columns
         self.segments = -(-self.columns // lanes)
         self.tile_rows = tile_rows
-        self.accumulator_bits = accumulator_bits
+        own = [accumulator_bits or group.accumulator_bits for group in groups]
+        self.accumulator_bits = max(own)
         self.layout = entry_layout(tile_rows, slice_widths)
-        self.strips = self._cut(tuple(slice_widths))
+        self.strips = self._cut(own, tuple(slice_widths))
         #: A column of every pair, the lower one, and the other.
         self.pairs: dict[int, int] = {}
         start = 0
@@ -415,7 +419,7 @@ class SystolicArray(wiring.Component):
                 "drain_segment": In(bits_for(self.segments - 1)),
                 "drain_offset": In(bits_for(lanes - 1)),
                 **({"drain_pairs": In(1)} if self.pairs else {}),
-                "drain_data": Out(accumulator_bits * lanes),
+                "drain_data": Out(self.accumulator_bits * lanes),
                 "bank_complete": Out(2),
                 **({"clk2x": In(1)} if self.clk2x_used else {}),
             }
@@ -431,8 +435,8 @@ class SystolicArray(wiring.Component):
             unsigned=sum(before.columns for before in self.groups[:g]) < self.unsigned_columns,
         )
 
-    def _cut(self, slice_widths: tuple[int, ...]) -> list[_PlacedStrip]:
-        """The strips, in the order of their columns."""
+    def _cut(self, bits: Sequence[int], slice_widths: tuple[int, ...]) -> list[_PlacedStrip]:
+        """The strips, in the order of their columns; ``bits`` of accumulators, by group."""
         strips = []
         places: dict[tuple[int, ...], int] = {}  # strips so far, by their skew
         start = 0  # of the group
@@ -442,7 +446,7 @@ class SystolicArray(wiring.Component):
             while first < group.columns:
                 count = min(self.lanes - (start + first) % self.lanes, group.columns - first)
                 place = places.get(columns.skew, 0)
-                strip = Strip(columns, count, self.tile_rows, self.accumulator_bits, slice_widths)
+                strip = Strip(columns, count, self.tile_rows, bits[g], slice_widths)
                 strips.append(_PlacedStrip(strip, g, first, place))
                 places[columns.skew] = place + 1
                 first += count
@@ -520,7 +524,9 @@ class SystolicArray(wiring.Component):
                 o_bank_complete=complete,
             )
             flows[strip.columns.skew] = flow_next
-            columns += [drained.word_select(c, strip.accumulator_bits) for c in range(strip.count)]
+            words = [drained.word_select(c, strip.accumulator_bits) for c in range(strip.count)]
+            missing = self.accumulator_bits - strip.accumulator_bits
+            columns += [Cat(word, word[-1].replicate(missing)) for word in words]
             if placed is slowest:
                 m.d.comb += self.bank_complete.eq(complete)
         self._drain(m, columns)

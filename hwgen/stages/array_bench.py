@@ -89,17 +89,13 @@ class FrameDesign:
 
 #: 58 columns in DSP blocks and six in the fabric, or six pairs, are the 64 of a tile of V.
 _W4 = "dual:58:8,tables:6:8,tables:64:4"
-_PAIRED_W4 = "dual:58:8,digits:12:4+4,digits:58:4"
+_MIXED = "dual:56:8,tables:8:8,tables:64:4"
 #: 28 cascades at twice the clock, and what makes the sum a third of 384 or half of it.
 _PUMPED_W8 = "pumped:112:8,tables:16:8"
 _PUMPED_W4 = "pumped:112:8,tables:80:4"
-_SHORT_CONSTANTS = (("constant_fifo_beats", 64),)
-#: Half of the requantise lanes leave the LUTs, a short FIFO of constants the block RAM, in which
-#: deep FIFOs keep the weights of 8 and 4 bits coming while the vector units work.
-_MIXED = (
-    *(("requantise_lanes", 32), ("read_fifo_beats", 8192)),
-    *(("queue_depth", 32), ("constant_fifo_beats", 64)),
-)
+#: At 1 bit attention would wait for a softmax of 32 lanes. Constants of two tiles are the fewest:
+#: block RAM binds.
+_OF_SIGNS = (("softmax_vec", 64), ("constant_fifo_beats", 78))
 #: The lines of the table: what is fastest of those that were tried and fit the ZCU102's budget, 80
 #: % of DSPs and block RAM and 70 % of LUTs.
 DESIGNS: tuple[FrameDesign, ...] = (
@@ -118,9 +114,10 @@ DESIGNS: tuple[FrameDesign, ...] = (
     FrameDesign("deit_base", "4", _PUMPED_W4, 32, 1),
     FrameDesign("deit_small", "4", _PUMPED_W4, 32, 1, 2),
     FrameDesign("deit_tiny", "4", _PUMPED_W4, 32, 1, 2),
-    FrameDesign("deit_base", "8:58+4:70", _PAIRED_W4, rotation=False, others=_MIXED),
-    FrameDesign("deit_base", "1", "dual:58:8,digits:12:4+4,digits:186:1", 8),
-    FrameDesign("deit_base", "1", "pumped:112:8,digits:144:1", others=_SHORT_CONSTANTS),
+    # Half of the columns 8 bits wide; two DSP columns less leave the DSPs for LayerNorm's lanes.
+    FrameDesign("deit_base", "8:64+4:64", _MIXED, 32, 1, rotation=False),
+    FrameDesign("deit_base", "1", "dual:58:8,tables:6:8,digits:192:1", rotation=False),
+    FrameDesign("deit_base", "1", "pumped:96:8,digits:212:1", others=_OF_SIGNS),
 )
 
 

@@ -18,7 +18,6 @@ from hwgen.config import PARAMETERS, AcceleratorConfig, softmax_fields, value_te
 from hwgen.errors import ConfigError, DoesNotFitError, UsageError
 from hwgen.graph.network import network_of
 from hwgen.graph.spec import ModelSpec
-from hwgen.numerics.requantise import BIASED_BITS
 from hwgen.numerics.softmax import SoftmaxFunction
 from hwgen.stages.options import BY_NAME, DesignOptions
 
@@ -320,7 +319,8 @@ def memory_blocks(config: AcceleratorConfig) -> int:
     """
     memories = [(words, config.word_bits, 64) for words in config.bank_words]
     # Of a tile the partial sums, of two the complete ones.
-    memories += [(n * config.tile_rows, BIASED_BITS * config.columns, 72) for n in (1, 2)]
+    bits = sum(group.columns * group.accumulator_bits for group in config.groups)
+    memories += [(n * config.tile_rows, bits, 72) for n in (1, 2)]
     return sum(
         min(-(-depth // (512 << k)) * -(-width // (unit >> k)) for k in range(4))
         for depth, width, unit in memories

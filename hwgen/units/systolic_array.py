@@ -60,6 +60,7 @@ class _Uniform(NamedTuple):
     columns: int
     weight_bits: int
     takes_slices: bool = False
+    accumulator_bits: int = _ACCUMULATOR_BITS
     paired: bool = False
 
 

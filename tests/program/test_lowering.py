@@ -404,6 +404,35 @@ def test_accumulators_fit_the_requantise_lanes(monkeypatch: pytest.MonkeyPatch) 
         run_program(lower(far, config), random_image(graph.spec))
 
 
+def _with_sum(graph: IntegerGraph, channel: int, sign: int) -> IntegerGraph:
+    """One-bit weights of one sign for a channel of fc2, all of whose activations are -128."""
+    ops = []
+    for op in graph.ops:
+        if isinstance(op, Linear) and op.name == "blocks.0.fc1":
+            op = dataclasses.replace(op, table=np.full(256, -128, np.int8))
+        if isinstance(op, Linear) and op.name == "blocks.0.fc2":
+            weights = op.weights.copy()
+            weights[:, channel] = sign
+            op = dataclasses.replace(op, weights=weights)
+        ops.append(op)
+    return dataclasses.replace(graph, ops=tuple(ops))
+
+
+def test_sums_fit_the_accumulators_of_narrow_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 bits for one-bit weights: proven, and found in the program interpreter, as above."""
+    graph = random_graph(spec(depth=1, mlp_hidden=4096), 2, weight_bits={"blocks.0.fc2": 1})
+    config = preset_config(graph, rows=16, groups=parse_groups("dual:16:8,digits:16:1"))
+    edge = _with_sum(graph, 20, 1)
+    check(edge, lower(edge, config))  # down to -2^19
+    lower(_with_sum(graph, 3, -1), config)  # on a column of 8 bits
+    wrong = _with_sum(graph, 20, -1)
+    with pytest.raises(ConfigError, match=r"channel 20 must fit the 20 bits .* not reach 524288"):
+        lower(wrong, config)
+    monkeypatch.setattr(Lowering, "check_narrow_accumulators", lambda *_: None)
+    with pytest.raises(ProgramError, match="Sums of column 20 must fit 20 bits"):
+        run_program(lower(wrong, config), random_image(graph.spec))
+
+
 def test_uint8_stays_on_the_columns_that_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Columns that V does not reach take int8 only."""
     graph = random_graph(spec(depth=1), 2, weight_bits=4)

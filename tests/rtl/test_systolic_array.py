@@ -488,6 +488,21 @@ def test_every_weight_of_eight_bits_in_slices(groups: str, slices: int) -> None:
     run(shape, layers)
 
 
+def test_the_accumulators_of_narrow_columns_at_their_ends() -> None:
+    """One bit: 20 bits, which 4,095 activations fill whatever they are, and 4,096 downwards."""
+    shape = Shape(16, "dual:2:8,digits:4:1", 4)
+    signs = np.array([1, -1, 1, -1, 1, -1])
+    layers = []
+    for k, weights in ((4096, abs(signs)), (4095, signs), (4095, -signs)):
+        activations = np.full((3, k), -128, np.int8)
+        layers.append(Layer(activations, np.tile(weights, (k, 1)), 1, 2))
+    reached = [layer.expected[0, 2:] for layer in layers]
+    assert [values.min() for values in reached] == [-(1 << 19), -524_160, -524_160]
+    assert [values.max() for values in reached[1:]] == [524_160] * 2
+    assert compiled(shape).array.strips[-1].strip.accumulator_bits == 20
+    run(shape, layers)
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_every_row_has_its_weights_when_it_swaps_them(bits: int) -> None:
     """Weights given a row a cycle, the swap in the cycle after the last; the next begin with it."""

@@ -169,6 +169,36 @@ class Lowering:
             why="a requantise lane multiplies in one DSP",
         )
 
+    def check_narrow_accumulators(
+        self, name: str, columns: np.ndarray, lowest: np.ndarray, highest: np.ndarray
+    ) -> None:
+        """Refuse sums that a group's accumulators, narrower than a requantise lane, cannot hold.
+
+        Args:
+            name: of the operation.
+            columns: column of the array of each channel.
+            lowest: smallest sum that each channel can reach, without its bias, int64.
+            highest: largest.
+
+        Raises:
+            ConfigError: names the worst channel.
+        """
+        bits = np.array(self.config.groups.accumulator_bits)[columns]
+        limit = np.int64(1) << (bits - 1)
+        beyond = np.maximum(-lowest - limit, highest - limit + 1)
+        # What wraps at the lanes' width is right again with its bias.
+        channel = int(np.argmax(np.where(bits < BIASED_BITS, beyond, 0)))
+        if bits[channel] == BIASED_BITS or beyond[channel] <= 0:
+            return
+        raise ConfigError(
+            f"sums of channel {channel} must fit the {bits[channel]} bits of its column's"
+            f" accumulator for every input, not reach"
+            f" {int(max(-lowest[channel], highest[channel]))}",
+            where=name,
+            why="columns whose weights have fewer bits have narrower accumulators, enough for"
+            " 4,095 input channels; columns of 8 bits hold more",
+        )
+
     # Estimates ------------------------------------------------------------------------------
 
     def drain_tail(self, rows: tuple[int, int], *, wide: bool = False) -> int:

@@ -118,12 +118,10 @@ def weight_layer(
         # Of int8 activations.
         positive = np.maximum(weights, 0).sum(axis=0, dtype=np.int64)
         negative = positive - weights.sum(axis=0, dtype=np.int64)
+        lowest, highest = -128 * positive - 127 * negative, 127 * positive + 128 * negative
         bias = requantise.bias.astype(np.int64)
-        low.check_accumulators(
-            op.name,
-            bias - 128 * positive - 127 * negative,
-            bias + 127 * positive + 128 * negative,
-        )
+        low.check_accumulators(op.name, bias + lowest, bias + highest)
+        low.check_narrow_accumulators(op.name, columns % form.columns, lowest, highest)
     return Layer(
         name=op.name,
         source=source,

@@ -12,6 +12,7 @@ from hwgen.isa.instructions import (
     Engine,
     Instruction,
 )
+from hwgen.numerics.requantise import BIASED_BITS
 from hwgen.program.hazards import Access, Fields, words
 from hwgen.program.machine.state import ACCUMULATOR_BANKS, Machine, Operand, Step
 from hwgen.program.machine.timeline import HANDOVER, Process, Timeline
@@ -75,6 +76,13 @@ def _product(
         total = (total << i["slice_bits"]) + product
     if total.size and np.abs(total).max() > np.iinfo(np.int32).max:
         raise machine.fail("Accumulators must fit 32 bits", i)
+    bits = np.array(machine.config.groups.accumulator_bits[: total.shape[1]])
+    limit = np.int64(1) << (bits - 1)
+    # What wraps at the lanes' width is right again with its bias, which DRAIN adds.
+    beyond = ((total < -limit) | (total >= limit)).any(axis=0) & (bits < BIASED_BITS)
+    if beyond.any():
+        column = int(np.argmax(beyond))
+        raise machine.fail(f"Sums of column {column} must fit {bits[column]} bits", i)
     return total.astype(np.int32)
 
 
