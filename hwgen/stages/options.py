@@ -130,7 +130,7 @@ OPTIONS: tuple[DesignOption, ...] = (
     DesignOption("rows", _ARRAY),
     DesignOption("columns", _ARRAY),
     DesignOption("groups", _ARRAY, default="those of --columns"),
-    DesignOption("row_blocks", _ARRAY, default="2 where the array stays filled"),
+    DesignOption("row_blocks", _ARRAY, default="1 or 2, what takes fewer cycles"),
     DesignOption("clock_mhz", _ARRAY, "--clock", "the board's; an assumption, nothing is timed"),
     DesignOption("dsp_clock_mhz", _ARRAY, "--dsp-clock", "twice --clock; an assumption, too"),
     DesignOption("no_pump", _ARRAY, default="Where a design is chosen, the better for the target"),

@@ -13,13 +13,14 @@ import pytest
 
 from hwgen.boards import Board, get_board
 from hwgen.errors import DoesNotFitError, FormatError, ModelError, UsageError
-from hwgen.frontend.models import MODELS
+from hwgen.frontend.models import MODELS, get_model
 from hwgen.graph.graph import IntegerGraph
+from hwgen.graph.network import network_of
 from hwgen.graph.safetensors_file import read_safetensors, write_safetensors
 from hwgen.graph.spec import ModelSpec
 from hwgen.numerics.softmax import SoftmaxFunction
 from hwgen.report.terminal import Reporter
-from hwgen.stages.configure import Hardware
+from hwgen.stages.configure import Hardware, check_fits
 from hwgen.stages.design import (
     Design,
     Shapes,
@@ -31,7 +32,7 @@ from hwgen.stages.design import (
     shapes_of,
 )
 from hwgen.stages.emit import graph_bytes
-from hwgen.stages.lower import check_runs, lower
+from hwgen.stages.lower import board_memory, check_runs, compiled, lower, prediction
 from hwgen.stages.options import BY_NAME, DesignOptions
 
 from ..program.graphs import random_graph, spec
@@ -373,6 +374,34 @@ def test_row_blocks_reach_the_program(whole: Design) -> None:
     assert rows[:3] == [6, 6, 5]
     with pytest.raises(DoesNotFitError, match="scores0 must be at most 12 words, not 34"):
         lower(replace(whole, row_blocks=1), REPORTER)
+
+
+@pytest.mark.parametrize(("model", "blocks"), [("deit_tiny", 2), ("deit_small", 1)])
+def test_row_blocks_that_nobody_states_take_the_fewest_cycles(model: str, blocks: int) -> None:
+    """Shapes decide it, so a network without weights will do."""
+    network = network_of(get_model(model))
+    chosen = design(network, BOARD, NONE, REPORTER)
+    memory = board_memory(BOARD, chosen.config.clock_mhz)
+    cycles = {}
+    for count in (1, 2):
+        stated = design(network, BOARD, DesignOptions(values={"row_blocks": count}), REPORTER)
+        assert (stated.row_blocks, stated.notes) == (count, ())
+        program = compiled(network, stated, memory, skeleton=True)
+        cycles[count] = prediction(program, memory).frame_cycles
+    assert chosen.row_blocks == blocks == min(cycles, key=cycles.__getitem__)
+    saved = 100 * (1 - cycles[1] / cycles[2])
+    note = f"row_blocks = 1 is taken instead of 2: {saved:.1f} % fewer cycles, by the cycle model"
+    assert chosen.notes == ((note,) if blocks == 1 else ())
+
+
+def test_row_blocks_that_do_not_fit_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(spec: ModelSpec, board: Board, options: DesignOptions, *softmax: Any) -> Hardware:
+        if options.values.get("row_blocks") == 1:
+            raise DoesNotFitError("Block RAM for activations", 2, 1, "blocks")
+        return check_fits(spec, board, options, *softmax)
+
+    monkeypatch.setattr("hwgen.stages.design.check_fits", full)
+    assert design(network_of(get_model("deit_small")), BOARD, NONE, REPORTER).row_blocks == 2
 
 
 def test_hardware_that_cannot_run_the_model_is_refused_from_shapes(whole: Design) -> None:
