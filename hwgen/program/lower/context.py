@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hwgen.columns import Groups
 from hwgen.config import AcceleratorConfig
 from hwgen.errors import ConfigError, DoesNotFitError
 from hwgen.graph.ops import LayerNorm, Linear, Op
@@ -190,13 +191,15 @@ class Lowering:
         channel = int(np.argmax(np.where(bits < BIASED_BITS, beyond, 0)))
         if bits[channel] == BIASED_BITS or beyond[channel] <= 0:
             return
+        wide = (g for g in self.config.groups if g.accumulator_bits == BIASED_BITS)
         raise ConfigError(
             f"sums of channel {channel} must fit the {bits[channel]} bits of its column's"
             f" accumulator for every input, not reach"
             f" {int(max(-lowest[channel], highest[channel]))}",
             where=name,
-            why="columns whose weights have fewer bits have narrower accumulators, enough for"
-            " 4,095 input channels; columns of 8 bits hold more",
+            why="columns of fewer weight bits have narrower accumulators, which hold 4,095 input"
+            " channels whatever their weights are",
+            nearest=f"groups {Groups(wide)}",
         )
 
     # Estimates ------------------------------------------------------------------------------
