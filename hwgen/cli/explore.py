@@ -231,7 +231,7 @@ def explore(
         memory_latency=memory_latency,
         memory_bandwidth=memory_bandwidth,
         budget={name: given[name] for name in ("lut", "ff", "dsp", "bram36") if given[name]},
-        choices={name: sum(given[name], ()) for name in VARIED if given[name]},
+        choices={name: sum(given[name], ()) for name in VARIED if given.get(name)},
         weight_bits=weight_bits,
         frames_per_start=frames_per_start,
         frames_in_flight=frames_in_flight,

@@ -58,8 +58,12 @@ def _parsed(groups: str) -> Groups:
 
 
 def column_name(group: ColumnGroup, rows: int) -> str:
-    """What a column of a group is called among the coefficients."""
-    return f"{group.kind}_{group.weight_bits}_of_{rows}_rows"
+    """What a column of a group is called among the coefficients.
+
+    Paired ones have a name of their own: they take uint8 activations, which others of their width
+    do not.
+    """
+    return f"{group.kind}_{group.weight_bits}{'_paired' * group.paired}_of_{rows}_rows"
 
 
 def _family(group: ColumnGroup) -> str:

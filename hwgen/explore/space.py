@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hwgen.columns import KINDS, MAXIMUM_COLUMNS, ColumnGroup, ColumnKind, Groups, dense
 from hwgen.config import PARAMETERS, AcceleratorConfig, lanes_of
+from hwgen.errors import ConfigError
 from hwgen.explore.resources import is_measured
 from hwgen.graph.spec import ModelSpec
 from hwgen.program.buffer_plan import default_tile_rows, row_blocks, sized_config
@@ -20,7 +22,7 @@ SOFTMAX_LANES = PARAMETERS["softmax_vec"].powers()
 #: The parameters that are varied, by the names of their options; ``columns``: dual:N:8.
 VARIED = (
     *("rows", "columns", "groups", "memory_ports", "softmax_vec", "requantise_lanes"),
-    *("layernorm_lanes", "row_blocks"),
+    *("layernorm_lanes", "row_blocks", "rotation"),
 )
 #: Row blocks beside the rule's (:func:`hwgen.program.buffer_plan.row_blocks`).
 ROW_BLOCKS = (1, 2, 3, 4)
@@ -45,6 +47,7 @@ class Candidate:
     requantise_lanes: int
     layernorm_lanes: int
     row_blocks: int
+    rotation: bool = True
 
     @property
     def columns(self) -> int:
@@ -58,13 +61,17 @@ class Candidate:
 
     @property
     def relaxed(self) -> Candidate:
-        """The same array and row blocks with the most ports and the fastest vector units."""
+        """The same array and row blocks with the most ports and the fastest vector units.
+
+        With rotation: not all layers have all tiles without it.
+        """
         return replace(
             self,
             memory_ports=PORTS[-1],
             softmax_vec=min(self.rows, SOFTMAX_LANES[-1]),
             requantise_lanes=requantise_lanes(self.rows)[-1],
             layernorm_lanes=layernorm_lanes(self.rows)[-1],
+            rotation=True,
         )
 
     def text(self) -> str:
@@ -78,7 +85,7 @@ class Candidate:
         return (
             f"{array}, {many(self.memory_ports, 'port')}, {self.requantise_lanes} requantise,"
             f" {self.layernorm_lanes} LayerNorm and {self.softmax_vec} softmax lanes,"
-            f" {many(self.row_blocks, 'row block')}"
+            f" {many(self.row_blocks, 'row block')}{', no rotation' * (not self.rotation)}"
         )
 
     def config(
@@ -103,6 +110,7 @@ class Candidate:
             softmax_vec=self.softmax_vec,
             requantise_lanes=self.requantise_lanes,
             layernorm_lanes=self.layernorm_lanes,
+            rotation=self.rotation,
             **fixed,
         )
 
@@ -122,6 +130,7 @@ class Choices:
     requantise_lanes: tuple[int, ...] = ()
     layernorm_lanes: tuple[int, ...] = ()
     row_blocks: tuple[int, ...] = ()
+    rotation: tuple[bool, ...] = ()
     #: Further fields of the configuration, the same for every design.
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
@@ -134,6 +143,24 @@ def requantise_lanes(rows: int) -> tuple[int, ...]:
 def layernorm_lanes(rows: int) -> tuple[int, ...]:
     """LayerNorm lanes that a design can have, ascending."""
     return lanes_of("layernorm_lanes", rows)
+
+
+@functools.lru_cache(maxsize=4096)
+def rotations(rows: int, groups: Groups, lanes: int) -> tuple[bool, ...]:
+    """With rotators, and without where there are any and all tiles can do without."""
+    try:
+        config = AcceleratorConfig(
+            rows=rows,
+            groups=groups,
+            requantise_lanes=lanes,
+            layernorm_lanes=layernorm_lanes(rows)[0],
+            softmax_vec=SOFTMAX_LANES[0],
+            constant_fifo_beats=PARAMETERS["constant_fifo_beats"].high,
+            rotation=False,
+        )
+    except ConfigError:
+        return (True,)
+    return (True, False) if config.replace(rotation=True).rotation_stages else (True,)
 
 
 def legal_columns(rows: int, most_macs: int) -> list[int]:
@@ -275,12 +302,18 @@ def candidates(
         fit = (cascades or {}).get(rows)
         return legal_groups(rows, most_macs, cascades=fit, narrow=narrow, clk2x=clk2x)
 
+    def drains(rows: int, groups: Groups) -> Iterator[dict[str, Any]]:
+        """Requantise lanes and rotation; one that was stated is taken where it changes nothing."""
+        for lanes in chosen(choices.requantise_lanes, requantise_lanes(rows)):
+            for rotation in choices.rotation or rotations(rows, groups, lanes):
+                yield {"requantise_lanes": lanes, "rotation": rotation}
+
     for rows in chosen(choices.rows, ROWS):
         blocks = chosen(choices.row_blocks, legal_blocks(spec, rows))
         for groups in arrays(rows):
             for ports in chosen(choices.memory_ports, PORTS[:most_ports]):
                 for vec in chosen(choices.softmax_vec, SOFTMAX_LANES):
-                    for requantise in chosen(choices.requantise_lanes, requantise_lanes(rows)):
+                    for drain in drains(rows, groups):
                         for layernorm in chosen(choices.layernorm_lanes, layernorm_lanes(rows)):
                             for count in blocks:
                                 yield Candidate(
@@ -288,7 +321,7 @@ def candidates(
                                     groups=groups,
                                     memory_ports=ports,
                                     softmax_vec=vec,
-                                    requantise_lanes=requantise,
                                     layernorm_lanes=layernorm,
                                     row_blocks=count,
+                                    **drain,
                                 )

@@ -322,6 +322,8 @@ class Exploration:
             ("row-blocks", candidate.row_blocks),
         ):
             words += [f"--{option}", str(value)]
+        if not candidate.rotation:
+            words += ["--rotation", "false"]
         if not request.is_graph and request.softmax.mode != DEFAULT_FUNCTION.mode:
             words += ["--softmax", request.softmax.mode]
         if not request.is_graph and any(bits != WIDEST for bits in request.weight_bits.values()):

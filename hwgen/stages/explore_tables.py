@@ -44,7 +44,8 @@ def _clocks(config: AcceleratorConfig) -> str:
 
 def _array(candidate: Candidate) -> str:
     uniform = candidate.groups == dense(candidate.columns)
-    return f"{candidate.rows} x {candidate.columns if uniform else candidate.groups}"
+    array = f"{candidate.rows} x {candidate.columns if uniform else candidate.groups}"
+    return array + ", no rotation" * (not candidate.rotation)
 
 
 def summary(exploration: Exploration) -> list[list[str]]:
@@ -108,7 +109,7 @@ HEADER = (
 
 _CSV_CHOICES = (
     *("rows", "columns", "groups", "memory_ports", "softmax_vec", "requantise_lanes"),
-    *("layernorm_lanes", "row_blocks"),
+    *("layernorm_lanes", "row_blocks", "rotation"),
 )
 _CSV_HEADER = (
     *("fps", "cycles", "clock_mhz", "dsp_clock_mhz"),

@@ -141,6 +141,24 @@ def test_the_clock_of_dsp_blocks(
     assert "500 MHz for DSP blocks of pumped columns; assumed, nothing was placed" in out
 
 
+def test_drain_without_rotators(
+    call: Command, graph: str, no_verilog: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Proposed, shown, and built by the command; the cheaper of two that are as fast."""
+    named = ("explore", graph, *ARRAYS, "--groups", "dual:12:8,tables:4:8,tables:16:4")
+    done = call(*named, "--csv", "t.csv")
+    assert done.status == 0, done.err
+    (one,) = done.json["designs"]
+    assert one["config"]["rotation"] is False
+    assert one["command"].endswith("--rotation false")
+    with Path("t.csv").open(newline="") as file:
+        assert [row["rotation"] for row in csv.DictReader(file)] == ["False"]
+    assert call(*shlex.split(one["command"])[1:], "-o", "made").status == 0
+    assert Manifest.load(Path("made")).config.to_json() == one["config"]
+    assert main([*map(str, named)]) == 0
+    assert "tables:16:4, no rotation" in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_same_answer_and_bytes_twice(call: Command) -> None:
     answers = []
     for number in (1, 2):

@@ -45,6 +45,8 @@ PART = Choices(
     groups=(
         *map(dense, (8, 16, 32, 64)),
         *map(parse_groups, ("pumped:32:8", "dual:16:8,digits:16:4", "pumped:32:8,digits:16:4")),
+        # DRAIN may do without the rotators that it has for layers on the first group alone.
+        parse_groups("dual:12:8,tables:4:8,tables:16:4"),
     ),
     memory_ports=(1, 4),
     softmax_vec=(8, 32),
@@ -240,6 +242,19 @@ def test_a_bound_that_is_none_is_noticed(
     expected = names(searching().run())
     monkeypatch.setattr("hwgen.explore.search.cycle_bound", lambda *_: 100_000)
     assert names(searching().run()) != expected
+
+
+def test_rotators_are_left_out_where_all_tiles_can_do_without_them() -> None:
+    points = {point.candidate: point for point in searching()._points()}
+    without = [candidate for candidate in points if not candidate.rotation]
+    arrays = {(one.rows, str(one.groups)) for one in without}
+    assert (16, "dual:12:8,tables:4:8,tables:16:4") in arrays
+    # V would be rotated there, and nothing ever here.
+    assert not {(16, "pumped:32:8,digits:16:4"), (64, "dual:12:8,tables:4:8,tables:16:4")} & arrays
+    for one in without:
+        with_them = points[dataclasses.replace(one, rotation=True)]
+        assert points[one].resources.lut < with_them.resources.lut
+        assert one.relaxed == with_them.candidate.relaxed
 
 
 @pytest.mark.parametrize("target", [None, 22_000, 1e6])
