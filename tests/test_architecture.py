@@ -48,7 +48,10 @@ HEIGHT = {
     "__main__": 10,
 }
 #: Parts of the same height that may see each other (one artefact is built on the other).
-BESIDE = {("report", "emit"), ("report", "synth"), ("synth", "emit")}
+BESIDE = {
+    *(("report", "emit"), ("report", "synth"), ("synth", "emit")),
+    ("columns", "numerics"),  # accumulators hold what a requantise lane takes
+}
 
 #: External packages that only some parts may know.
 OWNERS = {
